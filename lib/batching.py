@@ -1,0 +1,284 @@
+"""From tokenised pairs to padded tensors: flat token arrays, length buckets, collation by gather."""
+
+import hashlib
+import os
+import warnings
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from .errors import ConfigError, DataError
+from .paths import cache_root
+from .subword import EOS, PAD
+
+__all__ = [
+    "Batch", "Tokenised", "collate", "evaluation_batches", "padded_length", "tokenise",
+    "training_batches",
+]
+
+CHUNK = 100_000  # lines encoded or hashed at once: bounds the memory that Python integers take
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Padded token ids of some sentence pairs; in every mask True is a real position.
+
+    With `multiple` = 1 a target carries one EOS. With `multiple` > 1 (latent-variable models) it
+    carries EOS up to the next multiple, and those positions are real: the model predicts them.
+    """
+
+    source: Int64[Tensor, "batch S"]
+    """Source ids, every row ending in one EOS, then PAD."""
+    source_mask: Bool[Tensor, "batch S"] | None
+    """False on PAD; None when every position is real."""
+    target: Int64[Tensor, "batch T"]
+    """Target ids, every row ending in EOS up to a multiple of `multiple`, then PAD."""
+    target_mask: Bool[Tensor, "batch T"] | None
+    """False on PAD only (True on the EOS padding); None when every position is real."""
+    target_tokens: Int64[Tensor, " batch"]
+    """Subwords of the target and one EOS: the EOS padding isn't counted."""
+    index: Int64[Tensor, " batch"]
+    """Line numbers in the corpus, from 0."""
+
+    def __len__(self) -> int:
+        return self.index.shape[0]
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on `device`."""
+        return replace(self, **{
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items() if value is not None
+        })
+
+
+@dataclass(frozen=True, eq=False)
+class Tokenised:
+    """A tokenised corpus of `pairs` sentence pairs as flat arrays, without special tokens.
+
+    Row i's source is `source_ids[source_offsets[i]:source_offsets[i + 1]]`; targets likewise.
+    """
+
+    source_ids: np.ndarray
+    """int32 [source tokens]"""
+    source_offsets: np.ndarray
+    """int64 [pairs + 1]"""
+    target_ids: np.ndarray
+    """int32 [target tokens]"""
+    target_offsets: np.ndarray
+    """int64 [pairs + 1]"""
+    lines: np.ndarray
+    """int64 [pairs]: each row's line number in the corpus, which differs from the row's own number
+    once long pairs were left out."""
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    @property
+    def source_lengths(self) -> np.ndarray:
+        """int64 [pairs]: subwords of each source, without EOS."""
+        return np.diff(self.source_offsets)
+
+    @property
+    def target_lengths(self) -> np.ndarray:
+        """int64 [pairs]: subwords of each target, without EOS."""
+        return np.diff(self.target_offsets)
+
+    def take(self, rows: np.ndarray) -> "Tokenised":
+        """The given rows, in the given order; they keep their line numbers."""
+        source_ids, source_offsets = _take(self.source_ids, self.source_offsets, rows)
+        target_ids, target_offsets = _take(self.target_ids, self.target_offsets, rows)
+        return Tokenised(source_ids, source_offsets, target_ids, target_offsets, self.lines[rows])
+
+
+def _take(ids: np.ndarray, offsets: np.ndarray, rows: np.ndarray):
+    """The ragged rows of a flat array, as (ids, offsets)."""
+    lengths = np.diff(offsets)[rows]
+    taken = np.concatenate([[0], np.cumsum(lengths)])
+    gather = np.arange(taken[-1]) + np.repeat(offsets[:-1][rows] - taken[:-1], lengths)
+    return ids[gather], taken
+
+
+def padded_length(lengths, multiple: int):
+    """Positions that `lengths` subwords take with one EOS, rounded up to a multiple.
+
+    Works on integers, arrays and tensors: 3 subwords take 4 positions, 4 take 8 at multiple 4.
+    """
+    return (lengths // multiple + 1) * multiple
+
+
+# ---- tokenising ---------------------------------------------------------------------------------
+
+def _chunks(lines: list[str]) -> Iterator[list[str]]:
+    return (lines[start:start + CHUNK] for start in range(0, len(lines), CHUNK))
+
+
+def _text_hash(*sides: list[str]) -> str:
+    """sha256 of the lines; their number is hashed too, so no two corpora share a key."""
+    digest = hashlib.sha256()
+    for lines in sides:
+        digest.update(f"{len(lines)}\n".encode())
+        for chunk in _chunks(lines):
+            digest.update("\n".join([*chunk, ""]).encode())
+    return digest.hexdigest()
+
+
+def _flatten(lines: list[str], vocabulary) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids of all lines in one int32 array, with int64 offsets [lines + 1]."""
+    ids, lengths = [np.empty(0, np.int32)], [np.zeros(1, np.int64)]
+    for chunk in _chunks(lines):
+        encoded = vocabulary.encode(chunk)
+        lengths.append(np.fromiter(map(len, encoded), np.int64, len(encoded)))
+        ids.append(np.fromiter(chain.from_iterable(encoded), np.int32, lengths[-1].sum()))
+    return np.concatenate(ids), np.cumsum(np.concatenate(lengths))
+
+
+def _load(path: Path, pairs: int) -> Tokenised | None:
+    """The cached corpus, or None if there is none or it doesn't read: then it's made again."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            data = Tokenised(**{name: arrays[name] for name in Tokenised.__dataclass_fields__})
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return data if len(data) == pairs else None
+
+
+def _save(path: Path, data: Tokenised) -> None:
+    """Write the cache in one move; a disk that refuses it costs time later, not the run."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            temporary = Path(file.name)
+            np.savez(file, **vars(data))
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        warnings.warn(f"can't cache the tokenised corpus in {path}: {error}", stacklevel=3)
+
+
+def tokenise(pairs, vocabulary, *, key: str | None = None,
+             max_tokens: int | None = None) -> Tokenised:
+    """Token ids of sentence pairs, from the cache on disk if they were tokenised before.
+
+    The cache file is found by the vocabulary's fingerprint and the hash of the text, so neither
+    another vocabulary nor an edited corpus can be mistaken for it; `key` only gives the file a
+    readable name. A damaged cache file is made again.
+
+    Args:
+        pairs: has equally long lists `source` and `target`.
+        vocabulary: has `encode(lines) -> list[list[int]]` and `fingerprint`.
+        max_tokens: leave out a pair when either side has more subwords (training only).
+
+    Raises:
+        DataError: the corpus is empty, or nothing is left after the filter.
+    """
+    if not pairs.source:
+        raise DataError(f"{key or 'the corpus'} holds no sentence pair")
+    text = _text_hash(pairs.source, pairs.target)
+    name = f"{key or 'corpus'}-{vocabulary.fingerprint[:16]}-{text[:16]}.npz"
+    path = cache_root() / "tokenised" / name.replace("/", "-")
+    data = _load(path, len(pairs.source))
+    if data is None:
+        data = Tokenised(*_flatten(pairs.source, vocabulary), *_flatten(pairs.target, vocabulary),
+                         np.arange(len(pairs.source)))
+        _save(path, data)
+    if max_tokens is None:
+        return data
+    short = np.maximum(data.source_lengths, data.target_lengths) <= max_tokens
+    if not short.any():
+        raise DataError(f"none of the {len(data)} pairs of {key or 'the corpus'} has at most "
+                        f"{max_tokens} subwords on both sides: raise max_tokens")
+    return data if short.all() else data.take(np.flatnonzero(short))
+
+
+# ---- batches ------------------------------------------------------------------------------------
+
+def _cut(rows: np.ndarray, width: np.ndarray, bucket: np.ndarray, tokens: int) -> list[np.ndarray]:
+    """Cut rows into groups of one bucket with len(group) x widest <= tokens (at least one row).
+
+    `width` [rows] must not increase inside a bucket: a group's first row is then its widest.
+    """
+    ends = np.append(np.flatnonzero(np.diff(bucket)) + 1, len(rows))
+    groups, start = [], 0
+    for end in ends:
+        while start < end:
+            stop = min(start + max(1, tokens // int(width[start])), int(end))
+            groups.append(rows[start:stop])
+            start = stop
+    return groups
+
+
+def training_batches(data: Tokenised, tokens: int, multiple: int, seed: int,
+                     epoch: int) -> list[np.ndarray]:
+    """Groups of rows for one epoch, in the order of training: every row once.
+
+    A group's rows x max(longest source, longest padded target), both with EOS, is at most
+    `tokens`. With `multiple` > 1 a group has one padded target length, so nothing is masked on the
+    target side, and similar source lengths. The same (seed, epoch) gives the same groups.
+
+    Returns:
+        int64 arrays of rows of `data`, for `collate`.
+
+    Raises:
+        ConfigError: a pair is wider than `tokens`.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    shuffled = rng.permutation(len(data))
+    source = data.source_lengths[shuffled] + 1
+    target = padded_length(data.target_lengths[shuffled], multiple)
+    width = np.maximum(source, target)
+    if width.max() > tokens:
+        line = data.lines[shuffled[width.argmax()]]
+        raise ConfigError(f"tokens = {tokens} can't hold line {line + 1} of the training set, which"
+                          f" takes {width.max()} positions: raise tokens or lower max_tokens")
+    # Stable sorts of a permutation: which of the equally long sentences meet is left to chance.
+    if multiple > 1:
+        order, bucket = np.lexsort((-source, target)), target
+    else:
+        order, bucket = np.lexsort((-(source + target), -width)), np.zeros_like(width)
+    groups = _cut(shuffled[order], width[order], bucket[order], tokens)
+    return [groups[place] for place in rng.permutation(len(groups))]
+
+
+def evaluation_batches(data: Tokenised, tokens: int, multiple: int) -> list[np.ndarray]:
+    """Groups of rows by falling length, every row once: what doesn't fit in memory fails first.
+
+    A group's rows x max(longest source, longest padded target) is at most `tokens`; a row that is
+    wider than `tokens` makes a group of its own.
+    """
+    source = data.source_lengths + 1
+    target = padded_length(data.target_lengths, multiple)
+    width = np.maximum(source, target)
+    order = np.lexsort((-(source + target), -width))
+    return _cut(order, width[order], np.zeros_like(order), tokens)
+
+
+def _pad(ids: np.ndarray, offsets: np.ndarray, rows: np.ndarray, multiple: int):
+    """Rows of a flat array as (padded ids [rows, width], mask or None, lengths without EOS)."""
+    lengths = offsets[rows + 1] - offsets[rows]
+    ends = padded_length(lengths, multiple)
+    position = np.arange(ends.max())
+    real = position < ends[:, None]
+    padded = np.where(real, EOS, PAD).astype(np.int64)
+    inside = position < lengths[:, None]
+    padded[inside] = ids[(offsets[rows][:, None] + position)[inside]]
+    mask = None if real.all() else torch.from_numpy(real)
+    return torch.from_numpy(padded), mask, lengths
+
+
+def collate(data: Tokenised, rows: np.ndarray, multiple: int) -> Batch:
+    """The batch of the given rows, on the CPU; `multiple` is 1 for autoregressive models."""
+    rows = np.asarray(rows)
+    source, source_mask, _ = _pad(data.source_ids, data.source_offsets, rows, 1)
+    target, target_mask, lengths = _pad(data.target_ids, data.target_offsets, rows, multiple)
+    return Batch(source, source_mask, target, target_mask, torch.from_numpy(lengths + 1),
+                 torch.from_numpy(data.lines[rows]))
