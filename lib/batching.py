@@ -1,10 +1,8 @@
 """From tokenised pairs to padded tensors: flat token arrays, length buckets, collation by gather."""
 
-import hashlib
 import os
 import warnings
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -17,14 +15,14 @@ from torch import Tensor
 
 from .errors import ConfigError, DataError
 from .paths import cache_root
-from .subword import EOS, PAD
+from .subword import EOS, PAD, text_hash
 
 __all__ = [
     "Batch", "Tokenised", "collate", "evaluation_batches", "padded_length", "tokenise",
     "training_batches",
 ]
 
-CHUNK = 100_000  # lines encoded or hashed at once: bounds the memory that Python integers take
+CHUNK = 100_000  # lines encoded at once: bounds the memory that Python integers take
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,25 +114,11 @@ def padded_length(lengths, multiple: int):
 
 # ---- tokenising ---------------------------------------------------------------------------------
 
-def _chunks(lines: list[str]) -> Iterator[list[str]]:
-    return (lines[start:start + CHUNK] for start in range(0, len(lines), CHUNK))
-
-
-def _text_hash(*sides: list[str]) -> str:
-    """sha256 of the lines; their number is hashed too, so no two corpora share a key."""
-    digest = hashlib.sha256()
-    for lines in sides:
-        digest.update(f"{len(lines)}\n".encode())
-        for chunk in _chunks(lines):
-            digest.update("\n".join([*chunk, ""]).encode())
-    return digest.hexdigest()
-
-
 def _flatten(lines: list[str], vocabulary) -> tuple[np.ndarray, np.ndarray]:
     """Token ids of all lines in one int32 array, with int64 offsets [lines + 1]."""
     ids, lengths = [np.empty(0, np.int32)], [np.zeros(1, np.int64)]
-    for chunk in _chunks(lines):
-        encoded = vocabulary.encode(chunk)
+    for start in range(0, len(lines), CHUNK):
+        encoded = vocabulary.encode(lines[start:start + CHUNK])
         lengths.append(np.fromiter(map(len, encoded), np.int64, len(encoded)))
         ids.append(np.fromiter(chain.from_iterable(encoded), np.int32, lengths[-1].sum()))
     return np.concatenate(ids), np.cumsum(np.concatenate(lengths))
@@ -183,7 +167,7 @@ def tokenise(pairs, vocabulary, *, key: str | None = None,
     """
     if not pairs.source:
         raise DataError(f"{key or 'the corpus'} holds no sentence pair")
-    text = _text_hash(pairs.source, pairs.target)
+    text = text_hash(pairs.source, pairs.target)
     name = f"{key or 'corpus'}-{vocabulary.fingerprint[:16]}-{text[:16]}.npz"
     path = cache_root() / "tokenised" / name.replace("/", "-")
     data = _load(path, len(pairs.source))

@@ -1,5 +1,197 @@
-"""Subwords: one joint SentencePiece vocabulary per corpus and size, whose decoding loses nothing."""
+"""Subwords: one joint SentencePiece vocabulary per corpus and size, whose decoding loses nothing.
 
-__all__ = ["BOS", "EOS", "PAD", "UNK"]
+The paper cuts words with tensor2tensor's word pieces; SentencePiece's byte-pair encoding stands in
+for them because its decoding gives the text back, so BLEU is that of the text itself. Identity
+normalisation leaves every character and every space as it is. Characters too rare for a piece of
+their own fall back to UTF-8 bytes, so that no two strings share an encoding through an unknown
+token: else log p(y|x) would not be the probability of one string.
+
+One character can't be kept: U+2581, SentencePiece's own mark for a space, decodes as a space. A
+vocabulary of whole words (`subword: word`, for the synthetic corpus) knows the training text's
+words only; all others encode as `UNK`.
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+import sentencepiece
+
+from .errors import ConfigError, DataError
+from .paths import cache_root
+
+__all__ = ["BOS", "EOS", "PAD", "UNK", "Vocabulary", "text_hash", "train"]
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
+
+COVERAGE = 0.9999  # share of the text's characters with a piece of their own; the rest are bytes
+TRAINING_PAIRS = 2_000_000  # evenly spaced pairs that a vocabulary is trained on, at most
+
+
+class Vocabulary:
+    """A trained vocabulary: text to token ids and back."""
+
+    def __init__(self, model: bytes):
+        """Wrap a serialised SentencePiece model.
+
+        Raises:
+            DataError: the bytes aren't a vocabulary of this repository.
+        """
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except (RuntimeError, ValueError) as error:
+            raise DataError("the vocabulary is truncated or not a SentencePiece model") from error
+        processor = self._processor
+        special = (processor.pad_id(), processor.bos_id(), processor.eos_id(), processor.unk_id())
+        if special != (PAD, BOS, EOS, UNK):
+            raise DataError(f"the vocabulary is truncated or foreign: its pad, bos, eos and unk are"
+                            f" {special}, not {(PAD, BOS, EOS, UNK)}")
+        self.model = model
+
+    def __len__(self) -> int:
+        """Number of token ids, special ones included."""
+        return self._processor.get_piece_size()
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the model's bytes, in hexadecimal: equal only for the same vocabulary."""
+        return hashlib.sha256(self.model).hexdigest()
+
+    def encode(self, lines: Sequence[str]) -> list[list[int]]:
+        """Token ids of each line, without BOS and EOS."""
+        threads = _cores() if len(lines) > 1_000 else 1
+        return self._processor.encode(list(lines), num_threads=threads)
+
+    def pieces(self, line: str) -> list[str]:
+        """The subwords of one line as text, for showing; U+2581 marks a space."""
+        return self._processor.encode(line, out_type=str)
+
+    def decode(self, ids: Iterable[Sequence[int]]) -> list[str]:
+        """The text of each row of ids (lists, or an integer tensor [batch, T]).
+
+        A row ends at its first EOS; PAD and BOS are passed over. Bytes that aren't UTF-8 decode as
+        U+FFFD, and a line break, which only a model can make up, as a space: one row, one line.
+        """
+        rows = ids.tolist() if hasattr(ids, "tolist") else ids
+        texts = self._processor.decode([_real(row) for row in rows])
+        return [text.replace("\n", " ") for text in texts]
+
+    def save(self, path: Path) -> None:
+        """Write the model in one move: an interruption leaves the old file or none."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            temporary = Path(file.name)
+        try:
+            temporary.write_bytes(self.model)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path) -> "Vocabulary":
+        """Read a saved vocabulary.
+
+        Raises:
+            DataError: the file is missing, truncated or foreign.
+        """
+        try:
+            return cls(path.read_bytes())
+        except FileNotFoundError:
+            raise DataError(f"no vocabulary at {path}: lib.subword.train makes it again from the "
+                            "training text") from None
+        except DataError as error:
+            raise DataError(f"{path}: {error}; delete the file, and lib.subword.train makes it "
+                            "again from the training text") from error
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _real(row: Sequence[int]) -> list[int]:
+    """Ids before the first EOS that stand for text."""
+    row = [int(token) for token in row]
+    end = row.index(EOS) if EOS in row else len(row)
+    return [token for token in row[:end] if token not in (PAD, BOS)]
+
+
+def text_hash(*sides: Sequence[str]) -> str:
+    """sha256 (hexadecimal) of lists of lines; their numbers are hashed too, so that moving a line
+    from one list to the next changes it."""
+    digest = hashlib.sha256()
+    for lines in sides:
+        digest.update(f"{len(lines)}\n".encode())
+        for start in range(0, len(lines), 100_000):
+            digest.update("\n".join([*lines[start:start + 100_000], ""]).encode())
+    return digest.hexdigest()
+
+
+def _spaced(pairs) -> Iterator[str]:
+    """Source and target of at most TRAINING_PAIRS pairs, evenly spaced over the corpus."""
+    count = min(len(pairs.source), TRAINING_PAIRS)
+    rows = (i * len(pairs.source) // count for i in range(count))
+    return chain.from_iterable((pairs.source[row], pairs.target[row]) for row in rows)
+
+
+def _fit(lines: Iterator[str], size: int, subword: str) -> bytes:
+    """Train a SentencePiece model: the same text gives the same bytes."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=lines,
+        model_writer=model,
+        model_type=subword,
+        vocab_size=size,
+        hard_vocab_limit=False,  # a small corpus gives fewer pieces, no error
+        character_coverage=COVERAGE if subword == "bpe" else 1.0,
+        byte_fallback=subword == "bpe",
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        pad_id=PAD, bos_id=BOS, eos_id=EOS, unk_id=UNK,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def train(dataset, scale: str, pairs) -> Vocabulary:
+    """The joint vocabulary of a training set's source and target, from the cache if it's there.
+
+    The cache file is `vocabularies/<dataset>-<scale>-<hash of text and settings>.model`; a damaged
+    one is made again.
+
+    Args:
+        dataset: has `name`, `subword` ('bpe' or 'word') and `vocabulary`, sizes by scale. Special
+            tokens and the 256 bytes of 'bpe' count; a small corpus may give fewer.
+        pairs: has equally long lists `source` and `target`.
+
+    Raises:
+        ConfigError: no size for this scale, or one too small for the text's characters.
+        DataError: the corpus is empty.
+    """
+    if scale not in dataset.vocabulary:
+        raise ConfigError(f"params/datasets/{dataset.name}.yaml gives no vocabulary size for scale "
+                          f"{scale!r}, only for {', '.join(dataset.vocabulary)}")
+    if dataset.subword not in ("bpe", "word"):
+        raise ConfigError(f"subword of {dataset.name} is 'bpe' or 'word', not {dataset.subword!r}")
+    if not pairs.source:
+        raise DataError(f"the training set of {dataset.name} holds no sentence pair")
+    size = dataset.vocabulary[scale]
+    settings = [dataset.subword, str(size), sentencepiece.__version__]
+    digest = text_hash(settings, pairs.source, pairs.target)[:16]
+    path = cache_root() / "vocabularies" / f"{dataset.name}-{scale}-{digest}.model"
+    if path.exists():
+        try:
+            return Vocabulary.load(path)
+        except DataError:
+            pass  # damaged: trained again below, to the same bytes
+    try:
+        vocabulary = Vocabulary(_fit(_spaced(pairs), size, dataset.subword))
+    except RuntimeError as error:
+        raise ConfigError(f"vocabulary {scale} of {dataset.name}: no vocabulary of {size} can be "
+                          f"trained on this text: {str(error).splitlines()[0]}") from error
+    vocabulary.save(path)
+    return vocabulary
