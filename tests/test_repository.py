@@ -1,0 +1,348 @@
+"""The repository itself: versions agree, nothing that matters is ignored, modules keep their order.
+
+A failing test names the file and what to change.
+"""
+
+import ast
+import functools
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+MODULES = sorted((ROOT / "lib").glob("*.py"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+# Who may import whom: a module imports only modules of its own level or of a level above it here.
+LEVELS = [
+    {"errors"},
+    {"paths"},
+    {"config", "published"},
+    {"archives", "formats", "corpora", "synthetic", "subword", "batching"},
+    {"layers", "distributions"},
+    {"flows"},
+    {"priors"},
+    {"autoregressive", "latent"},
+    {"objectives", "likelihood", "decoding", "resampling"},
+    {"training", "evaluation", "distillation"},
+    {"correlation", "plots"},
+    {"demo"},
+]
+RANK = {module: rank for rank, level in enumerate(LEVELS) for module in level}
+
+PRINTING = {"demo"}  # a command that people run; everything else returns what it has to say
+UNTESTED = {"__init__", "errors", "paths"}  # no decisions in them that could be wrong
+CONDA_NAMES = {"torch": "pytorch"}
+UNPINNED = re.compile(r"nvidia-|cuda-|triton$|setuptools$")  # torch's own, by platform and build
+
+LARGE_FILES: set[str] = set()  # tracked files that may exceed the limit, with the reason
+LARGEST = 2 * 2**20  # bytes
+
+# Written in pieces, so that this file doesn't contain what it looks for.
+MACHINE = re.compile(
+    r"(?<![\w.+/*-])/(?:" + "|".join(["work", "root", "home/[a-z]+", "Users/[A-Za-z]+", "tm" "p"])
+    + r")/(?=[A-Za-z])"
+)
+HOSTS = re.compile(
+    "|".join(
+        re.escape(host + ending)
+        for host, ending in [
+            ("pypi", ".org"), ("files.python", "hosted.org"), ("download.py", "torch.org"),
+            ("conda.ana", "conda.org"), ("repo.ana", "conda.com"), ("registry.npm", "js.org"),
+            ("deb.deb", "ian.org"), ("proxy.go", "lang.org"), ("/opt/", "pypi"),
+        ]
+    )
+)
+
+
+# What is compared ----------------------------------------------------------------------------
+
+def requirements() -> dict[str, Requirement]:
+    """The direct packages of pyproject.toml, tests' included, by normal name."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    return {canonicalize_name(r.name): r for r in map(Requirement, lines)}
+
+
+def pins() -> dict[str, str]:
+    """The exact versions of constraints.txt, by normal name."""
+    found = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            assert re.fullmatch(r"[\w.-]+==[\w.]+", line), f"constraints.txt: not NAME==X: {line!r}"
+            name, version = line.split("==")
+            assert canonicalize_name(name) not in found, f"constraints.txt: {name} is there twice"
+            found[canonicalize_name(name)] = version
+    return found
+
+
+def conda() -> dict[str, str]:
+    """The exact versions of environment.yml, by pip's name, without python and pip."""
+    names = {theirs: ours for ours, theirs in CONDA_NAMES.items()}
+    found = {}
+    for line in yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]:
+        if isinstance(line, str) and line != "pip" and not line.startswith("python="):
+            name, version = line.split("=")
+            found[names.get(name, canonicalize_name(name))] = version
+    return found
+
+
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+@functools.cache
+def git(*arguments: str, stdin: str = "") -> str:
+    """What git says about this checkout alone; skips where there is none."""
+    if shutil.which("git") is None:
+        pytest.skip("git isn't installed")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+
+    def call(*words: str) -> subprocess.CompletedProcess:
+        # no ignore file of the user's: only the repository's own counts
+        return subprocess.run(
+            ["git", "-c", f"core.excludesFile={os.devnull}", *words], cwd=ROOT, env=environment,
+            input=stdin, capture_output=True, text=True, check=False,
+        )
+
+    top = call("rev-parse", "--show-toplevel")
+    if top.returncode or Path(top.stdout.strip()).resolve() != ROOT:
+        pytest.skip("not a git checkout (an unpacked archive?)")
+    answer = call(*arguments)
+    assert answer.returncode in (0, 1), answer.stderr
+    return answer.stdout
+
+
+def tracked() -> list[Path]:
+    """The files that git tracks here, deleted ones left out."""
+    paths = (ROOT / name for name in git("ls-files", "-z").split("\0") if name)
+    return [path for path in paths if path.is_file()]
+
+
+def ignored(names: list[str]) -> set[str]:
+    """Which of the names .gitignore hides, whether they exist or not, tracked or not."""
+    return set(git("check-ignore", "--no-index", "--stdin", stdin="\n".join(names)).splitlines())
+
+
+# Versions ------------------------------------------------------------------------------------
+
+def test_every_direct_package_is_pinned_inside_its_range():
+    pinned = pins()
+    for name, requirement in requirements().items():
+        assert requirement.specifier, f"pyproject.toml: {name} has no range"
+        assert name in pinned, f"constraints.txt lacks {name}"
+        assert pinned[name] in requirement.specifier, (
+            f"constraints.txt has {name}=={pinned[name]}, pyproject.toml wants {requirement}"
+        )
+
+
+def test_conda_has_the_same_packages_at_the_same_versions():
+    pinned = pins()
+    assert conda() == {name: pinned[name] for name in requirements()}
+
+
+def test_conda_takes_one_channel_and_this_python():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert environment["channels"] == ["conda-forge", "nodefaults"]
+    assert "python=3.11" in environment["dependencies"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["requires-python"] == ">=3.11,<3.13"
+    assert project["tool"]["ruff"]["target-version"] == "py311"
+
+
+def test_everything_that_the_direct_packages_bring_is_pinned():
+    pinned, seen = pins(), set()
+    queue = [(name, frozenset(r.extras)) for name, r in requirements().items()]
+    while queue:
+        name, extras = queue.pop()
+        if (name, extras) in seen or UNPINNED.match(name):
+            continue
+        seen.add((name, extras))
+        assert name in pinned, f"constraints.txt lacks {name}"
+        try:
+            lines = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue  # known to conda under another name
+        for requirement in map(Requirement, lines):
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate({"extra": e}) for e in extras | {""}):
+                queue.append((canonicalize_name(requirement.name), frozenset(requirement.extras)))
+
+
+# What git sees -------------------------------------------------------------------------------
+
+def test_nothing_that_matters_is_ignored():
+    names = [
+        path.relative_to(ROOT).as_posix()
+        for pattern in ("lib/**/*.py", "notebooks/*.ipynb", "params/**/*.yaml", "tests/**/*.py",
+                        "scripts/*", "benchmarks/*.py")
+        for path in ROOT.glob(pattern) if "__pycache__" not in path.parts
+    ]
+    run = "outputs/runs/multi30k_de_en/mini/tr_s/raw/s1"
+    names += [f"{run}/{name}" for name in ("config.json", "history.csv", "metrics.json",
+                                           "sentences.csv", "02_train.ipynb")]
+    names += ["lib/new.py", "params/datasets/new.yaml", "outputs/tables/new.csv", "constraints.txt"]
+    names += [f"outputs/runs/toy/smoke/{model}/raw/s1/checkpoints/best.pt"
+              for model in ("tr_s", "ga_b", "fl_l")]
+    assert ignored(names) == set()
+
+
+def test_what_is_large_or_made_is_ignored():
+    names = [
+        "outputs/runs/toy/smoke/tr_s/raw/s1/checkpoints/last.pt",
+        "outputs/runs/toy/smoke/tr_s/raw/s2/checkpoints/best.pt",
+        "outputs/runs/toy/smoke/tr_s/distilled/s1/checkpoints/best.pt",
+        "outputs/runs/toy/mini/tr_s/raw/s1/checkpoints/best.pt",
+        "outputs/runs/multi30k_de_en/smoke/tr_s/raw/s1/checkpoints/best.pt",
+        "data/train.de", "cache/tokens.npz", ".venv/bin/python", "lib/__pycache__/paths.pyc",
+        "notebooks/.ipynb_checkpoints/01_data-checkpoint.ipynb",
+    ]
+    assert ignored(names) == set(names)
+
+
+def test_no_large_file_is_tracked():
+    large = {path.relative_to(ROOT).as_posix() for path in tracked()
+             if path.stat().st_size > LARGEST}
+    assert large <= LARGE_FILES, f"over {LARGEST / 2**20:.0f} MiB: {sorted(large - LARGE_FILES)}"
+
+
+def test_no_tracked_text_names_a_machine_or_a_registry():
+    found = []
+    for path in tracked():
+        data = path.read_bytes()
+        if b"\0" in data[:8192]:
+            continue  # not a text
+        for number, line in enumerate(data.decode("utf-8", "replace").split("\n"), 1):
+            for match in (MACHINE.search(line), HOSTS.search(line)):
+                if match:
+                    place = f"{path.relative_to(ROOT)}:{number}"
+                    found.append(f"{place}: {line[match.start():match.start() + 40]}")
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(("text", "hit"), [
+    ("see /{}/main/lib", True), ('"/{}/x"', True), ("framework/{}/x", False),
+    ("https://example.org/{}/x", False), ("a/{}/b", False),
+])
+def test_the_machine_pattern_itself(text, hit):
+    for folder in ("work", "root"):
+        assert bool(MACHINE.search(text.format(folder))) == hit
+
+
+# Modules -------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_module_opens_with_a_sentence(path):
+    docstring = ast.get_docstring(parsed(path))
+    assert docstring, f"{path.name} has no docstring"
+    first = docstring.split("\n\n")[0].strip()
+    assert first.endswith((".", ":")), f"{path.name} doesn't open with a sentence: {first!r}"
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.stem != "__init__"], ids=lambda p: p.stem)
+def test_module_says_what_it_offers(path):
+    tree = parsed(path)
+    offered = [
+        ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign)
+        and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets)
+    ]
+    assert len(offered) == 1, f"{path.name} defines __all__ {len(offered)} times"
+    there = set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            there.add(node.name)
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            there.update(alias.asname or alias.name for alias in node.names)
+        else:
+            there.update(n.id for n in ast.walk(node)
+                         if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
+    assert set(offered[0]) <= there, f"{path.name} lacks {sorted(set(offered[0]) - there)}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_module_has_its_tests(path):
+    assert path.stem in UNTESTED or (ROOT / "tests" / f"test_{path.stem}.py").is_file(), (
+        f"lib/{path.name} has no tests/test_{path.stem}.py"
+    )
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of lib that a module of lib imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Import):
+            found.update(a.name.split(".")[1] for a in node.names if a.name.startswith("lib."))
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level == 1 or module == "lib" or module.startswith("lib."):
+                inner = module if node.level else module.removeprefix("lib").removeprefix(".")
+                names = [inner.split(".")[0]] if inner else [a.name for a in node.names]
+                found.update(names)
+    return found
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.stem != "__init__"], ids=lambda p: p.stem)
+def test_module_imports_only_what_lies_below_it(path):
+    for name in [path.stem, *sorted(imported(path))]:
+        assert name in RANK, f"give lib/{name}.py its level in LEVELS, tests/test_repository.py"
+        assert RANK[name] <= RANK[path.stem], f"lib/{path.name} must not import lib.{name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_module_neither_prints_nor_shows(path):
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called != "plt.show", f"lib/{path.name}:{node.lineno} shows a figure"
+            assert called not in ("print", "sys.stdout.write") or path.stem in PRINTING, (
+                f"lib/{path.name}:{node.lineno} prints"
+            )
+
+
+# Notebooks -----------------------------------------------------------------------------------
+
+def test_notebooks_sort_in_reading_order():
+    assert NOTEBOOKS, "no notebooks"
+    numbers = [re.fullmatch(r"(\d\d)_[a-z0-9_]+", path.stem) for path in NOTEBOOKS]
+    assert all(numbers), f"not NN_name.ipynb: {[path.name for path in NOTEBOOKS]}"
+    assert [int(match[1]) for match in numbers] == list(range(1, len(NOTEBOOKS) + 1))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_was_run_from_top_to_bottom(path):
+    cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"]
+             if c["cell_type"] == "code"]
+    counts = [cell["execution_count"] for cell in cells]
+    assert counts == list(range(1, len(cells) + 1)), f"{path.name}: run `make notebooks`"
+    errors = [o["ename"] for cell in cells for o in cell["outputs"] if o["output_type"] == "error"]
+    assert not errors, f"{path.name} holds errors: {errors}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_has_one_cell_of_literal_parameters(path):
+    cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"]
+             if "parameters" in c["metadata"].get("tags", [])]
+    assert len(cells) == 1, f"{path.name} has {len(cells)} cells tagged `parameters`"
+    for node in ast.parse("".join(cells[0]["source"])).body:
+        assert isinstance(node, ast.Assign | ast.AnnAssign), f"{path.name}: {ast.unparse(node)}"
+        ast.literal_eval(node.value)  # a name or a call here raises, and shows itself
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_keeps_nothing_of_the_run(path):
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    assert set(notebook["metadata"]) <= {"kernelspec", "language_info"}, f"{path.name}: metadata"
+    for cell in notebook["cells"]:
+        assert not {"execution", "papermill"} & set(cell["metadata"]), f"{path.name}: run times"
+        assert "injected-parameters" not in cell["metadata"].get("tags", []), path.name
