@@ -1,0 +1,162 @@
+"""Coefficients and p-values worked by hand, and runs read from folders."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from lib import correlation as module
+from lib.errors import ConfigError, DataError
+
+FAMILY = {"tr": "autoregressive", "ga": "gaussian", "fl": "flow"}
+
+
+def test_coefficients_by_hand():
+    x, y = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 3.0, 2.0, 5.0])
+    # deviations -1.5 -0.5 0.5 1.5 and -1.75 0.25 -0.75 2.25: 5.5 / sqrt(5 * 8.75)
+    assert module.pearson(x, y) == pytest.approx(5.5 / math.sqrt(5 * 8.75))
+    # ranks 1 3 2 4: 1 - 6 * (1 + 1) / (4 * 15)
+    assert module.spearman(x, y) == pytest.approx(0.8)
+    # five pairs concordant, one discordant
+    assert module.kendall(x, y) == pytest.approx(4 / 6)
+
+
+def test_coefficients_equal_scipys_with_ties_and_leading_axes():
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 5, (6, 9)).astype(float), rng.integers(0, 5, (6, 9)).astype(float)
+    for ours, theirs in ((module.pearson, stats.pearsonr), (module.spearman, stats.spearmanr),
+                         (module.kendall, stats.kendalltau)):
+        expected = [theirs(a, b).statistic for a, b in zip(x, y, strict=True)]
+        np.testing.assert_allclose(ours(x, y), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("coefficient", module.COEFFICIENTS.values())
+def test_two_points_and_constants_have_no_correlation(coefficient):
+    assert math.isnan(coefficient(np.array([1.0, 2.0]), np.array([1.0, 2.0])))
+    assert math.isnan(coefficient(np.array([1.0, 2.0, 3.0]), np.array([0.1, 0.1, 0.1])))
+    assert math.isnan(module.permutation_p(np.ones(4), np.arange(4.0), coefficient))
+
+
+def test_permutation_p_by_hand():
+    # n = 3, perfectly ordered: of 6 orders, 123 and 321 are as extreme
+    assert module.permutation_p(np.arange(3), np.arange(3), module.spearman) == pytest.approx(2 / 6)
+    # n = 3, y = 1 3 2: rho = 1/2; only 132, 213, 231, 312 (|rho| = 1/2) and the two extremes
+    assert module.permutation_p(np.arange(3), np.array([1, 3, 2]), module.spearman) == 1.0
+    # n = 4, one neighbouring swap: tau = 4/6. |tau| >= 4/6 has 1 + 3 orders on either side
+    swapped = np.array([1, 3, 2, 4])
+    assert module.permutation_p(np.arange(4), swapped, module.kendall) == pytest.approx(8 / 24)
+    # n = 8, perfectly ordered: 2 of 40,320
+    assert module.permutation_p(np.arange(8), np.arange(8), module.pearson) == 2 / 40320
+
+
+def test_sampled_permutation_p_is_seeded_and_near_the_exact_one():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=30)
+    y = 0.4 * x + rng.normal(size=30)
+    p = module.permutation_p(x, y, module.pearson, samples=5000, seed=2)
+    assert p == module.permutation_p(x, y, module.pearson, samples=5000, seed=2)
+    assert p == pytest.approx(stats.pearsonr(x, y).pvalue, abs=0.03)
+
+
+def test_correlate_gives_intervals_only_from_resamples():
+    x, y = np.arange(5.0), np.array([0.0, 1.0, 3.0, 2.0, 4.0])
+    bare = module.correlate(x, y)
+    assert bare.n == 5
+    assert math.isnan(bare.pearson_low)
+    rng = np.random.default_rng(3)
+    drawn = module.correlate(x, y, resampled=(x + rng.normal(0, 0.3, (500, 5)),
+                                              y + rng.normal(0, 0.3, (500, 5))))
+    assert drawn.pearson_low < drawn.pearson < drawn.pearson_high
+    assert drawn.kendall_low <= drawn.kendall <= drawn.kendall_high
+
+
+def make_run(outputs, model, bleu, ll, train_data="raw", lines=20):
+    run = outputs / "runs" / "toy" / "smoke" / model / train_data / "s1"
+    run.mkdir(parents=True)
+    cell = {"mean": ll, "standard_error": 0.02, "samples": 1}
+    (run / "metrics.json").write_text(json.dumps({
+        "model": model, "family": FAMILY[model[:2]], "dataset": "toy", "scale": "smoke",
+        "train_data": train_data, "seed": 1, "parameters": 1000,
+        "bleu": {"greedy": {"score": bleu - 1, "signature": "sig", "chrf": 50.0},
+                 "beam4": {"score": bleu, "signature": "sig", "chrf": 51.0}},
+        "headline": "beam4",
+        "log_likelihood": {"strict": cell, "bits_per_char": cell | {"mean": -ll}},
+        "speed": {}, "test_set": {"name": "toy/test", "lines": lines}}))
+    steps = np.arange(1, 6)
+    pd.DataFrame({"step": steps, "seconds": steps, "dev_ll": -3 + 0.2 * steps,
+                  "dev_bleu": [1.0, 3.0, 2.0, 5.0, 6.0]}).to_csv(run / "history.csv", index=False)
+    rng = np.random.default_rng(len(model))
+    pd.DataFrame({"hypothesis": ["null"] + [f"w{i} w w w w" for i in range(lines - 1)],
+                  "n_tokens": 5, "n_tokens_padded": 8, "n_chars": 12,
+                  "log_prob": 5 * ll + rng.normal(size=lines), "log_p_length": 0.0, "elbo": "",
+                  "released_estimate": "", "effective_sample_size": ""}
+                 ).to_csv(run / "sentences.csv", index=False)
+    return run
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISCREPANCY_OUTPUTS", str(tmp_path))
+    for model, bleu, ll in (("tr_s", 30.0, -2.0), ("tr_b", 33.0, -1.8), ("tr_l", 35.0, -1.7),
+                            ("ga_b", 25.0, -2.5), ("fl_b", 20.0, -1.5)):
+        make_run(tmp_path, model, bleu, ll)
+    return module.find_runs("toy", "smoke")
+
+
+def test_collect_reads_the_headline_and_every_accounting(runs):
+    frame = module.collect().set_index("model")
+    assert len(frame) == 5
+    assert frame.loc["tr_b", "bleu"] == 33.0
+    assert frame.loc["tr_b", "strict"] == -1.8
+    assert frame.loc["tr_b", "setting"] == "beam4"
+    assert math.isnan(frame.loc["tr_b", "paper"])
+    assert module.collect([]).empty
+
+
+def test_models_table_within_and_across_families(runs):
+    table = module.models_table(module.collect(runs), "strict").set_index("scope")
+    assert table.loc["autoregressive", "pearson"] == pytest.approx(1.0, abs=0.05)
+    assert table.loc["autoregressive", "spearman"] == 1.0
+    assert table.loc["all", "n"] == 5
+    assert table.loc["all", "spearman"] < 0.5
+    assert math.isnan(table.loc["latent", "pearson"])        # two runs only
+    # bits per character rank the runs alike once the sign is turned
+    bits = module.models_table(module.collect(runs), "bits_per_char").set_index("scope")
+    assert bits.loc["all", "pearson"] == pytest.approx(table.loc["all", "pearson"])
+
+
+def test_resampled_runs_give_intervals(runs):
+    frame = module.collect(runs)
+    references = ["null"] + [f"w{i} w w w x" for i in range(19)]
+    drawn = module.resample_runs(frame, references, "strict", resamples=50)
+    assert drawn.bleu_resampled.shape == (50, 5)
+    assert drawn.bleu[0] > 0                                  # "null" was read as a word
+    found = module.models_table(frame, "strict", resamples=drawn)
+    assert set(found["scope"]) == {"autoregressive", "gaussian", "flow", "latent", "all"}
+
+
+def test_across_checkpoints(runs):
+    table = module.across_checkpoints(runs)
+    assert len(table) == 5
+    assert (table["n"] == 5).all()
+    # ranks 1 3 2 4 5: 1 - 6 * 2 / (5 * 24)
+    assert table["spearman"].to_numpy() == pytest.approx(0.9)
+
+
+def test_bad_input_has_one_clear_message(runs, tmp_path):
+    with pytest.raises(DataError, match=r"metrics.json is missing.*03_eval"):
+        module.collect([tmp_path])
+    (tmp_path / "metrics.json").write_text("{")
+    with pytest.raises(DataError, match="damaged"):
+        module.collect([tmp_path])
+    (tmp_path / "metrics.json").write_text('{"model": "tr_s"}')
+    with pytest.raises(DataError, match="has no 'bleu'"):
+        module.collect([tmp_path])
+    with pytest.raises(ConfigError, match="unknown accounting"):
+        module.models_table(module.collect(runs), "nats")
+    mixed = module.collect(runs).assign(dataset=["a", "a", "a", "b", "b"])
+    with pytest.raises(DataError, match="several data sets"):
+        module.models_table(mixed, "strict")
