@@ -1,6 +1,5 @@
-"""From tokenised pairs to padded tensors: flat token arrays, length buckets, collation by gather."""
+"""From sentence pairs to padded tensors: flat token arrays, length buckets, collation by gather."""
 
-import os
 import warnings
 import zipfile
 from dataclasses import dataclass, replace
@@ -142,7 +141,7 @@ def _save(path: Path, data: Tokenised) -> None:
         with NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
             temporary = Path(file.name)
             np.savez(file, **vars(data))
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

@@ -14,12 +14,14 @@ words only; all others encode as `UNK`.
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 import sentencepiece
+from jaxtyping import Int
+from torch import Tensor
 
 from .errors import ConfigError, DataError
 from .paths import cache_root
@@ -70,13 +72,13 @@ class Vocabulary:
         """The subwords of one line as text, for showing; U+2581 marks a space."""
         return self._processor.encode(line, out_type=str)
 
-    def decode(self, ids: Iterable[Sequence[int]]) -> list[str]:
+    def decode(self, ids: Sequence[Sequence[int]] | Int[Tensor, "batch T"]) -> list[str]:
         """The text of each row of ids (lists, or an integer tensor [batch, T]).
 
         A row ends at its first EOS; PAD and BOS are passed over. Bytes that aren't UTF-8 decode as
         U+FFFD, and a line break, which only a model can make up, as a space: one row, one line.
         """
-        rows = ids.tolist() if hasattr(ids, "tolist") else ids
+        rows = ids.tolist() if isinstance(ids, Tensor) else ids
         texts = self._processor.decode([_real(row) for row in rows])
         return [text.replace("\n", " ") for text in texts]
 
@@ -87,7 +89,7 @@ class Vocabulary:
             temporary = Path(file.name)
         try:
             temporary.write_bytes(self.model)
-            os.replace(temporary, path)
+            temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -115,9 +117,8 @@ def _cores() -> int:
 
 def _real(row: Sequence[int]) -> list[int]:
     """Ids before the first EOS that stand for text."""
-    row = [int(token) for token in row]
     end = row.index(EOS) if EOS in row else len(row)
-    return [token for token in row[:end] if token not in (PAD, BOS)]
+    return [int(token) for token in row[:end] if token not in (PAD, BOS)]
 
 
 def text_hash(*sides: Sequence[str]) -> str:
