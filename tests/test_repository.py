@@ -27,15 +27,16 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LEVELS = [
     {"errors"},
     {"paths"},
-    {"config", "published"},
-    {"archives", "formats", "corpora", "synthetic", "subword", "batching"},
+    {"config", "published", "runtime", "checkpoints"},
+    {"archives", "sources", "formats", "corpora", "synthetic", "subword", "batching", "task"},
     {"layers", "distributions"},
     {"flows"},
     {"priors"},
     {"autoregressive", "latent"},
     {"objectives", "likelihood", "decoding", "resampling"},
-    {"training", "evaluation", "distillation"},
-    {"correlation", "plots"},
+    {"models"},
+    {"training", "validation", "evaluation", "distillation"},
+    {"correlation", "tables", "plots"},
     {"demo"},
 ]
 RANK = {module: rank for rank, level in enumerate(LEVELS) for module in level}
