@@ -64,14 +64,14 @@ class ToyTask:
     """
 
     seed: int = 1
-    concepts: int = 24  # source words
-    varied: int = 12  # concepts whose target words differ between modes, of `concepts`
+    concepts: int = 16  # source words
+    varied: int = 8  # concepts whose target words differ between modes, of `concepts`
     min_length: int = 3  # source words a sentence, drawn uniformly
-    max_length: int = 8
+    max_length: int = 6
     modes: tuple[float, ...] = (0.5, 0.3, 0.2)  # probabilities of the global choices
     synonyms: int = 2  # target words a concept and mode
     synonym_entropy: float = 0.5  # nats a word, 0 to log(synonyms)
-    particles: int = 8  # concepts that a particle may follow, of `concepts`
+    particles: int = 6  # concepts that a particle may follow, of `concepts`
     insertion: float = 0.25  # probability that it does
     train_pairs: int = 20_000
     dev_pairs: int = 1_000
@@ -94,8 +94,8 @@ class ToyTask:
         lengths = range(self.min_length, self.max_length + 1)
         sources = sum(self.varied * self.concepts ** (length - 1) for length in lengths)
         if sources < 2 * (self.dev_pairs + self.test_pairs):
-            raise ConfigError(f"dev_pairs = {self.dev_pairs} and test_pairs = {self.test_pairs} need "
-                              f"over half of the {sources} sources: raise concepts or max_length")
+            raise ConfigError(f"dev_pairs = {self.dev_pairs} and test_pairs = {self.test_pairs} are "
+                              f"over half of {sources} sources: raise concepts or max_length")
 
     def _within(self, name: str, least: int, most: int | None) -> None:
         """Refuse a parameter that lies outside [least, most]."""

@@ -165,7 +165,7 @@ def test_splits_share_no_source():
     assert len({*dev.source, *test.source}) == 2_000
     assert not {*dev.source, *test.source} & set(train.source)
     lengths = Counter(len(line.split()) for line in train.source)
-    assert set(lengths) == set(range(3, 9))
+    assert set(lengths) == set(range(3, 7))
     with pytest.raises(ConfigError, match="unknown split 'valid'"):
         task.pairs("valid")
 
@@ -174,7 +174,7 @@ def test_words_tell_the_languages_apart():
     task = ToyTask()
     source, target, particles = task._lexicon
     words = [*source, *particles.values(), *{w for mode in target for ws in mode for w in ws}]
-    assert len(set(words)) == len(words) == len(task.words) == 24 + 8 + 2 * (12 * 3 + 12)
+    assert len(set(words)) == len(words) == len(task.words) == 16 + 6 + 2 * (8 * 3 + 8)
     assert all(word.isascii() and word.isalpha() and word.islower() for word in words)
 
 
