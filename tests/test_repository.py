@@ -27,7 +27,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LEVELS = [
     {"errors"},
     {"paths"},
-    {"config", "published", "runtime", "checkpoints"},
+    {"config", "published", "labels", "runtime", "checkpoints"},
     {"archives", "sources", "formats", "corpora", "synthetic", "subword", "batching", "task"},
     {"layers", "distributions"},
     {"flows"},
