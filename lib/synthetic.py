@@ -94,8 +94,8 @@ class ToyTask:
         lengths = range(self.min_length, self.max_length + 1)
         sources = sum(self.varied * self.concepts ** (length - 1) for length in lengths)
         if sources < 2 * (self.dev_pairs + self.test_pairs):
-            raise ConfigError(f"dev_pairs = {self.dev_pairs} and test_pairs = {self.test_pairs} are "
-                              f"over half of {sources} sources: raise concepts or max_length")
+            raise ConfigError(f"dev_pairs = {self.dev_pairs} and test_pairs = {self.test_pairs} "
+                              f"exceed half of {sources} sources: raise concepts or max_length")
 
     def _within(self, name: str, least: int, most: int | None) -> None:
         """Refuse a parameter that lies outside [least, most]."""
