@@ -27,7 +27,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LEVELS = [
     {"errors"},
     {"paths"},
-    {"config", "published", "labels", "runtime", "checkpoints"},
+    {"config", "published", "runtime", "checkpoints"},
     {"archives", "sources", "formats", "corpora", "synthetic", "subword", "batching", "task"},
     {"layers", "distributions"},
     {"flows"},
@@ -36,7 +36,7 @@ LEVELS = [
     {"objectives", "likelihood", "decoding", "resampling"},
     {"models"},
     {"training", "validation", "evaluation", "distillation"},
-    {"correlation", "tables", "plots"},
+    {"correlation", "tables", "labels", "plots"},
     {"demo"},
 ]
 RANK = {module: rank for rank, level in enumerate(LEVELS) for module in level}
