@@ -82,7 +82,8 @@ def test_probabilities_over_all_strings_sum_to_one():
     task = dataclasses.replace(SMALL, max_length=2, dev_pairs=1, test_pairs=1)
     words = [word for word in task.words if word not in task._lexicon[0]]
     strings = [" ".join(some) for n in range(1, 5) for some in itertools.product(words, repeat=n)]
-    for source in (list(sources(task))[0], list(sources(task))[-1]):
+    first, *_, last = sources(task)
+    for source in (first, last):
         inside = {s: p for s in strings if (p := task.log_prob(source, s)) > -math.inf}
         assert math.fsum(map(math.exp, inside.values())) == pytest.approx(1, abs=1e-12)
         assert inside == dict(task.support(source))
