@@ -131,7 +131,9 @@ def correlate(x: Num[np.ndarray, " n"], y: Num[np.ndarray, " n"], *,
         low = high = math.nan
         if resampled is not None and not math.isnan(fields[name]):
             drawn = coefficient(*resampled)
-            low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+            drawn = drawn[~np.isnan(drawn)]      # resamples in which all models tie
+            if len(drawn):
+                low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
         fields |= {f"{name}_low": float(low), f"{name}_high": float(high)}
     return Correlation(**fields)
 
