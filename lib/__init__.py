@@ -1,0 +1,1 @@
+"""Models, losses, estimators and search for comparing density estimation with generation."""

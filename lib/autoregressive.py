@@ -1,0 +1,106 @@
+"""The autoregressive Transformer: p(y|x) = prod_t p(y_t | y_<t, x), an exact likelihood.
+
+Source: Vaswani et al. (2017); sizes Tr-S, Tr-B and Tr-L of Lee et al. (2020), Table 5.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from .batching import Batch
+from .config import Architecture, Training
+from .distributions import Tokens, exact
+from .layers import Decoder, Embedding, Encoder, KeysValues, Memory, mask_bias, positions
+from .likelihood import LogProbTerms
+from .objectives import token_losses
+from .subword import BOS
+
+__all__ = ["DecoderState", "Transformer"]
+
+
+class DecoderState:
+    """Keys and values of what has been decoded so far, for a batch of hypotheses.
+
+    Hypotheses of one sentence lie together, so that they share the source's keys and values.
+    """
+
+    def __init__(self, sources: list[KeysValues], bias: Tensor | None, hypotheses: int, longest: int):
+        self.sources, self.bias, self.longest, self.at = sources, bias, longest, 0
+        self.caches = []
+        for key, _ in sources:
+            batch, heads, _, width = key.shape
+            self.caches.append(key.new_empty(2, batch * hypotheses, heads, longest, width))
+
+    def reorder(self, rows: Int[Tensor, " hypotheses"]) -> None:
+        """Continue from the given hypotheses, which stay within their sentence."""
+        for cache in self.caches:
+            cache[:, :, :, :self.at] = cache[:, rows, :, :self.at]
+
+    def keep(self, sentences: Int[Tensor, " kept"], rows: Int[Tensor, " hypotheses"]) -> None:
+        """Drop all but some sentences, and of them keep the given hypotheses."""
+        self.sources = [(k[sentences], v[sentences]) for k, v in self.sources]
+        if self.bias is not None:
+            self.bias = self.bias[sentences]
+        self.caches = [cache[:, rows] for cache in self.caches]
+
+
+class Transformer(nn.Module):
+    """Encoder and causal decoder with one embedding matrix for source, target and output."""
+
+    multiple = 1  # targets are padded to multiples of this length
+    decoding = "stepwise"
+
+    def __init__(self, a: Architecture, vocabulary: int, dropout: float = 0.0):
+        super().__init__()
+        self.architecture = a
+        self.embedding = Embedding(vocabulary, a.d_model, dropout)
+        self.encoder = Encoder(a.encoder_layers, a.d_model, a.d_filter, a.heads, dropout)
+        self.decoder = Decoder(a.decoder_layers, a.d_model, a.d_filter, a.heads, dropout)
+
+    def encode(self, source: Int[Tensor, "batch source"],
+               mask: Bool[Tensor, "batch source"] | None) -> Memory:
+        """The encoded source."""
+        return self.encoder(self.embedding(source), mask)
+
+    def _states(self, batch: Batch) -> Float[Tensor, "batch length d_model"]:
+        """Decoder states that predict each target subword from those before it."""
+        previous = F.pad(batch.target[:, :-1], (1, 0), value=BOS)
+        memory = self.encode(batch.source, batch.source_mask)
+        return self.decoder(self.embedding(previous), memory, causal=True)
+
+    def loss_terms(self, batch: Batch, training: Training, kl_weight: float) -> dict[str, Tensor]:
+        """Sums over the batch, in nats: `loss` (with gradient, smoothed), `nll`; and `tokens`."""
+        states, target = self._states(batch).flatten(0, 1), batch.target.flatten()
+        if batch.target_mask is not None:
+            real = batch.target_mask.flatten()
+            states, target = states[real], target[real]
+        loss, nll = token_losses(states, self.embedding.weight, target, training.label_smoothing)
+        return {"loss": loss, "nll": nll, "tokens": batch.target_tokens.sum()}
+
+    def log_prob_terms(self, batch: Batch, samples: int = 1, generator=None,
+                       chunk: int = 0) -> LogProbTerms:
+        """The exact log-probability as log_p_y with one sample; the other terms are 0."""
+        log_p_y = Tokens(self._states(batch), self.embedding.weight).log_prob(
+            batch.target, batch.target_mask)
+        zero = torch.zeros_like(log_p_y)
+        return LogProbTerms(log_p_y[None], zero[None], zero[None], zero)
+
+    def start(self, memory: Memory, hypotheses: int, longest: int) -> DecoderState:
+        """An empty state for `hypotheses` hypotheses a sentence, of at most `longest` subwords."""
+        return DecoderState(self.decoder.source(memory.states), mask_bias(memory.mask), hypotheses,
+                            longest)
+
+    def step(self, state: DecoderState,
+             last: Int[Tensor, " hypotheses"]) -> Float[Tensor, "hypotheses vocabulary"]:
+        """log p(next subword | all before, x) after appending `last` to every hypothesis."""
+        weight = self.embedding.weight
+        d_model = weight.shape[1]
+        place = positions(state.longest, d_model, weight.device, weight.dtype)[state.at]
+        x = (F.embedding(last, weight) * d_model**0.5 + place)[:, None]
+        layers = zip(self.decoder.layers, state.caches, state.sources, strict=True)
+        for layer, cache, source in layers:
+            x = layer.step(x, cache, state.at, source, state.bias)
+        state.at += 1
+        logits = F.linear(self.decoder.norm(x)[:, 0], weight)
+        return exact(logits).log_softmax(-1)

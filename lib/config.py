@@ -1,0 +1,308 @@
+"""Validated, frozen settings: every constant of a run comes from params/ and passes through here."""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from .errors import ConfigError
+from .paths import PARAMS
+
+__all__ = [
+    "MODELS", "SCALES", "Architecture", "Config", "Dataset", "Evaluation", "Training",
+    "datasets", "load_config", "load_dataset",
+]
+
+MODELS = ("tr_s", "tr_b", "tr_l", "ga_b", "ga_l", "fl_s", "fl_b", "fl_l")
+SCALES = ("smoke", "mini", "paper")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes of one model (Table 5 of the paper); the header of each file in params/ says which."""
+
+    family: str  # autoregressive | gaussian | flow
+    d_model: int  # width of embeddings, source encoder and decoders
+    d_filter: int  # width inside the feed-forward blocks
+    heads: int
+    encoder_layers: int
+    decoder_layers: int
+    d_latent: int = 0  # channels of z per position; a multiple of 32 for a flow
+    posterior_layers: int = 0  # layers of q(z|y,x), and of the Gaussian prior
+    prior: str = "none"  # none | standard | gaussian | flow
+    flow_steps: tuple[int, ...] = ()  # flow steps a level
+    flow_plans: tuple[str, ...] = ("cat", "cat", "ca")  # splits of one step, a level
+    flow_d_filter: int = 0  # feed-forward width inside the couplings
+    flow_heads: int = 0  # attention heads inside the couplings
+    coupling: str = "affine"  # affine | additive
+
+    def __post_init__(self):
+        _choice(self, "family", ("autoregressive", "gaussian", "flow"))
+        _choice(self, "prior", ("none", "standard", "gaussian", "flow"))
+        _choice(self, "coupling", ("affine", "additive"))
+        for name in ("d_model", "d_filter", "heads", "encoder_layers", "decoder_layers"):
+            _at_least(self, name, 1)
+        if self.d_model % self.heads:
+            raise ConfigError(f"d_model = {self.d_model} is not a multiple of heads = {self.heads}")
+        if (self.prior == "none") != (self.family == "autoregressive"):
+            raise ConfigError(f"prior = {self.prior} doesn't fit family = {self.family}")
+        if self.prior == "none":
+            return
+        for name in ("d_latent", "posterior_layers"):
+            _at_least(self, name, 1)
+        if self.prior == "flow":
+            self._check_flow()
+
+    def _check_flow(self):
+        for name in ("flow_d_filter", "flow_heads"):
+            _at_least(self, name, 1)
+        if len(self.flow_steps) != len(self.flow_plans) or not 1 <= len(self.flow_steps) <= 3:
+            raise ConfigError(
+                f"flow_steps {self.flow_steps} and flow_plans {self.flow_plans} must name the same "
+                "one to three levels (targets are padded to a multiple of 4 = two squeezes)")
+        for level, plan in enumerate(self.flow_plans):
+            if not plan or set(plan) - set("cat") or (level == 2 and "t" in plan):
+                raise ConfigError(f"flow_plans: '{plan}' on level {level + 1}; use the letters c, a "
+                                  "and t, and no t on the third level (its length can be odd)")
+        if self.d_latent % 32 or (self.d_latent // 2) % self.flow_heads:
+            raise ConfigError(f"d_latent = {self.d_latent} must be a multiple of 32 (channels of an "
+                              f"invertible 1x1 head) and of 2 x flow_heads = {2 * self.flow_heads}")
+
+
+@dataclass(frozen=True)
+class Training:
+    """The recipe of one run; tokens are target subwords with padding."""
+
+    steps: int  # optimiser steps at most
+    batch_tokens: int  # tokens a batch
+    learning_rate: float  # peak
+    warmup_steps: int  # linear warm-up, then inverse square root
+    dropout: float
+    validate_every: int  # steps between validations and checkpoints
+    label_smoothing: float = 0.0
+    adam_betas: tuple[float, ...] = (0.9, 0.98)
+    adam_epsilon: float = 1e-9
+    clip_norm: float = 1.0  # global gradient norm
+    average: float = 0.0  # decay of the moving average of weights that is evaluated; 0 = none
+    kl_start: int = 0  # steps with KL weight 0
+    kl_ramp: int = 0  # then linear to 1 over so many steps
+    posterior_penalty: float = 0.0  # alpha of KL[q || N(0, I)]
+    prior_keeps_pace: bool = False  # below KL weight 1, give the prior its full gradient
+    start_from: str = ""  # model whose encoder, embeddings and decoder weights to start from
+    dev_sentences: int = 1000  # dev pairs scored at a validation
+    dev_samples: int = 4  # importance samples a dev sentence
+    dev_refinement: int = 1  # delta-posterior steps before dev BLEU
+    patience: int = 0  # validations without better dev BLEU before stopping; 0 = never
+    accumulate: int = 1  # batches a step
+    precision: str = "auto"  # auto (bf16 where the hardware has it) | bf16 | fp32
+
+    def __post_init__(self):
+        _choice(self, "precision", ("auto", "bf16", "fp32"))
+        for name in ("steps", "batch_tokens", "validate_every", "dev_sentences", "dev_samples",
+                     "accumulate", "warmup_steps"):
+            _at_least(self, name, 1)
+        for name in ("kl_start", "kl_ramp", "patience", "dev_refinement", "posterior_penalty"):
+            _at_least(self, name, 0)
+        for name in ("dropout", "label_smoothing", "average"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise ConfigError(f"{name} = {value} lies outside [0, 1)")
+        for name in ("learning_rate", "clip_norm", "adam_epsilon"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} = {getattr(self, name)} must be above 0")
+        if len(self.adam_betas) != 2 or not all(0 <= b < 1 for b in self.adam_betas):
+            raise ConfigError(f"adam_betas = {self.adam_betas}: two numbers in [0, 1)")
+        if self.start_from and self.start_from not in MODELS:
+            raise ConfigError(_unknown("start_from", self.start_from, MODELS))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a trained model is scored on the test set."""
+
+    samples: int = 1000  # importance samples a sentence (K)
+    beam: int = 4
+    length_penalty: float = 0.6  # alpha of Wu et al. (2016), equation 14
+    refinements: tuple[int, ...] = (0, 1, 2, 4, 8)  # delta-posterior steps to report
+    headline: str = "k4"  # decoding setting whose hypotheses and BLEU are the run's own
+    batch_tokens: int = 4096  # target tokens scored at once
+
+    def __post_init__(self):
+        for name in ("samples", "beam", "batch_tokens"):
+            _at_least(self, name, 1)
+        if any(k < 0 for k in self.refinements):
+            raise ConfigError(f"refinements = {self.refinements}: steps can't be negative")
+        allowed = ("greedy", f"beam{self.beam}", *(f"k{k}" for k in self.refinements))
+        _choice(self, "headline", allowed)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One translation task; see params/datasets/."""
+
+    name: str
+    source: str  # language code
+    target: str
+    corpus: str  # synthetic | files | multi30k | iwslt16 | wmt14 | wmt16
+    folder: str  # below the data folder
+    train: tuple[str, ...]  # file stems or set names
+    dev: str
+    test: str
+    lowercase: bool
+    subword: str  # bpe | word
+    vocabulary: dict  # scale -> subwords in the joint vocabulary
+    max_tokens: int  # training pairs with more subwords on either side are left out
+    size: str  # iwslt | wmt: which of the published sizes scale `paper` takes
+    published: str | None = None  # the dataset's name in the paper's tables
+    options: dict = field(default_factory=dict)  # what only this corpus has
+
+    def __post_init__(self):
+        _choice(self, "corpus", ("synthetic", "files", "multi30k", "iwslt16", "wmt14", "wmt16"))
+        _choice(self, "subword", ("bpe", "word"))
+        _choice(self, "size", ("iwslt", "wmt"))
+        _at_least(self, "max_tokens", 1)
+        for scale in SCALES:
+            size = self.vocabulary.get(scale)
+            if not isinstance(size, int) or size < 8:
+                raise ConfigError(f"vocabulary of dataset {self.name}: give a whole number of "
+                                  f"subwords, 8 or more, for scale {scale} (found {size!r})")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run's result."""
+
+    model: str
+    scale: str
+    seed: int
+    train_data: str
+    dataset: Dataset
+    architecture: Architecture
+    training: Training
+    evaluation: Evaluation
+
+    def as_dict(self) -> dict:
+        """Plain Python, as written to config.json."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+def _unknown(kind: str, name: str, known) -> str:
+    near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"unknown {kind} '{name}': {hint}known: {', '.join(known)}"
+
+
+def _choice(owner, name: str, allowed) -> None:
+    if getattr(owner, name) not in allowed:
+        raise ConfigError(_unknown(name, getattr(owner, name), allowed))
+
+
+def _at_least(owner, name: str, least: int | float) -> None:
+    if getattr(owner, name) < least:
+        raise ConfigError(f"{name} = {getattr(owner, name)} must be {least} or more")
+
+
+def _coerce(value, annotation, where: str):
+    """The value in the annotated type, or a message that names both."""
+    origin = typing.get_origin(annotation)
+    if origin is types.UnionType:
+        if value is None:
+            return None
+        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
+        return _coerce(value, annotation, where)
+    if origin is tuple:
+        inner = typing.get_args(annotation)[0]
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where} = {value!r}: a list is needed")
+        return tuple(_coerce(v, inner, where) for v in value)
+    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, annotation) or (annotation is int and isinstance(value, bool)):
+        hint = ""
+        if annotation is float and isinstance(value, str):
+            hint = " (YAML reads 1e-4 as text: write 1.0e-4)"
+        raise ConfigError(f"{where} = {value!r} must be of type {annotation.__name__}{hint}")
+    return value
+
+
+def _build(cls, values: dict, where: str):
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for name in values:
+        if name not in fields:
+            raise ConfigError(f"{where}: {_unknown('parameter', name, fields)}")
+    missing = [n for n, f in fields.items() if n not in values
+               and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    if missing:
+        raise ConfigError(f"{where}: missing {', '.join(missing)}")
+    hints = typing.get_type_hints(cls)
+    values = {n: _coerce(v, hints[n], f"{where}: {n}") for n, v in values.items()}
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _read(path: Path) -> dict:
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path.name} is not valid YAML: {error}") from None
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path.name} must hold keys and values")
+    return loaded
+
+
+def datasets() -> tuple[str, ...]:
+    """The names of all datasets that params/datasets/ describes."""
+    return tuple(sorted(p.stem for p in (PARAMS / "datasets").glob("*.yaml")))
+
+
+def load_dataset(name: str) -> Dataset:
+    """The dataset that params/datasets/<name>.yaml describes.
+
+    Errors: ConfigError for an unknown name (with the nearest right one), key, type or range.
+    """
+    if name not in datasets():
+        raise ConfigError(_unknown("dataset", name, datasets()))
+    return _build(Dataset, _read(PARAMS / "datasets" / f"{name}.yaml"), f"dataset {name}")
+
+
+def load_config(model: str, dataset: str = "toy", scale: str = "smoke", seed: int = 1,
+                train_data: str = "raw", **overrides) -> Config:
+    """The resolved settings of one run.
+
+    `params/<scale>/<model>.yaml` gives `architecture`, `training` and `evaluation`; where the paper
+    has two sizes, `iwslt` replaces keys for datasets of that size. `overrides` replaces single keys
+    of any of the three sections.
+
+    Errors: ConfigError for an unknown model, dataset, scale or parameter (with the nearest right
+    one), a wrong type or a value out of range.
+    """
+    for kind, name, known in (("model", model, MODELS), ("scale", scale, SCALES),
+                              ("train_data", train_data, ("raw", "distilled"))):
+        if name not in known:
+            raise ConfigError(_unknown(kind, name, known))
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ConfigError(f"seed = {seed!r} must be a whole number, 0 or more")
+    data = load_dataset(dataset)
+    where = f"params/{scale}/{model}.yaml"
+    loaded = _read(PARAMS / scale / f"{model}.yaml")
+    by_size = loaded.pop(data.size, None) or {}
+    loaded.pop({"iwslt": "wmt", "wmt": "iwslt"}[data.size], None)
+    sections = {"architecture": Architecture, "training": Training, "evaluation": Evaluation}
+    for name in (*loaded, *by_size):
+        if name not in sections:
+            raise ConfigError(f"{where}: {_unknown('section', name, (*sections, 'iwslt', 'wmt'))}")
+    known = {f.name: s for s, cls in sections.items() for f in dataclasses.fields(cls)}
+    values = {s: {**(loaded.get(s) or {}), **(by_size.get(s) or {})} for s in sections}
+    for name, value in overrides.items():
+        if name not in known:
+            raise ConfigError(_unknown("parameter", name, known))
+        values[known[name]][name] = value
+    built = {s: _build(cls, values[s], f"{where}, {s}") for s, cls in sections.items()}
+    return Config(model, scale, seed, train_data, data, **built)

@@ -1,0 +1,23 @@
+"""The errors that a user can cause, each raised with one message that names the fix."""
+
+__all__ = ["CheckpointError", "ConfigError", "DataError", "ReproError", "TrainingError"]
+
+
+class ReproError(Exception):
+    """Base of every error that the repository raises on purpose."""
+
+
+class ConfigError(ReproError):
+    """A name, a type or a range in params/ or in a notebook's parameters is wrong."""
+
+
+class DataError(ReproError):
+    """A corpus is missing, damaged, unaligned or empty."""
+
+
+class CheckpointError(ReproError):
+    """A checkpoint is missing, truncated, foreign, or doesn't fit the model or vocabulary."""
+
+
+class TrainingError(ReproError):
+    """Training can't go on: a loss term is not finite."""

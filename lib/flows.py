@@ -1,0 +1,303 @@
+"""Glow for sequences: the invertible layers of the flow prior, conditioned on the source.
+
+`forward(z, ...) -> (eps, log_abs_det)` is the density direction, `inverse` the sampling one; every
+log_abs_det has shape [batch], in nats, and counts real positions only. Both directions cost the
+same: a coupling computes shift and scale from the half that it leaves alone.
+Source: Kingma and Dhariwal (2018); Ma et al. (2019), FlowSeq; Lee et al. (2020), section 4.2.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from .layers import (
+    DecoderLayer,
+    KeysValues,
+    SourceKeysValues,
+    WeightNormLinear,
+    mask_bias,
+    masked_moments,
+    positions,
+)
+
+__all__ = ["ActNorm", "Condition", "Coupling", "Glow", "InvertibleLinear", "squeeze", "unsqueeze"]
+
+HEAD = 32  # channels of one head of the invertible 1x1 convolution
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a coupling may look at besides its own half: source keys and values, and the masks."""
+
+    source: KeysValues | None
+    source_bias: Tensor | None
+    mask: Tensor | None  # [batch, length] of this level, True = real, None = all real
+    bias: Tensor | None  # the same as an additive attention bias
+
+
+class ActNorm(nn.Module):
+    """eps = (z + b) * exp(log_scale), a channel at a time (Kingma and Dhariwal 2018, 3.1)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.b = nn.Parameter(torch.zeros(channels))
+        self.log_scale = nn.Parameter(torch.zeros(channels))
+
+    @torch.no_grad()
+    def initialise(self, z: Float[Tensor, "batch length channels"],
+                   mask: Bool[Tensor, "batch length"] | None) -> None:
+        """Set b and log_scale so that real positions come out with mean 0 and variance 1."""
+        mean, variance = masked_moments(z, mask)
+        self.b.copy_(-mean)
+        self.log_scale.copy_(-0.5 * torch.log(variance + 1e-6))
+
+    def forward(self, z: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """Density direction."""
+        eps = (z + self.b) * self.log_scale.exp()
+        return eps, self.log_scale.sum() * _lengths(z, condition.mask)
+
+    def inverse(self, eps: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """Sampling direction."""
+        z = eps * (-self.log_scale).exp() - self.b
+        return z, -self.log_scale.sum() * _lengths(eps, condition.mask)
+
+
+class InvertibleLinear(nn.Module):
+    """Multi-head invertible 1x1 convolution, W = P L U in every head of 32 channels.
+
+    P is a fixed permutation, L lower triangular with unit diagonal, U upper triangular with the
+    diagonal sign(s) exp(log_s), so log|det W| = sum(log_s). Before a split into halves the heads
+    interleave, before a split into alternate channels they are contiguous, as in the released code.
+    """
+
+    def __init__(self, channels: int, interleaved: bool):
+        super().__init__()
+        self.interleaved = interleaved
+        heads = channels // HEAD
+        rotation = torch.linalg.qr(torch.randn(heads, HEAD, HEAD, dtype=torch.float64))[0]
+        permutation, lower, upper = torch.linalg.lu(rotation)
+        s = upper.diagonal(dim1=-2, dim2=-1)
+        dtype = torch.get_default_dtype()
+        self.register_buffer("permutation", permutation.to(dtype))
+        self.register_buffer("sign", s.sign().to(dtype))
+        self.lower = nn.Parameter(lower.tril(-1).to(dtype))
+        self.upper = nn.Parameter(upper.triu(1).to(dtype))
+        self.log_s = nn.Parameter(s.abs().log().to(dtype))
+        self._kept: tuple = (None, None, None)
+
+    def _heads(self) -> Tensor:
+        eye = torch.eye(HEAD, dtype=self.lower.dtype, device=self.lower.device)
+        diagonal = torch.diag_embed(self.sign * self.log_s.exp())
+        return self.permutation @ (self.lower.tril(-1) + eye) @ (self.upper.triu(1) + diagonal)
+
+    def _dense(self, heads: Tensor) -> Tensor:
+        """All heads as one [channels, channels] matrix."""
+        if not self.interleaved:
+            return torch.block_diag(*heads)
+        count = heads.shape[0]
+        eye = torch.eye(count, dtype=heads.dtype, device=heads.device)
+        full = heads.permute(1, 2, 0)[:, :, :, None] * eye  # [in, out, head, head]
+        return full.transpose(1, 2).reshape(HEAD * count, HEAD * count)
+
+    def matrix(self) -> Float[Tensor, "channels channels"]:
+        """The whole W, so that eps = z W."""
+        return self._dense(self._heads())
+
+    def inverse_matrix(self) -> Float[Tensor, "channels channels"]:
+        """W^-1, computed once per set of weights."""
+        weights = (self.lower, self.upper, self.log_s)
+        key = tuple((w.data_ptr(), w._version) for w in weights)
+        if torch.is_grad_enabled():
+            return self._dense(torch.linalg.inv(self._heads()))
+        if self._kept[0] != key:
+            self._kept = (key, self._dense(torch.linalg.inv(self._heads())), None)
+        return self._kept[1]
+
+    def forward(self, z: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """Density direction."""
+        with torch.autocast(z.device.type, enabled=False):
+            return z @ self.matrix(), self.log_s.sum() * _lengths(z, condition.mask)
+
+    def inverse(self, eps: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """Sampling direction."""
+        with torch.autocast(eps.device.type, enabled=False):
+            z = eps @ self.inverse_matrix()
+        return z, -self.log_s.sum() * _lengths(eps, condition.mask)
+
+
+class Coupling(nn.Module):
+    """Affine coupling: eps_b = (z_b + shift(z_a)) * scale(z_a), scale = sigmoid(raw + 2).
+
+    Shift and raw scale come from one Transformer decoder layer as wide as z_a that reads the
+    source, and a weight-normalised linear layer that starts at zero. `split` is c (halves of the
+    channels), a (alternate channels) or t (even and odd times). An additive coupling has scale 1.
+    """
+
+    def __init__(self, channels: int, split: str, heads: int, d_filter: int, kind: str = "affine"):
+        super().__init__()
+        self.split, self.kind = split, kind
+        self.width = channels if split == "t" else channels // 2
+        self.layer = DecoderLayer(self.width, d_filter, heads, dropout=0.0)
+        self.norm = nn.LayerNorm(self.width)
+        self.out = WeightNormLinear(self.width, self.width * (2 if kind == "affine" else 1))
+
+    def _shift_and_scale(self, kept: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
+        """Shift and log scale, in the flow's own precision."""
+        bias = condition.bias
+        if self.split == "t" and bias is not None:
+            bias = bias[..., ::2]
+        x = kept + positions(kept.shape[1], self.width, kept.device, kept.dtype)
+        x = self.norm(self.layer(x, bias, condition.source, condition.source_bias))
+        out = self.out(x).to(kept.dtype)
+        if self.kind == "additive":
+            return out, None
+        shift, raw = out.chunk(2, -1)
+        return shift, F.logsigmoid(raw + 2.0)
+
+    def _log_abs_det(self, log_scale: Tensor | None, like: Tensor, mask: Tensor | None) -> Tensor:
+        if log_scale is None:
+            return like.new_zeros(like.shape[0])
+        if mask is not None:
+            mask = mask[:, ::2] if self.split == "t" else mask
+            log_scale = log_scale * mask[..., None]
+        return log_scale.sum((1, 2))
+
+    def forward(self, z: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """Density direction."""
+        kept, moved = _take_apart(z, self.split)
+        shift, log_scale = self._shift_and_scale(kept, condition)
+        moved = moved + shift
+        if log_scale is not None:
+            moved = moved * log_scale.exp()
+        eps = _put_together(kept, moved, self.split)
+        return eps, self._log_abs_det(log_scale, z, condition.mask)
+
+    def inverse(self, eps: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """Sampling direction."""
+        kept, moved = _take_apart(eps, self.split)
+        shift, log_scale = self._shift_and_scale(kept, condition)
+        if log_scale is not None:
+            moved = moved * (-log_scale).exp()
+        z = _put_together(kept, moved - shift, self.split)
+        return z, -self._log_abs_det(log_scale, eps, condition.mask)
+
+
+class Glow(nn.Module):
+    """Three levels of flow steps; between them half of the channels leave, the rest is squeezed.
+
+    Level l works at 1/2^l of the length with the same number of channels. One step is, for each
+    letter of the level's plan: actnorm, invertible 1x1 convolution (not before t), coupling. Before
+    channels leave, one more coupling acts on them. Lengths must be multiples of 2^(levels - 1).
+    """
+
+    def __init__(self, channels: int, d_source: int, steps: tuple[int, ...],
+                 plans: tuple[str, ...], heads: int, d_filter: int, kind: str = "affine"):
+        super().__init__()
+        self.levels = nn.ModuleList()
+        for level, (count, plan) in enumerate(zip(steps, plans, strict=True)):
+            layers = []
+            for split in plan * count:
+                layers.append(ActNorm(channels))
+                if split != "t":
+                    layers.append(InvertibleLinear(channels, interleaved=split == "c"))
+                layers.append(Coupling(channels, split, heads, d_filter, kind))
+            if level < len(steps) - 1:
+                layers.append(Coupling(channels, "c", heads, d_filter, kind))
+            self.levels.append(nn.ModuleList(layers))
+        widths = [c.width for c in self.couplings()]
+        self.source = SourceKeysValues(d_source, widths, heads)
+
+    def couplings(self) -> list[Coupling]:
+        """All couplings in the order of the density direction."""
+        return [m for level in self.levels for m in level if isinstance(m, Coupling)]
+
+    def conditions(self, sources: list[KeysValues], source_mask: Tensor | None,
+                   mask: Bool[Tensor, "batch length"] | None) -> list[list[Condition]]:
+        """For every layer of every level what it may look at.
+
+        `sources` is `self.source(states)`, computed once for all samples of a sentence.
+        """
+        sources = iter(sources)
+        source_bias = mask_bias(source_mask)
+        result = []
+        for level, layers in enumerate(self.levels):
+            here = mask if mask is None else mask[:, ::2**level]
+            bias = mask_bias(here)
+            result.append([Condition(next(sources) if isinstance(layer, Coupling) else None,
+                                     source_bias, here, bias) for layer in layers])
+        return result
+
+    def forward(self, z: Float[Tensor, "batch length channels"], conditions,
+                initialise: bool = False) -> tuple[list[Tensor], Float[Tensor, " batch"]]:
+        """Base noise of each level, [batch, length / 2^l, channels / 2] (last: all channels).
+
+        With `initialise` every actnorm is first set from what reaches it.
+        """
+        noise, total = [], z.new_zeros(z.shape[0])
+        for level, layers in enumerate(self.levels):
+            if level:
+                z, leaving = z.chunk(2, -1)
+                noise.append(leaving)
+                z = squeeze(z)
+            for layer, condition in zip(layers, conditions[level], strict=True):
+                if initialise and isinstance(layer, ActNorm):
+                    layer.initialise(z, condition.mask)
+                z, log_abs_det = layer(z, condition)
+                total = total + log_abs_det
+        return [*noise, z], total
+
+    def inverse(self, noise: list[Tensor],
+                conditions) -> tuple[Float[Tensor, "batch length channels"], Tensor]:
+        """The latent variable that the noise of all levels stands for."""
+        z, total = noise[-1], noise[-1].new_zeros(noise[-1].shape[0])
+        for level in reversed(range(len(self.levels))):
+            pairs = list(zip(self.levels[level], conditions[level], strict=True))
+            for layer, condition in reversed(pairs):
+                z, log_abs_det = layer.inverse(z, condition)
+                total = total + log_abs_det
+            if level:
+                z = torch.cat([unsqueeze(z), noise[level - 1]], -1)
+        return z, total
+
+    def noise_shapes(self, batch: int, length: int, channels: int) -> list[tuple[int, int, int]]:
+        """Shapes of the base noise of each level."""
+        last = len(self.levels) - 1
+        return [(batch, length >> level, channels if level == last else channels // 2)
+                for level in range(last + 1)]
+
+
+def squeeze(z: Float[Tensor, "batch length channels"]) -> Tensor:
+    """Two neighbouring times become one with twice the channels, neighbours side by side."""
+    return z.unflatten(1, (-1, 2)).transpose(2, 3).flatten(2)
+
+
+def unsqueeze(z: Float[Tensor, "batch half twice"]) -> Tensor:
+    """The inverse of `squeeze`."""
+    return z.unflatten(2, (-1, 2)).transpose(2, 3).flatten(1, 2)
+
+
+def _take_apart(z: Tensor, split: str) -> tuple[Tensor, Tensor]:
+    if split == "c":
+        kept, moved = z.chunk(2, -1)
+        return kept, moved
+    if split == "a":
+        return z[..., 0::2], z[..., 1::2]
+    return z[:, 0::2], z[:, 1::2]
+
+
+def _put_together(kept: Tensor, moved: Tensor, split: str) -> Tensor:
+    if split == "c":
+        return torch.cat([kept, moved], -1)
+    if split == "a":
+        return torch.stack([kept, moved], -1).flatten(-2)
+    return torch.stack([kept, moved], 2).flatten(1, 2)
+
+
+def _lengths(z: Tensor, mask: Tensor | None) -> Tensor:
+    """Real positions of each sentence, [batch], in z's dtype."""
+    if mask is None:
+        return z.new_full((z.shape[0],), z.shape[1])
+    return mask.sum(1).to(z.dtype)

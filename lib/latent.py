@@ -1,0 +1,225 @@
+"""Latent-variable non-autoregressive models: p(y|x) = sum_T p(T|x) int p(y|z,x) p(z|x) dz.
+
+Source: Lee et al. (2020), sections 3 and 4; Shu et al. (2020), LaNMT. The networks return
+distributions, so that the ELBO is one line.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from .batching import Batch
+from .config import Architecture, Training
+from .distributions import (
+    DiagonalGaussian,
+    Tokens,
+    exact,
+    gaussian_kl,
+)
+from .layers import Decoder, Embedding, Encoder, Memory, positions
+from .likelihood import LogProbTerms
+from .objectives import token_losses
+from .priors import GaussianHead, build_prior
+
+__all__ = ["LatentModel", "LengthPredictor"]
+
+LARGEST_DIFFERENCE = 30  # of target and source length, in the length predictor's classes
+MULTIPLE = 4  # targets are padded with EOS to multiples of this length
+
+
+class LengthPredictor(nn.Module):
+    """Categorical over target minus source length in [-30, 30], from mean-pooled source states.
+
+    Two layers, no gradient into the encoder. Lengths count one EOS on both sides.
+    """
+
+    def __init__(self, d_model: int):
+        super().__init__()
+        self.inner = nn.Linear(d_model, d_model)
+        self.outer = nn.Linear(d_model, 2 * LARGEST_DIFFERENCE + 1)
+
+    def forward(self, memory: Memory) -> Float[Tensor, "batch classes"]:
+        """Log-probabilities of the differences."""
+        states = exact(memory.states.detach())
+        if memory.mask is None:
+            pooled = states.mean(1)
+        else:
+            real = memory.mask[..., None]
+            pooled = (states * real).sum(1) / real.sum(1)
+        return exact(self.outer(F.relu(self.inner(pooled)))).log_softmax(-1)
+
+    def predict(self, memory: Memory) -> Int[Tensor, " batch"]:
+        """The most probable length (with one EOS), rounded up to a multiple of 4."""
+        difference = self(memory).argmax(-1) - LARGEST_DIFFERENCE
+        return _round_up((_source_lengths(memory) + difference).clamp(min=1))
+
+    def log_prob(self, memory: Memory, length: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        """log p(padded length | x): the sum over all lengths that round up to it.
+
+        The two outermost classes stand for "30 or more" and are spread geometrically (half for 30,
+        a quarter for 31, ...), so that every length has a probability and they sum to one.
+        """
+        log_probs, source = self(memory), _source_lengths(memory)
+        difference = length[:, None] - torch.arange(MULTIPLE, device=length.device)
+        difference = difference - source[:, None]  # [batch, 4]: those that round up to `length`
+        beyond = (difference.abs() - LARGEST_DIFFERENCE).clamp(min=-1) + 1
+        bounded = difference.clamp(-LARGEST_DIFFERENCE, LARGEST_DIFFERENCE)
+        terms = log_probs.gather(1, bounded + LARGEST_DIFFERENCE) - beyond * math.log(2)
+        total = terms.logsumexp(1)
+        # Everything at or below 0 is predicted as the shortest target, so it counts there.
+        below = torch.arange(-LARGEST_DIFFERENCE, LARGEST_DIFFERENCE + 1, device=length.device)
+        impossible = log_probs.masked_fill(below + source[:, None] > 0, -math.inf)
+        rest = impossible.logsumexp(1)
+        tail = log_probs[:, 0] - (source - LARGEST_DIFFERENCE).clamp(min=0) * math.log(2)
+        rest = torch.where(source > LARGEST_DIFFERENCE, tail, rest)
+        return torch.where(length == MULTIPLE, torch.logaddexp(total, rest), total)
+
+
+class LatentModel(nn.Module):
+    """Encoder, length predictor, posterior, prior and non-autoregressive decoder."""
+
+    multiple = MULTIPLE
+    decoding = "parallel"
+
+    def __init__(self, a: Architecture, vocabulary: int, dropout: float = 0.0):
+        super().__init__()
+        self.architecture = a
+        sizes = a.d_model, a.d_filter, a.heads, dropout
+        self.embedding = Embedding(vocabulary, a.d_model, dropout)
+        self.encoder = Encoder(a.encoder_layers, *sizes)
+        self.length_predictor = LengthPredictor(a.d_model)
+        self.posterior_decoder = Decoder(a.posterior_layers, *sizes)
+        self.posterior_head = GaussianHead(a.d_model, a.d_latent)
+        self.prior = build_prior(a, dropout)
+        self.latent = nn.Linear(a.d_latent, a.d_model)
+        self.decoder = Decoder(a.decoder_layers, *sizes)
+
+    # ---- the networks, each returning a distribution ----
+
+    def encode(self, source: Int[Tensor, "batch source"],
+               mask: Bool[Tensor, "batch source"] | None) -> Memory:
+        """The encoded source."""
+        return self.encoder(self.embedding(source), mask)
+
+    def posterior(self, memory: Memory, target: Int[Tensor, "batch length"],
+                  mask: Bool[Tensor, "batch length"] | None) -> DiagonalGaussian:
+        """q(z|y,x)."""
+        return self.posterior_head(self._posterior_states(memory, target, mask), mask)
+
+    def _posterior_states(self, memory, target, mask) -> Tensor:
+        return self.posterior_decoder(self.embedding(target), memory, mask)
+
+    def decode(self, z: Float[Tensor, "samples length d_latent"], memory: Memory,
+               mask: Bool[Tensor, "batch length"] | None) -> Tokens:
+        """p(y|z,x), every position at once; samples of one sentence lie together."""
+        x = self.latent(z)
+        x = x + positions(z.shape[1], x.shape[-1], x.device, x.dtype)
+        if mask is not None:
+            mask = mask.repeat_interleave(len(z) // len(mask), 0)
+        return Tokens(self.decoder(x, memory, mask), self.embedding.weight)
+
+    # ---- training ----
+
+    def loss_terms(self, batch: Batch, training: Training, kl_weight: float) -> dict[str, Tensor]:
+        """Sums over the batch, in nats: the negative ELBO's terms and `loss`; and `tokens`.
+
+        loss = smoothed reconstruction + kl_weight * KL[q || p] + alpha * KL[q || N(0, I)] + length.
+        While the KL weight is 0 the prior isn't evaluated, and there is no `kl`.
+        """
+        memory = self.encode(batch.source, batch.source_mask)
+        mask, target = batch.target_mask, batch.target
+        q = self.posterior(memory, target, mask)
+        z = q.rsample()
+        states, ids = self.decode(z, memory, mask).states.flatten(0, 1), target.flatten()
+        if mask is not None:
+            states, ids = states[mask.flatten()], ids[mask.flatten()]
+        loss, nll = token_losses(states, self.embedding.weight, ids, training.label_smoothing)
+        difference = batch.target_tokens - _source_lengths(memory)
+        classes = difference.clamp(-LARGEST_DIFFERENCE, LARGEST_DIFFERENCE) + LARGEST_DIFFERENCE
+        length = F.nll_loss(self.length_predictor(memory), classes, reduction="sum")
+        terms = {"reconstruction": nll, "length": length}
+        loss = loss + length
+        if kl_weight > 0:
+            p = self.prior(memory, target.shape[1], mask)
+            terms["kl"] = _kl(q, p, z)
+            loss = loss + _kl_loss(q, p, z, kl_weight, training.prior_keeps_pace)
+        if training.posterior_penalty:
+            standard = DiagonalGaussian(torch.zeros_like(q.loc), torch.ones_like(q.scale), mask)
+            loss = loss + training.posterior_penalty * gaussian_kl(q, standard).sum()
+        return {"loss": loss, **{k: v.detach() for k, v in terms.items()},
+                "tokens": batch.target_tokens.sum()}
+
+    @torch.no_grad()
+    def initialise(self, batch: Batch, which: str) -> None:
+        """Data-dependent initialisation of the `posterior`'s head, or of the `prior`."""
+        memory = self.encode(batch.source, batch.source_mask)
+        if which == "posterior":
+            states = self._posterior_states(memory, batch.target, batch.target_mask)
+            self.posterior_head.out.initialise(states, batch.target_mask)
+        else:
+            q = self.posterior(memory, batch.target, batch.target_mask)
+            self.prior.initialise(q.rsample(), memory, batch.target_mask)
+
+    # ---- likelihood ----
+
+    @torch.no_grad()
+    def log_prob_terms(self, batch: Batch, samples: int = 1,
+                       generator: torch.Generator | None = None, chunk: int = 16) -> LogProbTerms:
+        """Terms of `samples` draws from q(z|y,x), `chunk` at a time; source and q encoded once.
+
+        Memory depends on `chunk`, not on `samples`; the draws don't depend on `chunk`.
+        """
+        memory = self.encode(batch.source, batch.source_mask)
+        mask = batch.target_mask
+        q = self.posterior(memory, batch.target, mask)
+        p = self.prior(memory, batch.target.shape[1], mask)
+        rows = []
+        for start in range(0, samples, chunk):
+            count = min(chunk, samples - start)
+            draws = torch.stack([q.rsample(1, generator) for _ in range(count)], 1)
+            z = draws.flatten(0, 1)
+            log_p_y = self.decode(z, memory, mask).log_prob(batch.target, mask)
+            parts = log_p_y, p.log_prob(z), q.log_prob(z)
+            rows.append(torch.stack([part.view(len(batch), count).T for part in parts]))
+        log_p_y, log_p_z, log_q_z = torch.cat(rows, 1)
+        padded = batch.target.shape[1] if mask is None else mask.sum(1)
+        lengths = torch.zeros_like(batch.target_tokens) + padded
+        return LogProbTerms(log_p_y, log_p_z, log_q_z,
+                            self.length_predictor.log_prob(memory, lengths))
+
+
+def _kl(q: DiagonalGaussian, p, z: Tensor) -> Tensor:
+    """KL[q || p] summed over the batch: closed form between Gaussians, else at the sample z."""
+    if isinstance(p, DiagonalGaussian):
+        return gaussian_kl(q, p).sum()
+    return (q.log_prob(z) - p.log_prob(z)).sum()
+
+
+def _kl_loss(q: DiagonalGaussian, p, z: Tensor, weight: float, keep_pace: bool) -> Tensor:
+    """The KL's part of the loss; with `keep_pace` the prior's own gradient has weight 1.
+
+    The posterior's gradient always has the weight `weight`, through tensors that are a mixture of
+    themselves and their detached copies, equal in value.
+    """
+    if not keep_pace or weight == 1.0:
+        return weight * _kl(q, p, z)
+
+    def slowed(x: Tensor) -> Tensor:
+        return weight * x + (1 - weight) * x.detach()
+
+    return _kl(DiagonalGaussian(slowed(q.loc), slowed(q.scale), q.mask), p, slowed(z))
+
+
+def _source_lengths(memory: Memory) -> Int[Tensor, " batch"]:
+    """Source subwords with one EOS."""
+    batch, longest, _ = memory.states.shape
+    if memory.mask is None:
+        return torch.full((batch,), longest, device=memory.states.device)
+    return memory.mask.sum(1)
+
+
+def _round_up(length: Tensor) -> Tensor:
+    return (length + MULTIPLE - 1) // MULTIPLE * MULTIPLE

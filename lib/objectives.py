@@ -1,0 +1,102 @@
+"""What training minimises and how it is scheduled; nothing here is reported as a likelihood."""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+__all__ = ["kl_weight", "learning_rate", "token_log_prob", "token_losses"]
+
+
+def learning_rate(step: int, peak: float, warmup_steps: int) -> float:
+    """Linear warm-up to `peak`, then inverse square root of the step (Vaswani et al. 2017, eq. 3).
+
+    `step` counts from 1.
+    """
+    return peak * min(step / warmup_steps, math.sqrt(warmup_steps / step))
+
+
+def kl_weight(step: int, start: int, ramp: int) -> float:
+    """Weight of the KL term at `step` (from 1): 0 up to `start`, then linear to 1 over `ramp`."""
+    if step <= start:
+        return 0.0
+    return 1.0 if ramp == 0 else min(1.0, (step - start) / ramp)
+
+
+class _TokenLosses(torch.autograd.Function):
+    """Summed cross-entropy of a linear output layer, its gradient taken in the forward pass.
+
+    Chunks of rows stay in cache, and the [rows, vocabulary] matrix never exists as a whole. Valid
+    because the sum has one upstream gradient, a scalar.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, weight, target, smoothing, dtype):
+        rows, vocabulary = hidden.shape[0], weight.shape[0]
+        exact = torch.promote_types(dtype, torch.float32)
+        h, w = hidden.to(dtype), weight.to(dtype)
+        grad_h = torch.empty_like(h)
+        grad_w = torch.zeros_like(weight, dtype=exact)
+        nll = torch.zeros((), dtype=exact, device=h.device)
+        uniform = torch.zeros_like(nll)
+        chunk = _chunk(vocabulary, h.is_cuda)
+        for start in range(0, rows, chunk):
+            part, ids = h[start:start + chunk], target[start:start + chunk, None]
+            logits = (part @ w.T).to(exact)
+            log_z = logits.logsumexp(-1, keepdim=True)
+            nll += (log_z - logits.gather(-1, ids)).sum()
+            if smoothing:
+                uniform += log_z.sum() - logits.sum() / vocabulary
+            slope = logits.sub_(log_z).exp_()
+            if smoothing:
+                slope -= smoothing / vocabulary
+            ones = torch.full_like(ids, -(1.0 - smoothing), dtype=exact)
+            slope = slope.scatter_add_(-1, ids, ones).to(dtype)
+            torch.mm(slope, w, out=grad_h[start:start + chunk])
+            grad_w += slope.T @ part
+        ctx.save_for_backward(grad_h, grad_w)
+        ctx.dtypes = hidden.dtype, weight.dtype
+        loss = (1.0 - smoothing) * nll + smoothing * uniform
+        ctx.mark_non_differentiable(nll)
+        return loss, nll
+
+    @staticmethod
+    def backward(ctx, grad_loss, _):
+        grad_h, grad_w = ctx.saved_tensors
+        return ((grad_h * grad_loss).to(ctx.dtypes[0]), (grad_w * grad_loss).to(ctx.dtypes[1]),
+                None, None, None)
+
+
+def _chunk(vocabulary: int, on_gpu: bool) -> int:
+    return max(64, (2**27 if on_gpu else 2**22) // vocabulary)
+
+
+def token_losses(hidden: Float[Tensor, "tokens d_model"], weight: Float[Tensor, "vocabulary d_model"],
+                 target: Int[Tensor, " tokens"], smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Label-smoothed loss (with gradient) and unsmoothed nll (without), summed, in nats.
+
+    The loss is (1 - s) * nll + s * cross-entropy to the uniform distribution over the vocabulary
+    (Szegedy et al. 2016). Only the first may be minimised, only the second may be reported.
+    """
+    return _TokenLosses.apply(hidden, weight, target, smoothing, _compute_dtype(hidden))
+
+
+def token_log_prob(hidden: Float[Tensor, "tokens d_model"],
+                   weight: Float[Tensor, "vocabulary d_model"],
+                   target: Int[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
+    """log softmax(hidden weight^T)[target], in nats, a chunk of rows at a time; for evaluation."""
+    dtype = _compute_dtype(hidden)
+    h, w = hidden.to(dtype), weight.to(dtype)
+    parts = []
+    chunk = _chunk(weight.shape[0], h.is_cuda)
+    for start in range(0, h.shape[0], chunk):
+        logits = (h[start:start + chunk] @ w.T).to(torch.promote_types(dtype, torch.float32))
+        chosen = logits.gather(-1, target[start:start + chunk, None])[:, 0]
+        parts.append(chosen - logits.logsumexp(-1))
+    return torch.cat(parts) if parts else hidden.new_zeros(0)
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
