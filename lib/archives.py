@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import logging
 import os
@@ -12,7 +13,6 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import pooch
 
@@ -163,7 +163,7 @@ def _matches(member: tarfile.TarInfo, name: str) -> bool:
     return member.isfile() and f"/{member.name}".endswith(f"/{name}")
 
 
-def _read_members(file: BinaryIO, names: Sequence[str], where: str) -> list[bytes]:
+def _read_members(file: io.BufferedReader, names: Sequence[str], where: str) -> list[bytes]:
     found = {}
     with tarfile.open(fileobj=file, mode="r|gz") as archive:
         for member in archive:

@@ -68,7 +68,9 @@ def read(dataset: Dataset, split: str) -> Pairs:
 
 
 def _set_names(dataset: Dataset, split: str) -> tuple[str, ...]:
-    return tuple(dataset.train) if split == "train" else (getattr(dataset, split),)
+    if not dataset.train:
+        raise ConfigError(f"dataset {dataset.name}: train names no set; give at least one")
+    return dataset.train if split == "train" else (getattr(dataset, split),)
 
 
 def _check_options(dataset: Dataset) -> None:
@@ -192,8 +194,6 @@ def _not_empty(pairs: Pairs) -> Pairs:
 
 
 def _joined(parts: list[Pairs]) -> Pairs:
-    if not parts:
-        raise ConfigError("train names no set: give at least one")
     if len(parts) == 1:
         return parts[0]
     names = tuple(" + ".join(part.names[side] for part in parts) for side in (0, 1))
