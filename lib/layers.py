@@ -121,14 +121,16 @@ def positions(length: int, width: int, device=None, dtype=None) -> Float[Tensor,
     Errors: DataError where `length` is beyond what the models are made for.
     """
     if length > LONGEST:
-        raise DataError(f"a sentence has {length} subwords, models take {LONGEST} at most: split it")
+        raise DataError(f"a sentence has {length} subwords, models take {LONGEST} at most: "
+                        "split it")
+    dtype = dtype or torch.get_default_dtype()
     key = (length, width, str(device), dtype)
     if key not in _POSITIONS:
         half = torch.arange((width + 1) // 2, dtype=torch.float64)
         rates = torch.exp(-math.log(10_000.0) * half / max(1, len(half) - 1))
         angles = torch.arange(length, dtype=torch.float64)[:, None] * rates
         table = torch.cat([angles.sin(), angles.cos()], -1)[:, :width]
-        _POSITIONS[key] = table.to(device=device, dtype=dtype or torch.get_default_dtype())
+        _POSITIONS[key] = table.to(device=device, dtype=dtype)
     return _POSITIONS[key]
 
 
