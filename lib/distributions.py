@@ -49,8 +49,8 @@ class DiagonalGaussian:
         """The mean."""
         return self.loc
 
-    def rsample(self, samples: int = 1,
-                generator: torch.Generator | None = None) -> Float[Tensor, "samples length channels"]:
+    def rsample(self, samples: int = 1, generator: torch.Generator | None = None,
+                ) -> Float[Tensor, "samples length channels"]:
         """Reparameterised samples, [batch * samples, length, channels]."""
         loc = self.loc.repeat_interleave(samples, 0)
         eps = torch.randn(loc.shape, dtype=loc.dtype, device=loc.device, generator=generator)

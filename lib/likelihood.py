@@ -7,7 +7,6 @@ sentence, in nats, of shape [samples, batch], with z_k drawn from q. They return
 import math
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 

@@ -72,7 +72,8 @@ def _chunk(vocabulary: int, on_gpu: bool) -> int:
     return max(64, (2**27 if on_gpu else 2**22) // vocabulary)
 
 
-def token_losses(hidden: Float[Tensor, "tokens d_model"], weight: Float[Tensor, "vocabulary d_model"],
+def token_losses(hidden: Float[Tensor, "tokens d_model"],
+                 weight: Float[Tensor, "vocabulary d_model"],
                  target: Int[Tensor, " tokens"], smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
     """Label-smoothed loss (with gradient) and unsmoothed nll (without), summed, in nats.
 
