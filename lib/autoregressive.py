@@ -25,7 +25,8 @@ class DecoderState:
     Hypotheses of one sentence lie together, so that they share the source's keys and values.
     """
 
-    def __init__(self, sources: list[KeysValues], bias: Tensor | None, hypotheses: int, longest: int):
+    def __init__(self, sources: list[KeysValues], bias: Tensor | None, hypotheses: int,
+                 longest: int):
         self.sources, self.bias, self.longest, self.at = sources, bias, longest, 0
         self.caches = []
         for key, _ in sources:

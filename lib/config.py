@@ -1,4 +1,4 @@
-"""Validated, frozen settings: every constant of a run comes from params/ and passes through here."""
+"""Validated, frozen settings: every constant of a run comes from params/ and passes here."""
 
 import dataclasses
 import difflib
@@ -67,11 +67,12 @@ class Architecture:
                 "one to three levels (targets are padded to a multiple of 4 = two squeezes)")
         for level, plan in enumerate(self.flow_plans):
             if not plan or set(plan) - set("cat") or (level == 2 and "t" in plan):
-                raise ConfigError(f"flow_plans: '{plan}' on level {level + 1}; use the letters c, a "
-                                  "and t, and no t on the third level (its length can be odd)")
+                raise ConfigError(f"flow_plans: '{plan}' on level {level + 1}; use the letters c, "
+                                  "a and t, and no t on the third level (its length can be odd)")
         if self.d_latent % 32 or (self.d_latent // 2) % self.flow_heads:
-            raise ConfigError(f"d_latent = {self.d_latent} must be a multiple of 32 (channels of an "
-                              f"invertible 1x1 head) and of 2 x flow_heads = {2 * self.flow_heads}")
+            raise ConfigError(f"d_latent = {self.d_latent} must be a multiple of 32 (channels of "
+                              "an invertible 1x1 head) and of 2 x flow_heads = "
+                              f"{2 * self.flow_heads}")
 
 
 @dataclass(frozen=True)
