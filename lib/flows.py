@@ -86,7 +86,7 @@ class InvertibleLinear(nn.Module):
         self.lower = nn.Parameter(lower.tril(-1).to(dtype))
         self.upper = nn.Parameter(upper.triu(1).to(dtype))
         self.log_s = nn.Parameter(s.abs().log().to(dtype))
-        self._kept: tuple = (None, None, None)
+        self._kept: tuple = (None, None)
 
     def _heads(self) -> Tensor:
         eye = torch.eye(HEAD, dtype=self.lower.dtype, device=self.lower.device)
@@ -107,13 +107,17 @@ class InvertibleLinear(nn.Module):
         return self._dense(self._heads())
 
     def inverse_matrix(self) -> Float[Tensor, "channels channels"]:
-        """W^-1, computed once per set of weights."""
-        weights = (self.lower, self.upper, self.log_s)
-        key = tuple((w.data_ptr(), w._version) for w in weights)
+        """W^-1, inverted once per set of weights (without gradients).
+
+        The weights are compared by value: fused optimisers don't raise a tensor's version.
+        """
+        heads = self._heads()
         if torch.is_grad_enabled():
-            return self._dense(torch.linalg.inv(self._heads()))
-        if self._kept[0] != key:
-            self._kept = (key, self._dense(torch.linalg.inv(self._heads())), None)
+            return self._dense(torch.linalg.inv(heads))
+        kept = self._kept[0]
+        if (kept is None or (kept.device, kept.dtype) != (heads.device, heads.dtype)
+                or not torch.equal(kept, heads)):
+            self._kept = (heads, self._dense(torch.linalg.inv(heads)))
         return self._kept[1]
 
     def forward(self, z: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
