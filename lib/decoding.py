@@ -17,7 +17,7 @@ from .subword import BOS, EOS, PAD
 __all__ = ["beam_search", "greedy", "hypotheses", "length_normaliser", "longest_target", "refine"]
 
 
-def length_normaliser(length: int, penalty: float) -> float:
+def length_normaliser(length: int | Tensor, penalty: float) -> float | Tensor:
     """lp(n) = ((5 + n) / 6)^penalty, n counting EOS (Wu et al. 2016, equation 14)."""
     return ((5 + length) / 6) ** penalty
 
@@ -44,14 +44,17 @@ def beam_search(model, source: Int[Tensor, "batch source"],
     A hypothesis is finished when EOS is among the `width` best continuations; it then gives up its
     place in the beam. A sentence is done when the beam is empty, or when no live hypothesis could
     still win: log p only falls and lp only grows, so that stopping early changes no result. Done
-    sentences leave the batch. At `longest` subwords every live hypothesis must end.
+    sentences leave the batch. At `longest` subwords (by default `longest_target` of the sentence's
+    own source, whatever the batch is padded to) every live hypothesis must end.
     """
     if width < 1 or length_penalty < 0:
         raise ConfigError(f"beam width {width} must be 1 or more, length penalty {length_penalty} "
                           "0 or more")
     batch = source.shape[0]
-    longest = longest or longest_target(source.shape[1])
     device = source.device
+    sizes = [source.shape[1]] * batch if mask is None else mask.sum(1).tolist()
+    limits = torch.tensor([longest or longest_target(size) for size in sizes], device=device)
+    longest, stops = int(limits.max()), set(limits.tolist())
     state = model.start(model.encode(source, mask), width, longest)
     found: list[list[int]] = [[] for _ in range(batch)]
     found_score = torch.full((batch,), -math.inf)
@@ -65,8 +68,8 @@ def beam_search(model, source: Int[Tensor, "batch source"],
     for at in range(longest):
         log_probs = model.step(state, last).view(len(sentence), width, -1)
         log_probs[..., [PAD, BOS]] = -math.inf
-        if at == longest - 1:
-            log_probs = _only_eos(log_probs)
+        if at + 1 in stops:
+            log_probs = _only_eos(log_probs, limits == at + 1)
         total, parent, token = _best(scores[..., None] + log_probs, width)
         ends = (token == EOS) & (total > -math.inf)
         normalised = (total / length_normaliser(at + 1, length_penalty)).masked_fill(
@@ -82,7 +85,7 @@ def beam_search(model, source: Int[Tensor, "batch source"],
         live = (token != EOS) & (total > -math.inf)
         live &= live.cumsum(1) <= places[:, None]
         scores = total.masked_fill(~live, -math.inf)
-        hope = scores.max(1).values / length_normaliser(longest, length_penalty)
+        hope = scores.max(1).values / length_normaliser(limits, length_penalty)
         done = (places <= 0) | (hope <= best)
         if bool(done.all()):
             break
@@ -94,16 +97,17 @@ def beam_search(model, source: Int[Tensor, "batch source"],
             state.keep(kept, rows[kept].flatten())
             sentence, scores, best = sentence[kept], scores[kept], best[kept]
             places, tokens, token = places[kept], tokens[kept], token[kept]
+            limits = limits[kept]
         elif width > 1:
             state.reorder(rows.flatten())
         last = token.flatten()
     return found, found_score
 
 
-def _only_eos(log_probs: Tensor) -> Tensor:
-    forced = torch.full_like(log_probs, -math.inf)
-    forced[..., EOS] = log_probs[..., EOS]
-    return forced
+def _only_eos(log_probs: Tensor, where: Bool[Tensor, " batch"]) -> Tensor:
+    """Log-probabilities [batch, width, vocabulary] with only EOS left in some sentences."""
+    others = torch.arange(log_probs.shape[-1], device=log_probs.device) != EOS
+    return log_probs.masked_fill(where[:, None, None] & others, -math.inf)
 
 
 def _best(total: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
