@@ -45,7 +45,9 @@ def load(path: Path, made_by: str) -> dict:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or ["empty"])[0].split(". ")[0]
+        if isinstance(error, (pickle.UnpicklingError, KeyError)):  # torch advises to trust the file
+            reason = "it holds more than tensors and plain values"
         raise CheckpointError(f"checkpoint {path} is truncated or not a checkpoint ({reason}): "
                               f"delete it and run `{made_by}`") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
