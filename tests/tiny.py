@@ -1,0 +1,58 @@
+"""Tiny models and batches that several test modules share."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from lib.batching import Batch, Tokenised, collate
+from lib.config import Architecture
+from lib.models import build
+from lib.subword import EOS, PAD
+
+AUTOREGRESSIVE = Architecture("autoregressive", d_model=16, d_filter=32, heads=2,
+                              encoder_layers=2, decoder_layers=2)
+GAUSSIAN = replace(AUTOREGRESSIVE, family="gaussian", d_latent=32, posterior_layers=1,
+                   prior="gaussian")
+FLOW = replace(GAUSSIAN, family="flow", prior="flow", flow_steps=(1, 1, 1), flow_d_filter=32,
+               flow_heads=2)
+
+
+def model_of(architecture: Architecture, vocabulary: int, spread: float = 0.2) -> torch.nn.Module:
+    """A model in evaluation mode, every weight moved at random away from its zero start."""
+    model = build(architecture, vocabulary).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(spread * torch.randn_like(parameter))
+    return model
+
+
+def tokenised(pairs: list[tuple[list[int], list[int]]]) -> Tokenised:
+    """A corpus of the given (source ids, target ids), without EOS."""
+    sides = []
+    for side in zip(*pairs, strict=True):
+        sides += [np.array([i for ids in side for i in ids], np.int32),
+                  np.cumsum([0, *map(len, side)])]
+    return Tokenised(*sides, np.arange(len(pairs)))
+
+
+def batch_of(pairs: list[tuple[list[int], list[int]]], multiple: int = 1) -> Batch:
+    """All of the given pairs as one batch."""
+    return collate(tokenised(pairs), np.arange(len(pairs)), multiple)
+
+
+def ragged(count: int, vocabulary: int, longest: int = 7) -> list[tuple[list[int], list[int]]]:
+    """Random pairs of differing lengths."""
+    rng = np.random.default_rng(0)
+    return [tuple(rng.integers(3, vocabulary, size=rng.integers(1, longest + 1)).tolist()
+                  for _ in range(2)) for _ in range(count)]
+
+
+def sources_of(rows: list[list[int]], width: int = 0) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Source ids with EOS, padded to at least `width`, and their mask (None if all are real)."""
+    width = max(width, max(map(len, rows)) + 1)
+    ids = torch.full((len(rows), width), PAD)
+    for place, row in enumerate(rows):
+        ids[place, :len(row) + 1] = torch.tensor([*row, EOS])
+    mask = torch.arange(width) < torch.tensor([len(row) + 1 for row in rows])[:, None]
+    return ids, None if bool(mask.all()) else mask
