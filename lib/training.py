@@ -77,6 +77,8 @@ class Trainer:
             self._resume()
         else:
             self._begin()
+        if not self.finished or not self.folder.config.exists():
+            self._describe()
 
     # ---- starting, stopping, resuming ----
 
@@ -89,6 +91,9 @@ class Trainer:
             checkpoints.check_vocabulary(content, self.task.vocabulary.fingerprint, folder.best)
             start_from(self.model, content["weights"])
         self._copy_to_average()
+
+    def _describe(self) -> None:
+        """Write config.json: every resolved setting, and what the run runs on."""
         self.folder.path.mkdir(parents=True, exist_ok=True)
         described = {**self.config.as_dict(), "parameters": count_parameters(self.model),
                      "vocabulary": self.task.vocabulary.fingerprint,
