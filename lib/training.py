@@ -77,7 +77,7 @@ class Trainer:
             self._resume()
         else:
             self._begin()
-        if not self.finished or not self.folder.config.exists():
+        if not self.finished or self._recorded() != self.config.as_dict():
             self._describe()
 
     # ---- starting, stopping, resuming ----
@@ -91,6 +91,13 @@ class Trainer:
             checkpoints.check_vocabulary(content, self.task.vocabulary.fingerprint, folder.best)
             start_from(self.model, content["weights"])
         self._copy_to_average()
+
+    def _recorded(self) -> dict:
+        """The settings that config.json records, or nothing."""
+        if not self.folder.config.exists():
+            return {}
+        recorded = json.loads(self.folder.config.read_text(encoding="utf-8"))
+        return {name: recorded.get(name) for name in self.config.as_dict()}
 
     def _describe(self) -> None:
         """Write config.json: every resolved setting, and what the run runs on."""

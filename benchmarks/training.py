@@ -1,0 +1,186 @@
+"""Training speed of every family: tokens a CPU-second, and the share of the machine's matrix rate.
+
+    make bench     (python -m benchmarks.training)
+
+Published IWSLT sizes, an 8K vocabulary, random tokens at Multi30k's lengths. Rounds are
+interleaved, so that a noisy machine hits all alike, and each round measures the matrix rate anew:
+the share is of the same round. Writes outputs/bench/training.csv and memory.csv.
+"""
+
+import json
+import multiprocessing
+import resource
+import time
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
+
+from benchmarks.machine import describe, matrix_throughput
+from lib import runtime
+from lib.batching import Tokenised, collate, training_batches
+from lib.config import MODELS, load_config
+from lib.models import build, count_parameters
+from lib.paths import outputs_root
+
+VOCABULARY, TOKENS, ROUNDS = 8000, 2048, 5
+GIB = 2**30
+PLAIN = "torch.nn.Transformer"  # the baseline of Tr-S: same sizes, as torch comes, bf16 autocast
+
+# Subwords a sentence of Multi30k de-en with 8K joint subwords: every twentieth quantile.
+SOURCE_QUANTILES = (3, 8, 9, 10, 10, 11, 12, 12, 13, 13, 14, 15, 15, 16, 17, 18, 19, 20, 22, 25, 53)
+TARGET_QUANTILES = (4, 8, 9, 10, 10, 11, 11, 12, 12, 13, 14, 14, 15, 15, 16, 17, 18, 19, 21, 23, 48)
+
+
+def corpus(pairs: int = 4000, seed: int = 0) -> Tokenised:
+    """Random tokens; lengths follow Multi30k's quantiles, source and target alike long."""
+    rng = np.random.default_rng(seed)
+    place = rng.random(pairs)
+    other = np.clip(place + rng.normal(0, 0.12, pairs), 0, 1)
+    at = np.linspace(0, 1, len(SOURCE_QUANTILES))
+    lengths = [np.interp(place, at, SOURCE_QUANTILES), np.interp(other, at, TARGET_QUANTILES)]
+    lengths = [np.maximum(1, np.round(x)).astype(np.int64) for x in lengths]
+    ids = [rng.integers(4, VOCABULARY, x.sum(), dtype=np.int32) for x in lengths]
+    offsets = [np.concatenate([[0], np.cumsum(x)]) for x in lengths]
+    return Tokenised(ids[0], offsets[0], ids[1], offsets[1], np.arange(pairs))
+
+
+class PlainTransformer(nn.Module):
+    """Tr-S from torch's own layers, fused attention and cross-entropy over all logits."""
+
+    multiple = 1
+
+    def __init__(self, d_model: int, heads: int, layers: int, d_filter: int, dropout: float):
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, d_model)
+        self.body = nn.Transformer(d_model, heads, layers, layers, d_filter, dropout,
+                                   batch_first=True, norm_first=True)
+
+    def loss_terms(self, batch, training, kl_weight):
+        """The mean cross-entropy's sum, as in `lib.models.Model`."""
+        previous = F.pad(batch.target[:, :-1], (1, 0), value=1)
+        padding = None if batch.source_mask is None else ~batch.source_mask
+        causal = nn.Transformer.generate_square_subsequent_mask(previous.shape[1])
+        states = self.body(self.embedding(batch.source), self.embedding(previous), tgt_mask=causal,
+                           src_key_padding_mask=padding, memory_key_padding_mask=padding,
+                           tgt_is_causal=True)
+        logits = states @ self.embedding.weight.T
+        loss = F.cross_entropy(logits.flatten(0, 1), batch.target.flatten(), reduction="sum",
+                               ignore_index=0)
+        return {"loss": loss, "tokens": batch.target_tokens.sum()}
+
+
+class Subject:
+    """One model with its optimiser and batches, whose steps are timed."""
+
+    def __init__(self, name: str, scale: str = "paper", tokens: int = TOKENS):
+        config = load_config("tr_s" if name == PLAIN else name, "iwslt16_de_en", scale)
+        torch.manual_seed(0)
+        a, self.settings = config.architecture, config.training
+        if name == PLAIN:
+            self.model = PlainTransformer(a.d_model, a.heads, a.encoder_layers, a.d_filter,
+                                          self.settings.dropout)
+        else:
+            self.model = build(a, VOCABULARY, self.settings.dropout)
+        self.name, self.flops = name, 0
+        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=1e-5, fused=True)
+        data = corpus()
+        self.batches = [collate(data, rows, self.model.multiple)
+                        for rows in training_batches(data, tokens, self.model.multiple, 0, 0)[:8]]
+        if hasattr(self.model, "initialise"):
+            self.model.initialise(self.batches[0], "posterior")
+            self.model.initialise(self.batches[0], "prior")
+
+    def step(self, batch) -> int:
+        """One optimiser step; returns its target tokens (real ones with one EOS)."""
+        self.model.train()
+        self.optimiser.zero_grad(set_to_none=True)
+        with runtime.autocast("auto"):
+            losses = self.model.loss_terms(batch, self.settings, 1.0)
+        (losses["loss"] / losses["tokens"]).backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        return int(losses["tokens"])
+
+    def count_flops(self) -> None:
+        """Matrix FLOPs of all batches, forward and backward, as torch counts them."""
+        with FlopCounterMode(display=False) as counter:
+            for batch in self.batches:
+                self.step(batch)
+        self.flops = counter.get_total_flops()
+
+    def measure(self) -> dict[str, float]:
+        """One pass over the batches."""
+        cpu, wall = time.process_time(), time.perf_counter()
+        tokens = sum(self.step(batch) for batch in self.batches)
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+        return {"tokens_per_cpu_second": tokens / cpu, "tokens_per_second": tokens / wall,
+                "flops_per_cpu_second": self.flops / cpu}
+
+
+def speed(models: tuple[str, ...]) -> pd.DataFrame:
+    """Median over interleaved rounds, a row a model."""
+    runtime.prepare()
+    subjects = [Subject(name) for name in models]
+    for subject in subjects:
+        subject.count_flops()
+    dtype = torch.bfloat16 if runtime.has_fast_bf16() else torch.float32
+    rows = []
+    for _ in tqdm(range(ROUNDS), desc="rounds"):
+        for subject in subjects:
+            rate = matrix_throughput(dtype)
+            row = subject.measure()
+            rows.append({"model": subject.name, **row, "matrix_flops_per_cpu_second": rate,
+                         "share": row["flops_per_cpu_second"] / rate})
+    table = pd.DataFrame(rows).groupby("model", sort=False)
+    result = table.median()
+    result["share_low"], result["share_high"] = table["share"].min(), table["share"].max()
+    result.insert(0, "parameters", [count_parameters(s.model) for s in subjects])
+    result["vs_plain"] = result["tokens_per_cpu_second"] / result["tokens_per_cpu_second"][PLAIN]
+    result["precision"], result["threads"] = str(dtype).split(".")[-1], torch.get_num_threads()
+    result["machine"] = describe()
+    return result.reset_index()
+
+
+def _memory(name: str, scale: str, tokens: int, answer) -> None:
+    """In a process of its own: peak resident memory of two training steps."""
+    runtime.prepare()
+    subject = Subject(name, scale, tokens)
+    for batch in subject.batches[:2]:
+        subject.step(batch)
+    answer.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB)
+
+
+def memory() -> pd.DataFrame:
+    """Peak memory of training: mini at its own batch size, paper scale at 1,024 tokens."""
+    context = multiprocessing.get_context("spawn")
+    rows = []
+    for scale in ("mini", "paper"):
+        for name in tqdm(MODELS, desc=f"memory, {scale}"):
+            tokens = 1024 if scale == "paper" else load_config(name, scale=scale).training.batch_tokens
+            answer = context.Queue()
+            process = context.Process(target=_memory, args=(name, scale, tokens, answer))
+            process.start()
+            rows.append({"model": name, "scale": scale, "batch_tokens": tokens,
+                         "vocabulary": VOCABULARY, "peak_gib": answer.get()})
+            process.join()
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    """Measure, write outputs/bench/, and show the tables."""
+    folder = outputs_root() / "bench"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, table in (("training", speed((PLAIN, "tr_s", "ga_b", "fl_s", "fl_b"))),
+                        ("memory", memory())):
+        table.to_csv(folder / f"{name}.csv", index=False, float_format="%.4g")
+        tqdm.write(f"\n{folder.name}/{name}.csv\n{table.to_string(index=False)}")
+    (folder / "machine.json").write_text(json.dumps({"machine": describe()}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
