@@ -65,6 +65,8 @@ class Architecture:
             raise ConfigError(
                 f"flow_steps {self.flow_steps} and flow_plans {self.flow_plans} must name the same "
                 "one to three levels (targets are padded to a multiple of 4 = two squeezes)")
+        if min(self.flow_steps) < 1:
+            raise ConfigError(f"flow_steps = {self.flow_steps}: 1 or more on each level")
         for level, plan in enumerate(self.flow_plans):
             if not plan or set(plan) - set("cat") or (level == 2 and "t" in plan):
                 raise ConfigError(f"flow_plans: '{plan}' on level {level + 1}; use the letters c, "
@@ -136,6 +138,7 @@ class Evaluation:
     def __post_init__(self):
         for name in ("samples", "beam", "batch_tokens"):
             _at_least(self, name, 1)
+        _at_least(self, "length_penalty", 0)
         if any(k < 0 for k in self.refinements):
             raise ConfigError(f"refinements = {self.refinements}: steps can't be negative")
         allowed = ("greedy", f"beam{self.beam}", *(f"k{k}" for k in self.refinements))
@@ -204,7 +207,7 @@ def _choice(owner, name: str, allowed) -> None:
 
 
 def _at_least(owner, name: str, least: int | float) -> None:
-    if getattr(owner, name) < least:
+    if not getattr(owner, name) >= least:  # a NaN, too
         raise ConfigError(f"{name} = {getattr(owner, name)} must be {least} or more")
 
 
@@ -258,6 +261,13 @@ def _read(path: Path) -> dict:
     return loaded
 
 
+def _keys(section, where: str) -> dict:
+    """A section's keys and values; none for one that is left out."""
+    if section is not None and not isinstance(section, dict):
+        raise ConfigError(f"{where} must hold keys and values")
+    return section or {}
+
+
 def datasets() -> tuple[str, ...]:
     """The names of all datasets that params/datasets/ describes."""
     return tuple(sorted(p.stem for p in (PARAMS / "datasets").glob("*.yaml")))
@@ -279,7 +289,7 @@ def load_config(model: str, dataset: str = "toy", scale: str = "smoke", seed: in
 
     `params/<scale>/<model>.yaml` gives `architecture`, `training` and `evaluation`; where the paper
     has two sizes, `iwslt` replaces keys for datasets of that size. `overrides` replaces single keys
-    of any of the three sections.
+    of any of the three sections (`batch_tokens`: in training and evaluation).
 
     Errors: ConfigError for an unknown model, dataset, scale or parameter (with the nearest right
     one), a wrong type or a value out of range.
@@ -293,17 +303,22 @@ def load_config(model: str, dataset: str = "toy", scale: str = "smoke", seed: in
     data = load_dataset(dataset)
     where = f"params/{scale}/{model}.yaml"
     loaded = _read(PARAMS / scale / f"{model}.yaml")
-    by_size = loaded.pop(data.size, None) or {}
+    by_size = _keys(loaded.pop(data.size, None), f"{where}: {data.size}")
     loaded.pop({"iwslt": "wmt", "wmt": "iwslt"}[data.size], None)
     sections = {"architecture": Architecture, "training": Training, "evaluation": Evaluation}
     for name in (*loaded, *by_size):
         if name not in sections:
             raise ConfigError(f"{where}: {_unknown('section', name, (*sections, 'iwslt', 'wmt'))}")
-    known = {f.name: s for s, cls in sections.items() for f in dataclasses.fields(cls)}
-    values = {s: {**(loaded.get(s) or {}), **(by_size.get(s) or {})} for s in sections}
+    known: dict[str, list[str]] = {}
+    for section, cls in sections.items():
+        for f in dataclasses.fields(cls):
+            known.setdefault(f.name, []).append(section)
+    values = {s: {**_keys(loaded.get(s), f"{where}: {s}"), **_keys(by_size.get(s), f"{where}: {s}")}
+              for s in sections}
     for name, value in overrides.items():
         if name not in known:
             raise ConfigError(_unknown("parameter", name, known))
-        values[known[name]][name] = value
+        for section in known[name]:
+            values[section][name] = value
     built = {s: _build(cls, values[s], f"{where}, {s}") for s, cls in sections.items()}
     return Config(model, scale, seed, train_data, data, **built)
