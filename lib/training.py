@@ -72,7 +72,7 @@ class Trainer:
             self.model.parameters(), betas=self.settings.adam_betas, eps=self.settings.adam_epsilon,
             fused=True)
         self._groups: list = []
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, list[float]] = {}  # term -> its sum, and the tokens it is over
         if self.folder.last.exists():
             self._resume()
         else:
@@ -201,8 +201,7 @@ class Trainer:
                 losses = self.model.loss_terms(batch, s, weight)
             for name, value in losses.items():
                 terms[name] = terms.get(name, 0.0) + float(value.detach())
-                if not math.isfinite(terms[name]):
-                    self._stop(f"loss term {name} is {terms[name]}")
+            self._check_finite(terms)
             (losses["loss"] / tokens).backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), s.clip_norm)
         if not torch.isfinite(norm):
@@ -212,8 +211,16 @@ class Trainer:
         self.optimiser.step()
         self._update_average()
         for name, value in terms.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
+            total = self._sums.setdefault(name, [0.0, 0.0])
+            total[0] += value
+            total[1] += terms["tokens"]
         return terms
+
+    def _check_finite(self, terms: dict[str, float]) -> None:
+        wrong = [name for name, value in terms.items() if not math.isfinite(value)]
+        wrong = [name for name in wrong if name != "loss"] or wrong  # the parts say more
+        if wrong:
+            self._stop("loss term " + ", ".join(f"{name} is {terms[name]}" for name in wrong))
 
     def _stop(self, reason: str) -> None:
         good = f"last good checkpoint: {self.folder.last}" if self.folder.last.exists() else \
@@ -257,16 +264,14 @@ class Trainer:
             dev = dev.take(torch.arange(s.dev_sentences).numpy())
         references = self.task.references("dev")[:s.dev_sentences]
         own = {n: p.detach().clone() for n, p in self.model.named_parameters()}
-        kept_random = torch.get_rng_state()
         self._load(self.average)
         self.model.eval()
         with runtime.autocast(s.precision, self.device):
             scores = dev_scores(self.model, dev, self.task.vocabulary, references, s)
         self._load(own)
-        torch.set_rng_state(kept_random)
-        tokens = self._sums.pop("tokens")
+        self._sums.pop("tokens", None)
         row = {"step": self.step, "seconds": round(self.seconds, 3),
-               **{f"train_{k}": v / tokens for k, v in self._sums.items()}, **scores,
+               **{f"train_{k}": v / n for k, (v, n) in self._sums.items()}, **scores,
                "learning_rate": learning_rate(self.step, s.learning_rate, s.warmup_steps),
                "kl_weight": kl_weight(self.step, s.kl_start, s.kl_ramp)}
         self._sums = {}

@@ -44,20 +44,22 @@ def dev_scores(model, data: Tokenised, vocabulary: Vocabulary, references: list[
     """`dev_*` loss terms and `dev_ll` in nats per token (with one EOS), and `dev_bleu`.
 
     `dev_ll` is the importance-weighted bound with few samples, or exact, plus the length's
-    log-probability. Draws use a generator of their own, the same at every validation.
+    log-probability. Draws are the same at every validation, and leave the global random state be.
     """
     where = next(model.parameters()).device
     generator = torch.Generator(where).manual_seed(0)
     sums: dict[str, float] = {}
     ll = tokens = 0.0
-    for rows in evaluation_batches(data, training.batch_tokens, model.multiple):
-        batch = collate(data, rows, model.multiple).to(where)
-        for name, value in model.loss_terms(batch, training, 1.0).items():
-            sums[name] = sums.get(name, 0.0) + float(value)
-        terms = model.log_prob_terms(batch, training.dev_samples, generator, chunk=4)
-        bound = iw_bound(terms.log_p_y, terms.log_p_z, terms.log_q_z)
-        ll += float((bound + terms.log_p_length).double().sum())
-        tokens += float(batch.target_tokens.sum())
+    with torch.random.fork_rng([where] if where.type == "cuda" else []):
+        torch.manual_seed(0)
+        for rows in evaluation_batches(data, training.batch_tokens, model.multiple):
+            batch = collate(data, rows, model.multiple).to(where)
+            for name, value in model.loss_terms(batch, training, 1.0).items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+            terms = model.log_prob_terms(batch, training.dev_samples, generator, chunk=4)
+            bound = iw_bound(terms.log_p_y, terms.log_p_z, terms.log_q_z)
+            ll += float((bound + terms.log_p_length).double().sum())
+            tokens += float(batch.target_tokens.sum())
     setting = "greedy" if model.decoding == "stepwise" else f"k{training.dev_refinement}"
     lines = translate(model, data, vocabulary, [setting], training.batch_tokens)[setting]
     count = sums.pop("tokens")
