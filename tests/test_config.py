@@ -1,0 +1,237 @@
+"""Settings: every file in params/ loads, and every mistake gets one message that names the fix."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+import yaml
+
+from lib import config as module
+from lib.config import (
+    MODELS,
+    SCALES,
+    Architecture,
+    Evaluation,
+    Training,
+    datasets,
+    load_config,
+    load_dataset,
+)
+from lib.errors import ConfigError
+from lib.paths import PARAMS
+
+ONE_OF_EACH_SIZE = {load_dataset(name).size: name for name in datasets()}
+
+
+@pytest.fixture
+def params(tmp_path, monkeypatch):
+    """A copy of params/ that a test may spoil."""
+    shutil.copytree(PARAMS, tmp_path / "params")
+    monkeypatch.setattr(module, "PARAMS", tmp_path / "params")
+    return tmp_path / "params"
+
+
+def spoil(path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+@pytest.mark.parametrize("size", ["iwslt", "wmt"])
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("model", MODELS)
+def test_every_file_loads(model, scale, size):
+    config = load_config(model, ONE_OF_EACH_SIZE[size], scale)
+    assert (config.model, config.scale, config.dataset.size) == (model, scale, size)
+    family = {"t": "autoregressive", "g": "gaussian", "f": "flow"}[model[0]]
+    assert config.architecture.family == family
+    headline = config.evaluation.headline
+    assert (headline[0] == "k") == (family != "autoregressive")
+
+
+@pytest.mark.parametrize("name", datasets())
+def test_every_dataset_loads(name):
+    dataset = load_dataset(name)
+    assert dataset.name == name
+    assert dataset.vocabulary["paper"] == 32_000 or dataset.corpus == "synthetic"
+
+
+def test_every_file_is_of_a_known_model_and_scale():
+    found = {(p.parent.name, p.stem) for p in PARAMS.glob("*/*.yaml")}
+    expected = {(s, m) for s in SCALES for m in MODELS} | {("datasets", d) for d in datasets()}
+    assert found == expected
+
+
+def test_the_published_sizes():
+    """Table 5 of the paper: heads, layers, widths; Ga-B is smaller for IWSLT."""
+    a = load_config("tr_b", "wmt14_en_de", "paper").architecture
+    assert (a.heads, a.encoder_layers, a.decoder_layers, a.d_model, a.d_filter) == (
+        8, 6, 6, 512, 2048)
+    for size, widths in (("iwslt", (256, 256, 1024)), ("wmt", (512, 512, 2048))):
+        a = load_config("ga_b", ONE_OF_EACH_SIZE[size], "paper").architecture
+        assert (a.d_model, a.d_latent, a.d_filter) == widths
+        assert (a.heads, a.encoder_layers, a.decoder_layers, a.posterior_layers) == (4, 6, 3, 3)
+    a = load_config("fl_b", "wmt14_en_de", "paper").architecture
+    couplings = [steps * len(plan) for steps, plan in zip(a.flow_steps, a.flow_plans, strict=True)]
+    assert couplings == [12, 24, 16]
+    a = load_config("fl_s", "wmt14_en_de", "paper").architecture
+    assert [s * len(p) for s, p in zip(a.flow_steps, a.flow_plans, strict=True)] == [12, 12, 8]
+
+
+def test_overrides_replace_single_keys():
+    plain = load_config("ga_b")
+    changed = load_config("ga_b", steps=7, d_filter=32, samples=3, refinements=[0, 4], seed=5)
+    assert changed.training == dataclasses.replace(plain.training, steps=7)
+    assert changed.architecture == dataclasses.replace(plain.architecture, d_filter=32)
+    assert changed.evaluation == dataclasses.replace(plain.evaluation, samples=3,
+                                                     refinements=(0, 4))
+    assert (changed.seed, changed.train_data, changed.scale) == (5, "raw", "smoke")
+
+
+def test_a_whole_number_does_where_a_fraction_is_asked_for():
+    training = load_config("tr_s", clip_norm=2).training
+    assert training.clip_norm == 2.0 and isinstance(training.clip_norm, float)
+
+
+def test_settings_are_frozen():
+    config = load_config("tr_s")
+    for owner, name in ((config, "seed"), (config.training, "steps"),
+                        (config.architecture, "d_model"), (config.dataset, "name"),
+                        (config.evaluation, "beam")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(owner, name, 1)
+
+
+def test_as_dict_is_plain_python():
+    described = load_config("fl_s", "wmt14_en_de", "paper").as_dict()
+    assert json.loads(json.dumps(described)) == described
+    assert described["architecture"]["flow_steps"] == [4, 4, 4]
+    assert set(described) == {"model", "scale", "seed", "train_data", "dataset", "architecture",
+                              "training", "evaluation"}
+
+
+# Mistakes ------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"model": "tr-s"}, "unknown model 'tr-s': did you mean tr_s?"),
+    ({"model": "gab"}, "unknown model 'gab': did you mean ga_b?"),
+    ({"dataset": "multi30k"}, "unknown dataset 'multi30k': did you mean multi30k_"),
+    ({"dataset": "wmt14_ende"}, "unknown dataset 'wmt14_ende': did you mean wmt14_en_de?"),
+    ({"scale": "papers"}, "unknown scale 'papers': did you mean paper?"),
+    ({"train_data": "destilled"}, "unknown train_data 'destilled': did you mean distilled?"),
+    ({"stepz": 3}, "unknown parameter 'stepz': did you mean steps?"),
+    ({"learningrate": 0.1}, "unknown parameter 'learningrate': did you mean learning_rate?"),
+    ({"model": "xyz"}, "unknown model 'xyz': known: tr_s, tr_b"),
+    ({"precision": "fp64"}, "unknown precision 'fp64': did you mean fp32?"),
+    ({"headline": "beam5"}, "unknown headline 'beam5': did you mean beam4?"),
+    ({"start_from": "tr"}, "unknown start_from 'tr': did you mean tr_"),
+    ({"steps": "400"}, "steps = '400' must be of type int"),
+    ({"steps": 400.0}, "steps = 400.0 must be of type int"),
+    ({"steps": True}, "steps = True must be of type int"),
+    ({"learning_rate": "1e-4"}, "must be of type float (YAML reads 1e-4 as text: write 1.0e-4)"),
+    ({"refinements": 4}, "refinements = 4: a list is needed"),
+    ({"refinements": [1, "x"]}, "refinements = 'x' must be of type int"),
+    ({"steps": 0}, "steps = 0 must be 1 or more"),
+    ({"kl_start": -1}, "kl_start = -1 must be 0 or more"),
+    ({"dropout": 1.0}, "dropout = 1.0 lies outside [0, 1)"),
+    ({"dropout": float("nan")}, "dropout = nan lies outside [0, 1)"),
+    ({"learning_rate": 0.0}, "learning_rate = 0.0 must be above 0"),
+    ({"posterior_penalty": float("nan")}, "posterior_penalty = nan must be 0 or more"),
+    ({"length_penalty": -1.0}, "length_penalty = -1.0 must be 0 or more"),
+    ({"adam_betas": [0.9]}, "two numbers in [0, 1)"),
+    ({"samples": 0}, "samples = 0 must be 1 or more"),
+    ({"refinements": [0, -1]}, "steps can't be negative"),
+    ({"heads": 3}, "d_model = 64 is not a multiple of heads = 3"),
+    ({"heads": 0}, "heads = 0 must be 1 or more"),
+    ({"prior": "gaussian"}, "prior = gaussian doesn't fit family = autoregressive"),
+    ({"seed": -1}, "seed = -1 must be a whole number, 0 or more"),
+    ({"seed": True}, "seed = True must be a whole number, 0 or more"),
+])
+def test_a_mistake_is_named(arguments, message):
+    with pytest.raises(ConfigError) as caught:
+        load_config(**{"model": "tr_s", **arguments})
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"flow_steps": [1, 1]}, "must name the same one to three levels"),
+    ({"flow_steps": [1, -1, 1]}, "flow_steps"),
+    ({"flow_plans": ["cat", "cat", "cat"]}, "no t on the third level"),
+    ({"flow_plans": ["cxt", "cat", "ca"]}, "'cxt' on level 1; use the letters c, a and t"),
+    ({"d_latent": 48}, "d_latent = 48 must be a multiple of 32"),
+    ({"flow_heads": 0}, "flow_heads = 0 must be 1 or more"),
+    ({"flow_heads": 3}, "of 2 x flow_heads = 6"),
+    ({"posterior_layers": 0}, "posterior_layers = 0 must be 1 or more"),
+    ({"coupling": "afine"}, "unknown coupling 'afine': did you mean affine?"),
+])
+def test_a_mistake_in_a_flow_is_named(arguments, message):
+    with pytest.raises(ConfigError) as caught:
+        load_config("fl_s", **arguments)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("  steps:", "  step:", "params/smoke/tr_s.yaml, training: unknown parameter 'step': did you "),
+    ("learning_rate: ", "learning_rate: 1e-4 #", "write 1.0e-4"),
+    ("d_model: 64", "d_model: 63", "params/smoke/tr_s.yaml, architecture: d_model = 63"),
+    ("  d_model: 64", "  # d_model: 64", "architecture: missing d_model"),
+    ("training:", "trainings:", "unknown section 'trainings': did you mean training?"),
+    ("training:", "training: 5\nevaluations:", "training"),
+    ("training:", "training: [", "tr_s.yaml is not valid YAML"),
+])
+def test_a_mistake_in_a_file_names_the_file(params, old, new, message):
+    spoil(params / "smoke" / "tr_s.yaml", old, new)
+    with pytest.raises(ConfigError) as caught:
+        load_config("tr_s")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "architecture\n"])
+def test_a_file_without_keys_is_refused(params, text):
+    (params / "smoke" / "tr_s.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"tr_s.yaml must hold keys and values"):
+        load_config("tr_s")
+
+
+@pytest.mark.parametrize("section", ["architecture", "training", "evaluation", "iwslt"])
+def test_a_section_without_keys_is_refused(params, section):
+    path = params / "smoke" / "tr_s.yaml"
+    loaded = {**yaml.safe_load(path.read_text()), section: [1, 2]}
+    path.write_text(yaml.safe_dump(loaded))
+    with pytest.raises(ConfigError, match=rf"smoke/tr_s.yaml: {section} must hold keys and values"):
+        load_config("tr_s")
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("corpus: synthetic", "corpus: syntetic", "did you mean synthetic?"),
+    ("  mini: 512", "  mini: many", "for scale mini (found 'many')"),
+    ("  mini: 512", "  mini: 4", "8 or more, for scale mini (found 4)"),
+    ("max_tokens: 64", "max_tokens: 0", "dataset toy: max_tokens = 0 must be 1 or more"),
+    ("lowercase: false", "lowercase: 0", "lowercase = 0 must be of type bool"),
+    ("train: [train]", "train: train", "train = 'train': a list is needed"),
+    ("size: iwslt", "sice: iwslt", "unknown parameter 'sice': did you mean size?"),
+])
+def test_a_mistake_in_a_dataset_is_named(params, old, new, message):
+    spoil(params / "datasets" / "toy.yaml", old, new)
+    with pytest.raises(ConfigError) as caught:
+        load_dataset("toy")
+    assert message in str(caught.value)
+
+
+def test_the_published_size_of_a_dataset_is_taken(params):
+    path = params / "paper" / "tr_s.yaml"
+    path.write_text(path.read_text() + "\niwslt:\n  training: {dropout: 0.3}\n"
+                                       "wmt:\n  architecture: {d_filter: 512}\n")
+    small, large = (load_config("tr_s", ONE_OF_EACH_SIZE[s], "paper") for s in ("iwslt", "wmt"))
+    assert (small.training.dropout, large.training.dropout) == (0.3, 0.1)
+    assert (small.architecture.d_filter, large.architecture.d_filter) == (1024, 512)
+
+
+def test_an_override_reaches_every_section_that_has_it():
+    names = [f.name for cls in (Architecture, Training, Evaluation)
+             for f in dataclasses.fields(cls)]
+    assert {n for n in names if names.count(n) > 1} == {"batch_tokens"}
+    config = load_config("tr_s", batch_tokens=123)
+    assert config.training.batch_tokens == config.evaluation.batch_tokens == 123

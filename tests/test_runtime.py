@@ -1,0 +1,68 @@
+"""Device, threads and precision."""
+
+import contextlib
+import os
+
+import pytest
+import torch
+
+from lib import runtime
+from lib.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def settings_restored():
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(precision)
+
+
+@pytest.mark.parametrize(("asked", "expected"), [
+    ("1", 1), ("100000", None), ("", None), ("0", None), ("two", None), ("2,1", None)])
+def test_cores_are_those_allowed(asked, expected, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else \
+        os.cpu_count()
+    assert runtime.cores() == (expected or available)
+
+
+def test_one_thread_for_one_sentence(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert runtime.prepare(1) == torch.get_num_threads() == 1
+    assert runtime.prepare() == torch.get_num_threads() == runtime.cores()
+    assert runtime.prepare(32) == runtime.cores()
+
+
+def test_the_fast_route_stays_accurate():
+    runtime.prepare()
+    a, b = torch.randn(64, 256), torch.randn(256, 64)
+    exact = a.double() @ b.double()
+    error = ((a @ b) - exact).norm() / exact.norm()
+    assert error < (1e-6 if not torch.cuda.is_available() else 1e-3)
+
+
+def test_precision_by_name():
+    cpu = torch.device("cpu")
+    a = torch.randn(4, 4)
+    assert isinstance(runtime.autocast("fp32", cpu), contextlib.nullcontext)
+    with runtime.autocast("bf16", cpu):
+        assert (a @ a).dtype == torch.bfloat16
+    with runtime.autocast("auto", cpu):
+        fast = runtime.has_fast_bf16(cpu)
+        assert (a @ a).dtype == (torch.bfloat16 if fast else torch.float32)
+    assert (a @ a).dtype == torch.float32
+
+
+def test_auto_without_the_hardware_is_fp32(monkeypatch):
+    monkeypatch.setattr(runtime, "has_fast_bf16", lambda where: False)
+    assert isinstance(runtime.autocast("auto", torch.device("cpu")), contextlib.nullcontext)
+
+
+def test_unknown_precision_is_refused():
+    with pytest.raises(ConfigError, match="unknown precision 'fp16': auto, bf16 or fp32"):
+        runtime.autocast("fp16")
+
+
+def test_device_is_one_that_works():
+    assert torch.ones(2, device=runtime.device()).sum() == 2

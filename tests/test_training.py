@@ -1,0 +1,470 @@
+"""Training: resumed anywhere it is the run that was never interrupted; bad states are refused."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+
+from lib import checkpoints, training
+from lib.batching import collate
+from lib.config import Config, load_config
+from lib.errors import CheckpointError, TrainingError
+from lib.objectives import kl_weight, learning_rate
+from lib.paths import ROOT
+from lib.training import Trainer, run_folder, train, train_command
+
+pytestmark = pytest.mark.usefixtures("isolated")
+
+STEPS, EVERY = 12, 3
+SMALL = {"d_model": 16, "d_filter": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 1}
+LATENT = {"d_latent": 32, "posterior_layers": 1}
+QUICK = {"steps": STEPS, "batch_tokens": 256, "validate_every": EVERY, "dev_sentences": 12,
+         "dropout": 0.1, "average": 0.9, "warmup_steps": 5, "learning_rate": 0.004,
+         "label_smoothing": 0.1, "precision": "fp32", "patience": 0, "accumulate": 1}
+ANNEALED = {"kl_start": 4, "kl_ramp": 4, "dev_samples": 2, "start_from": ""}
+
+
+def small(model: str, **changes) -> Config:
+    """A run of seconds on 80 toy pairs: some five steps an epoch."""
+    overrides = {**SMALL, **QUICK}
+    if not model.startswith("tr"):
+        overrides |= {**LATENT, **ANNEALED}
+    if model.startswith("fl"):
+        overrides |= {"flow_d_filter": 32, "flow_heads": 2}
+    config = load_config(model, **{**overrides, **changes})
+    options = {**config.dataset.options, "train_pairs": 80, "dev_pairs": 20, "test_pairs": 20}
+    return replace(config, dataset=replace(config.dataset, options=options))
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Recorder(Trainer):
+    """Keeps the loss terms of every step, by step; stops at the end of step `until`."""
+
+    until = None
+
+    def __init__(self, config: Config, log: dict):
+        self.log = log
+        super().__init__(config, progress=False)
+
+    def train_step(self):
+        terms = super().train_step()
+        self.log[self.step] = dict(terms)
+        if self.step == self.until:
+            raise Interrupted
+        return terms
+
+
+def run(config: Config, log: dict, until: int | None = None, on_validation=None) -> Recorder:
+    trainer = Recorder(config, log)
+    trainer.until = until
+    trainer.run(on_validation)
+    return trainer
+
+
+def elsewhere(monkeypatch, isolated, name: str) -> None:
+    monkeypatch.setenv("DISCREPANCY_OUTPUTS", str(isolated / name))
+
+
+def without_time(history: list[dict]) -> list[dict]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
+
+
+def assert_same_run(one: Trainer, other: Trainer) -> None:
+    assert without_time(one.history) == without_time(other.history)
+    for name, value in one.model.state_dict().items():
+        assert torch.equal(value, other.model.state_dict()[name]), name
+    for name, value in one.average.items():
+        assert torch.equal(value, other.average[name]), name
+    best, same = (checkpoints.load(t.folder.best, "") for t in (one, other))
+    assert (best["step"], best["dev_bleu"]) == (same["step"], same["dev_bleu"])
+    assert all(torch.equal(v, same["weights"][k]) for k, v in best["weights"].items())
+
+
+# Resuming ------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("model", ["tr_s", "ga_b", "fl_s"])
+def test_resumed_is_uninterrupted_whatever_the_step(model, monkeypatch, isolated):
+    """One run stopped after step 1, then 2, then 3, ...: each start goes on from the last
+    checkpoint, across epochs and across the start of the KL and the initialisation of the prior.
+    """
+    config, expected, log = small(model), {}, {}
+    whole = run(config, expected)
+    assert list(expected) == list(range(1, STEPS + 1))
+    assert whole.epoch >= 2, "the run should cross epochs"
+    elsewhere(monkeypatch, isolated, "other")
+    for until in range(1, STEPS + 1):
+        log.clear()
+        with pytest.raises(Interrupted):
+            run(config, log, until)
+        first = max(0, until - 2) // EVERY * EVERY + 1  # step 3 ends before its validation
+        assert log == {step: expected[step] for step in range(first, until + 1)}
+    assert_same_run(whole, run(config, log))
+
+
+@pytest.mark.parametrize("until", [2, 3, 7])
+def test_one_interruption(until, monkeypatch, isolated):
+    config, expected, log = small("ga_b"), {}, {}
+    whole = run(config, expected)
+    elsewhere(monkeypatch, isolated, "other")
+    with pytest.raises(Interrupted):
+        run(config, log, until)
+    assert_same_run(whole, run(config, log))
+    assert log == expected
+
+
+def test_many_interruptions_in_one_run(monkeypatch, isolated):
+    """A stop in every stretch, in turn after a step and in the callback of a validation."""
+    config, expected, log = small("ga_b", precision="auto"), {}, {}
+    whole = run(config, expected)
+    elsewhere(monkeypatch, isolated, "other")
+
+    def stop(row):
+        raise Interrupted
+
+    for until in (2, 5, 8, 11):
+        with pytest.raises(Interrupted):
+            run(config, log, until)
+        with pytest.raises(Interrupted):
+            run(config, log, on_validation=stop)
+    assert_same_run(whole, run(config, log))
+    assert log == expected
+
+
+@pytest.mark.parametrize("place", ["backward", "validate", "save", "history"])
+def test_interrupted_inside_a_step_or_a_validation(place, monkeypatch, isolated):
+    """Ctrl-C can come anywhere: between the best checkpoint and the last one, too."""
+    config, expected, log = small("ga_b"), {}, {}
+    whole = run(config, expected)
+    elsewhere(monkeypatch, isolated, "other")
+    owner, name = {
+        "backward": (torch.nn.utils, "clip_grad_norm_"), "validate": (training, "dev_scores"),
+        "save": (Trainer, "save"), "history": (Trainer, "_write_history")}[place]
+    real, calls = getattr(owner, name), []
+
+    def interrupting(*arguments, **named):
+        calls.append(1)
+        if len(calls) == (8 if place == "backward" else 3):
+            raise KeyboardInterrupt
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(owner, name, interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, log)
+    assert_same_run(whole, run(config, log))
+    assert log == expected
+
+
+CHILD = """
+import json, os, signal, sys
+from dataclasses import replace
+from lib import checkpoints, training
+from lib.config import load_config
+overrides, options, when = json.loads(sys.argv[1])
+config = load_config("ga_b", **overrides)
+config = replace(config, dataset=replace(config.dataset, options=options))
+calls = []
+def fsync(number, real=os.fsync):  # last.pt is the second file of a validation with a best one
+    calls.append(number)
+    if len(calls) == when:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(number)
+os.fsync = fsync
+training.train(config, progress=False)
+"""
+
+
+def test_killed_while_it_writes_a_checkpoint(monkeypatch, isolated):
+    """SIGKILL, half of the third `last.pt` written: the next start resumes from the second."""
+    overrides = {**SMALL, **QUICK, **LATENT, **ANNEALED}
+    config, expected, log = small("ga_b"), {}, {}
+    whole = run(config, expected)
+    elsewhere(monkeypatch, isolated, "other")
+    arguments = json.dumps([overrides, config.dataset.options, 3])
+    done = subprocess.run([sys.executable, "-c", CHILD, arguments], cwd=ROOT, timeout=300,
+                          env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    folder = run_folder(config)
+    assert sorted(p.suffix for p in folder.checkpoints.iterdir()) == [".pt", ".tmp"]
+    resumed = run(config, log)
+    assert min(log) == 2 * EVERY + 1
+    assert log == {step: terms for step, terms in expected.items() if step > 2 * EVERY}
+    assert_same_run(whole, resumed)
+    assert {p.name for p in folder.checkpoints.iterdir()} == {"last.pt", "best.pt"}
+
+
+def test_a_finished_run_is_left_as_it_is():
+    config, log = small("tr_s", steps=3), {}
+    run(config, log)
+    before = run_folder(config).last.read_bytes()
+    train(config, progress=False)
+    assert run_folder(config).last.read_bytes() == before
+
+
+def test_more_steps_go_on_from_the_last(monkeypatch, isolated):
+    expected, log = {}, {}
+    whole = run(small("tr_s"), expected)
+    elsewhere(monkeypatch, isolated, "other")
+    run(small("tr_s", steps=6), log)
+    assert_same_run(whole, run(small("tr_s"), log))
+    assert log == expected
+
+
+def test_other_settings_are_refused():
+    run(small("tr_s", steps=3), {})
+    with pytest.raises(CheckpointError, match=r"other settings of training\.learning_rate, training"
+                                              r"\.dropout: restore them in params/, or delete"):
+        Trainer(small("tr_s", steps=3, dropout=0.2, learning_rate=0.1), progress=False)
+    with pytest.raises(CheckpointError, match=r"architecture\.d_filter"):
+        Trainer(small("tr_s", d_filter=48), progress=False)
+
+
+def test_another_vocabulary_is_refused():
+    config = small("tr_s", steps=3)
+    run(config, {})
+    options = {**config.dataset.options, "seed": 2}
+    other = replace(config, dataset=replace(config.dataset, options=options))
+    with pytest.raises(CheckpointError, match="was trained with vocabulary"):
+        Trainer(other, progress=False)
+
+
+def test_a_damaged_checkpoint_is_refused():
+    config = small("tr_s", steps=3)
+    run(config, {})
+    path = run_folder(config).last
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="truncated or not a checkpoint.*papermill notebooks"):
+        Trainer(config, progress=False)
+
+
+# What a run leaves ---------------------------------------------------------------------------
+
+TERMS = {"tr_s": {"loss", "nll"}, "ga_b": {"loss", "reconstruction", "kl", "length"},
+         "fl_s": {"loss", "reconstruction", "kl", "length"}}
+
+
+@pytest.mark.parametrize("model", TERMS)
+def test_files_of_a_run(model):
+    config = small(model, steps=9)
+    rows = []
+    folder = train(config, progress=False, on_validation=rows.append)
+    with open(folder.history, newline="", encoding="utf-8") as file:
+        history = list(csv.DictReader(file))
+    columns = {"step", "seconds", "dev_ll", "dev_bleu", "learning_rate", "kl_weight"}
+    columns |= {f"{split}_{term}" for split in ("train", "dev") for term in TERMS[model]}
+    assert set(history[0]) == columns
+    assert [int(row["step"]) for row in history] == [row["step"] for row in rows] == [3, 6, 9]
+    for row in history:
+        step = int(row["step"])
+        t = config.training
+        assert float(row["learning_rate"]) == learning_rate(step, t.learning_rate, 5)
+        assert float(row["kl_weight"]) == kl_weight(step, t.kl_start, t.kl_ramp)
+        assert float(row["dev_ll"]) < 0 <= float(row["dev_bleu"]) <= 100
+    assert [float(row["seconds"]) for row in history] == sorted(
+        float(row["seconds"]) for row in history)
+    described = json.loads(folder.config.read_text(encoding="utf-8"))
+    assert described["training"] == json.loads(json.dumps(asdict(config.training)))
+    assert described["dataset"]["name"] == "toy"
+    assert (described["seed"], described["model"], described["training_pairs"]) == (1, model, 80)
+    assert {"parameters", "vocabulary", "device", "threads", "versions", "commit"} <= set(described)
+    assert {p.name for p in folder.path.rglob("*") if p.is_file()} == {
+        "config.json", "history.csv", "last.pt", "best.pt"}
+
+
+def test_train_terms_in_the_history_are_per_token():
+    log = {}
+    trainer = run(small("tr_s", steps=6), log)
+    for row in trainer.history:
+        window = [log[step] for step in range(row["step"] - EVERY + 1, row["step"] + 1)]
+        tokens = sum(terms["tokens"] for terms in window)
+        nll = sum(terms["nll"] for terms in window) / tokens
+        assert row["train_nll"] == pytest.approx(nll, rel=1e-12)
+
+
+def test_the_kl_in_the_history_is_of_the_steps_that_had_one():
+    """The KL starts at step 5 of a window of 4 to 6: its mean is over steps 5 and 6."""
+    log = {}
+    trainer = run(small("ga_b", steps=6), log)
+    had = [terms for step, terms in log.items() if step in (5, 6)]
+    assert "kl" not in log[4] and "kl" not in trainer.history[0].get("train_kl", "")
+    kl = sum(t["kl"] for t in had) / sum(t["tokens"] for t in had)
+    assert trainer.history[1]["train_kl"] == pytest.approx(kl, rel=1e-12)
+
+
+def test_best_is_chosen_at_full_kl_weight(monkeypatch):
+    """Even where dev BLEU was higher before."""
+    bleu = iter([90.0, 80.0, 10.0, 20.0])
+    real = training.dev_scores
+    monkeypatch.setattr(training, "dev_scores",
+                        lambda *a: {**real(*a), "dev_bleu": next(bleu)})
+    config = small("ga_b")  # full weight from step 8: validations at 9 and 12
+    trainer = run(config, {})
+    best = checkpoints.load(trainer.folder.best, "")
+    assert (best["step"], best["dev_bleu"]) == (12, 20.0)
+    assert set(best["weights"]) == set(trainer.model.state_dict())
+
+
+def test_patience_counts_validations_at_full_kl_weight(monkeypatch):
+    bleu = iter([50.0, 40.0, 30.0, 20.0, 10.0, 5.0])
+    real = training.dev_scores
+    monkeypatch.setattr(training, "dev_scores",
+                        lambda *a: {**real(*a), "dev_bleu": next(bleu)})
+    trainer = run(small("ga_b", steps=30, patience=1), {})
+    # best at step 9, the first at full weight; worse at 12: stop
+    assert (trainer.step, trainer.best_bleu) == (12, 30.0)
+
+
+@pytest.mark.parametrize("model", ["tr_s", "ga_b", "fl_s"])
+def test_validation_disturbs_nothing(model):
+    """Neither the random state nor the weights; and it gives the same scores twice."""
+    trainer = Trainer(small(model), progress=False)
+    for _ in range(6):
+        trainer.train_step()
+    sums = dict(trainer._sums)
+    random = torch.get_rng_state()
+    weights = {n: v.clone() for n, v in trainer.model.state_dict().items()}
+    first = trainer.validate()
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(v, weights[n]) for n, v in trainer.model.state_dict().items())
+    torch.manual_seed(99)
+    trainer._sums = sums
+    assert trainer.validate() == first
+
+
+# One step ------------------------------------------------------------------------------------
+
+def test_averaged_weights_by_hand():
+    """Decay min(0.5, step / (step + 10)): 1/11, 2/12, ... until it reaches 0.5 at step 10."""
+    trainer = Trainer(small("tr_s", average=0.5), progress=False)
+    mean = trainer.model.embedding.weight.detach().clone()
+    for step in range(1, STEPS + 1):
+        trainer.train_step()
+        decay = min(0.5, step / (step + 10))
+        mean = decay * mean + (1 - decay) * trainer.model.embedding.weight.detach()
+        torch.testing.assert_close(trainer.average["embedding.weight"], mean, rtol=1e-5, atol=1e-7)
+    assert torch.equal(trainer.averaged_weights()["embedding.weight"],
+                       trainer.average["embedding.weight"])
+
+
+def test_no_average_is_the_last_weights():
+    trainer = Trainer(small("tr_s", average=0.0), progress=False)
+    trainer.train_step()
+    for name, parameter in trainer.model.named_parameters():
+        torch.testing.assert_close(trainer.average[name], parameter.detach())
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("model", ["tr_s", "ga_b"])
+def test_accumulated_halves_are_one_batch(model, monkeypatch):
+    """The same rows as one batch or two: one objective, normalised by all tokens."""
+    rows = np.arange(12)
+    gradients, terms = [], []
+    for accumulate, groups in ((1, [rows]), (2, [rows[:5], rows[5:]])):
+        config = small(model, accumulate=accumulate, dropout=0.0, clip_norm=1e9, kl_start=0,
+                       kl_ramp=0)
+        trainer = Trainer(config, progress=False)
+        queue = [collate(trainer.task.train, group, trainer.model.multiple) for group in groups]
+        monkeypatch.setattr(trainer, "_next_batch", iter(queue).__next__)
+        if model != "tr_s":  # no noise: the posterior's sample is its mean; no data-dependent start
+            monkeypatch.setattr("lib.distributions.DiagonalGaussian.rsample",
+                                lambda self, *_: self.loc)
+            monkeypatch.setattr(trainer, "_initialise", lambda batch: None)
+        terms.append(trainer.train_step())
+        gradients.append({n: p.grad for n, p in trainer.model.named_parameters()
+                          if p.grad is not None})
+    assert terms[0] == pytest.approx(terms[1], rel=1e-10)
+    assert set(gradients[0]) == set(gradients[1])
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-8, atol=1e-11)
+
+
+def test_the_gradient_is_clipped_and_the_rate_is_scheduled():
+    trainer = Trainer(small("tr_s", clip_norm=0.01), progress=False)
+    for step in (1, 2, 3):
+        trainer.train_step()
+        norm = torch.stack([p.grad.norm() for p in trainer.model.parameters()]).norm()
+        assert float(norm) == pytest.approx(0.01, rel=1e-3)
+        rate = trainer.optimiser.param_groups[0]["lr"]
+        assert rate == learning_rate(step, trainer.settings.learning_rate, 5)
+
+
+def test_the_prior_is_initialised_when_the_kl_starts(monkeypatch):
+    """kl_start = 4: the posterior's head at step 1, the prior at step 5, from that step's batch."""
+    trainer = Trainer(small("fl_s"), progress=False)
+    seen = []
+    real = trainer.model.initialise
+    monkeypatch.setattr(trainer.model, "initialise",
+                        lambda batch, which: (seen.append((trainer.step, which)),
+                                              real(batch, which)))
+    for _ in range(6):
+        trainer.train_step()
+    assert seen == [(1, "posterior"), (5, "prior")]
+
+
+# A loss that isn't finite --------------------------------------------------------------------
+
+def test_nan_names_step_term_and_checkpoint():
+    trainer = Trainer(small("tr_s"), progress=False)
+    for _ in range(EVERY):
+        trainer.train_step()
+    trainer.validate()
+    torch.nn.init.constant_(trainer.model.embedding.weight, float("nan"))
+    with pytest.raises(TrainingError) as caught:
+        trainer.train_step()
+    message = str(caught.value)
+    assert message.startswith("step 4: loss term nll is nan; last good checkpoint: ")
+    assert str(trainer.folder.last) in message and "params/smoke/tr_s.yaml" in message
+    resumed = Trainer(small("tr_s"), progress=False)
+    assert resumed.step == EVERY
+    assert torch.isfinite(resumed.model.embedding.weight).all()
+
+
+def test_nan_in_one_term_names_it():
+    trainer = Trainer(small("ga_b"), progress=False)
+    trainer.train_step()
+    torch.nn.init.constant_(trainer.model.length_predictor.outer.bias, float("nan"))
+    with pytest.raises(TrainingError, match=r"step 2: loss term length is nan; no checkpoint was"):
+        trainer.train_step()
+
+
+def test_an_infinite_gradient_stops(monkeypatch):
+    trainer = Trainer(small("tr_s"), progress=False)
+    trainer.model.embedding.weight.register_hook(lambda g: g * float("inf"))
+    before = trainer.model.embedding.weight.detach().clone()
+    with pytest.raises(TrainingError, match="step 1: the gradient's norm is (inf|nan)"):
+        trainer.train_step()
+    assert torch.equal(trainer.model.embedding.weight.detach(), before)
+
+
+# Starting from another run, and the command --------------------------------------------------
+
+def test_a_latent_model_starts_from_a_trained_transformer():
+    with pytest.raises(CheckpointError, match=r"no checkpoint .*-p model tr_s -p dataset toy"):
+        Trainer(small("ga_b", start_from="tr_s"), progress=False)
+    folder = train(small("tr_s", steps=3), progress=False)
+    weights = checkpoints.load(folder.best, "")["weights"]
+    trainer = Trainer(small("ga_b", start_from="tr_s"), progress=False)
+    assert torch.equal(trainer.model.embedding.weight, weights["embedding.weight"])
+    assert torch.equal(trainer.average["embedding.weight"], weights["embedding.weight"])
+
+
+def test_the_command_names_the_run():
+    config = small("ga_b")
+    assert train_command(config) == (
+        "papermill notebooks/02_train.ipynb OUT.ipynb -p model ga_b -p dataset toy -p scale smoke "
+        "-p seed 1")
+
+
+def test_a_mistake_on_the_command_line_is_one_line(capsys):
+    with pytest.raises(SystemExit, match=r"error: unknown model 'tr_x': did you mean"):
+        training.main(["--model", "tr_x"])

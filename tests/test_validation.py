@@ -1,0 +1,122 @@
+"""Scores on a split: numbers that are known beforehand, and hypotheses in corpus order."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, model_of
+
+from lib.batching import collate
+from lib.config import load_config
+from lib.decoding import hypotheses
+from lib.likelihood import iw_bound
+from lib.task import Task
+from lib.validation import bleu, dev_scores, translate
+
+SETTING = {"autoregressive": "greedy", "gaussian": "k1", "flow": "k1"}
+EVERY = pytest.mark.parametrize("architecture", [AUTOREGRESSIVE, GAUSSIAN, FLOW],
+                                ids=lambda a: a.family)
+
+pytestmark = pytest.mark.usefixtures("float64", "isolated")
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture
+def task():
+    config = load_config("tr_s")
+    options = {**config.dataset.options, "train_pairs": 80, "dev_pairs": 20, "test_pairs": 20}
+    return Task(replace(config, dataset=replace(config.dataset, options=options)))
+
+
+@pytest.fixture
+def training():
+    return load_config("ga_b", label_smoothing=0.0, dev_samples=3, batch_tokens=64).training
+
+
+def test_bleu_of_the_references_is_100_with_its_signature():
+    lines = ["ein Mann geht nach Hause .", "zwei Hunde spielen im Schnee ."]
+    score, signature = bleu(lines, lines)
+    assert score.score == pytest.approx(100)
+    assert signature.startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
+
+
+def test_bleu_by_hand():
+    """Five of six words right, cut 5/6, 4/5, 3/4, 2/3 = product 1/3; no brevity penalty."""
+    score, _ = bleu(["a b c d e x"], ["a b c d e f"])
+    assert score.score == pytest.approx(100 * (1 / 3) ** 0.25, abs=1e-6)
+    assert bleu(["A b c d e f"], ["a b c d e f"])[0].score < 100  # cased
+
+
+def test_dev_ll_of_a_uniform_model(task, training):
+    """log(1 / V) nats a token, its loss log V: whatever the sentences are."""
+    model = model_of(AUTOREGRESSIVE, len(task.vocabulary))
+    torch.nn.init.zeros_(model.embedding.weight)
+    scores = dev_scores(model, task.dev, task.vocabulary, task.references("dev"), training)
+    expected = math.log(len(task.vocabulary))
+    assert scores["dev_ll"] == pytest.approx(-expected, abs=1e-12)
+    assert scores["dev_nll"] == scores["dev_loss"] == pytest.approx(expected, abs=1e-12)
+
+
+@EVERY
+def test_dev_scores_are_those_of_single_sentences(architecture, task, training):
+    """dev_ll = sum of log p over sentences / tokens with one EOS, whatever the batches."""
+    model = model_of(architecture, len(task.vocabulary), spread=0.05)
+    scores = dev_scores(model, task.dev, task.vocabulary, task.references("dev"), training)
+    tokens = int((task.dev.target_lengths + 1).sum())
+    if architecture is AUTOREGRESSIVE:
+        total = sum(float(model.log_prob_terms(collate(task.dev, np.array([i]), 1)).log_p_y)
+                    for i in range(len(task.dev)))
+        assert scores["dev_ll"] == pytest.approx(total / tokens, abs=1e-10)
+        assert set(scores) == {"dev_loss", "dev_nll", "dev_ll", "dev_bleu"}
+        return
+    assert set(scores) == {"dev_loss", "dev_reconstruction", "dev_kl", "dev_length", "dev_ll",
+                           "dev_bleu"}
+    # a bound from other draws of the same posterior is near; the length term is part of it
+    generator = torch.Generator().manual_seed(5)
+    total = 0.0
+    for i in range(len(task.dev)):
+        terms = model.log_prob_terms(collate(task.dev, np.array([i]), 4), 3, generator, 3)
+        bound = iw_bound(terms.log_p_y, terms.log_p_z, terms.log_q_z)
+        total += float(bound + terms.log_p_length)
+    assert scores["dev_ll"] == pytest.approx(total / tokens, rel=0.05)
+
+
+@EVERY
+def test_scores_repeat_and_leave_the_random_state_alone(architecture, task, training):
+    model = model_of(architecture, len(task.vocabulary), spread=0.05)
+    arguments = model, task.dev, task.vocabulary, task.references("dev"), training
+    before = torch.get_rng_state()
+    first = dev_scores(*arguments)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(99)
+    assert dev_scores(*arguments) == first
+
+
+@EVERY
+def test_translations_come_in_corpus_order_whatever_the_batches(architecture, task):
+    model = model_of(architecture, len(task.vocabulary))
+    setting = SETTING[architecture.family]
+    alone = []
+    for row in range(len(task.dev)):
+        batch = collate(task.dev, np.array([row]), model.multiple)
+        found = hypotheses(model, batch.source, batch.source_mask, [setting])[setting]
+        alone += task.vocabulary.decode(found)
+    assert len(set(alone)) > 5, "the model should say more than one thing"
+    for batch_tokens in (1, 40, 4096):
+        lines = translate(model, task.dev, task.vocabulary, [setting], batch_tokens)
+        assert lines == {setting: alone}, f"{batch_tokens} tokens a batch"
+
+
+def test_translation_doesnt_look_at_the_targets(task):
+    model = model_of(GAUSSIAN, len(task.vocabulary))
+    blind = replace(task.dev, target_ids=np.full_like(task.dev.target_ids, 5))
+    found = [translate(model, data, task.vocabulary, ["k0", "k2"], 64)
+             for data in (task.dev, blind)]
+    assert found[0] == found[1]
