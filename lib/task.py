@@ -6,6 +6,7 @@ from functools import cached_property
 from . import corpora, subword
 from .batching import Tokenised, tokenise
 from .config import Config
+from .errors import DataError
 
 __all__ = ["Task"]
 
@@ -36,7 +37,13 @@ class Task:
 
     @cached_property
     def train(self) -> Tokenised:
-        """Training pairs of at most `max_tokens` subwords a side."""
+        """Training pairs of at most `max_tokens` subwords a side.
+
+        Errors: DataError for distilled training data, which nothing here makes yet.
+        """
+        if self.config.train_data != "raw":
+            raise DataError(f"there is no {self.config.train_data} training data of "
+                            f"{self.config.dataset.name}: train with train_data=raw")
         return self._tokenised("train", self.config.dataset.max_tokens)
 
     @cached_property

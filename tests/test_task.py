@@ -6,6 +6,7 @@ import pytest
 
 from lib.config import load_config
 from lib.corpora import Pairs
+from lib.errors import DataError
 from lib.task import Task
 
 pytestmark = pytest.mark.usefixtures("isolated")
@@ -64,3 +65,8 @@ def test_nothing_is_read_before_it_is_asked_for(config, monkeypatch):
     assert asked == ["dev"]
     assert len(task.dev) == 1  # the vocabulary needs the training text
     assert asked == ["dev", "train"]
+
+
+def test_distilled_training_data_is_refused_rather_than_taken_from_the_raw_text():
+    with pytest.raises(DataError, match="train with train_data=raw"):
+        _ = Task(load_config("ga_b", train_data="distilled")).train

@@ -1,0 +1,119 @@
+"""Write the README's tables from the committed results: python scripts/fill_readme.py [--check].
+
+A block between `<!-- begin NAME -->` and `<!-- end NAME -->` is replaced by what the function of
+that name makes of files in outputs/. No number there is typed in by hand.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from lib.config import MODELS
+from lib.paths import ROOT, RunFolder, outputs_root
+from lib.published import MODELS as NAMES
+
+README = ROOT / "README.md"
+
+
+def _table(rows: list[dict]) -> str:
+    if not rows:
+        return "*(no results yet)*"
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    lines += ["| " + " | ".join(str(row.get(name, "")) for name in names) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _runs(dataset: str, scale: str, train_data: str = "raw") -> list[tuple[RunFolder, dict]]:
+    folders = [RunFolder(dataset, scale, model, train_data) for model in MODELS]
+    return [(f, json.loads(f.metrics.read_text())) for f in folders if f.metrics.exists()]
+
+
+def _results(dataset: str, scale: str) -> str:
+    rows = []
+    for folder, metrics in _runs(dataset, scale):
+        history = pd.read_csv(folder.history)
+        bleu = {k: v["score"] for k, v in metrics["bleu"].items()}
+        shown = ("greedy", "beam4") if "greedy" in bleu else ("k0", "k1", "k4")
+        ll = {name: f"{v['mean']:.3f} ± {v['standard_error']:.3f}"
+              for name, v in metrics["log_likelihood"].items()}
+        kl = metrics["diagnostics"].get("kl")
+        rows.append({
+            "model": NAMES[metrics["model"]], "parameters": f"{metrics['parameters'] / 1e6:.1f}M",
+            "steps": int(history["step"].iloc[-1]),
+            "minutes": f"{history['seconds'].iloc[-1] / 60:.0f}",
+            "BLEU": ", ".join(f"{s} {bleu[s]:.1f}" for s in shown),
+            "LL, strict": ll["strict"], "LL, paper": ll["paper"], "released": ll["released"],
+            "KL": "" if kl is None else f"{kl:.2f}"})
+    return _table(rows)
+
+
+def multi30k() -> str:
+    """Results on Multi30k."""
+    return _results("multi30k_de_en", "mini")
+
+
+def sizes() -> str:
+    """Parameters at paper scale."""
+    path = outputs_root() / "tables" / "model_sizes.csv"
+    if not path.exists():
+        return _table([])
+    table = pd.read_csv(path).query("scale == 'paper' and corpus == 'wmt'")
+    return _table([{
+        "model": NAMES[row.model], "ours": f"{row.parameters / 1e6:.1f}M",
+        "published": "-" if pd.isna(row.published) else f"{row.published / 1e6:.0f}M",
+        "ratio": "-" if pd.isna(row.published) else f"{row.parameters / row.published:.2f}",
+    } for row in table.itertuples()])
+
+
+def bench() -> str:
+    """Training speed and memory."""
+    folder = outputs_root() / "bench"
+    if not (folder / "training.csv").exists():
+        return _table([])
+    speed, memory = (pd.read_csv(folder / f"{name}.csv") for name in ("training", "memory"))
+    rows = [{"model": NAMES.get(row.model, row.model),
+             "tokens a CPU-second": f"{row.tokens_per_cpu_second:,.0f}",
+             "of the matrix rate": f"{row.share:.0%} ({row.share_low:.0%} to {row.share_high:.0%})",
+             "against torch.nn.Transformer": f"{row.vs_plain:.2f}"}
+            for row in speed.itertuples()]
+    rate = speed["matrix_flops_per_cpu_second"].median() / 1e9
+    peaks = memory.loc[memory.groupby("scale")["peak_gib"].idxmax()]
+    told = "; ".join(f"{row.scale} at most {row.peak_gib:.1f} GiB ({NAMES[row.model]}, "
+                     f"{row.batch_tokens:,} tokens a batch)" for row in peaks.itertuples())
+    return (f"Machine: {speed['machine'].iloc[0]}. {speed['precision'].iloc[0]} products, "
+            f"{speed['threads'].iloc[0]} threads; matrix rate {rate:.0f} GFLOP a CPU-second.\n\n"
+            f"{_table(rows)}\n\nPeak memory of a training step: {told}.")
+
+
+BLOCKS: dict[str, Callable[[], str]] = {"multi30k": multi30k, "sizes": sizes, "bench": bench}
+
+
+def fill(text: str) -> str:
+    """The README's text with every block made anew."""
+    for name, block in BLOCKS.items():
+        begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+        made = f"{begin}\n{block()}\n{end}"
+        text, count = pattern.subn(lambda _, made=made: made, text)
+        if count != 1:
+            raise SystemExit(f"README.md must hold one block {begin} ... {end}, found {count}")
+    return text
+
+
+def main(path: Path = README) -> int:
+    """Fill, or with --check only compare."""
+    before = path.read_text(encoding="utf-8")
+    after = fill(before)
+    if "--check" in sys.argv:
+        return int(before != after)
+    path.write_text(after, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
