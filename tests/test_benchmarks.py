@@ -1,0 +1,36 @@
+"""The benchmarks measure what they say; no timing is tested."""
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import training
+from benchmarks.machine import describe, matrix_throughput
+
+
+def test_the_random_corpus_has_the_quantiles_it_was_given():
+    data = training.corpus(20_000)
+    at = np.linspace(0, 1, len(training.SOURCE_QUANTILES))
+    for lengths, wanted in ((data.source_lengths, training.SOURCE_QUANTILES),
+                            (data.target_lengths, training.TARGET_QUANTILES)):
+        inner = slice(2, -2)  # clipping piles up the ends a little
+        np.testing.assert_allclose(np.quantile(lengths, at)[inner], wanted[inner], atol=1)
+    assert data.source_ids.max() < training.VOCABULARY
+
+
+@pytest.mark.parametrize("model", [training.PLAIN, "tr_s", "ga_b", "fl_s"])
+def test_a_subject_counts_its_tokens_and_matrix_products(model):
+    subject = training.Subject(model, "smoke", 128)
+    subject.batches = subject.batches[:1]
+    subject.count_flops()
+    batch = subject.batches[0]
+    vocabulary, d_model = subject.model.embedding.weight.shape
+    rows = batch.target.numel()
+    # the output layer alone takes three products of 2 * rows * vocabulary * d_model
+    assert subject.flops > 3 * 2 * rows * vocabulary * d_model
+    assert subject.step(batch) == int(batch.target_tokens.sum())
+
+
+def test_the_machine_is_named_and_multiplies():
+    assert "cores" in describe() or torch.cuda.is_available()
+    assert matrix_throughput(torch.float32, seconds=0.01) > 1e8
