@@ -9,9 +9,7 @@ cell succeeded. Outputs, tags and cell identities stay; times, versions and path
 
 import argparse
 import os
-import re
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -19,27 +17,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-ROOT = Path(__file__).resolve().parents[1]
-KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-KEPT_CELL_METADATA = {"tags", "collapsed", "jupyter", "editable"}
-
-# What the machine writes into a text: the folders, and the file names of a kernel's cells.
-CELL_FILE = re.compile(re.escape(tempfile.gettempdir()) + r"/ipykernel_\d+/\d+\.py")
-PLACES = {str(ROOT): ".", sys.prefix: ".venv", tempfile.gettempdir(): "TMP", str(Path.home()): "~"}
-
-
-def scrub(value):
-    """`value` (text, or lists and dictionaries of it) without this machine's paths."""
-    if isinstance(value, str):
-        value = CELL_FILE.sub("<cell>", value)
-        for place, name in sorted(PLACES.items(), key=lambda item: -len(item[0])):
-            value = re.sub(re.escape(place) + r"(?![\w-])", name, value)
-        return value
-    if isinstance(value, list):
-        return [scrub(item) for item in value]
-    if isinstance(value, dict):
-        return type(value)({key: scrub(item) for key, item in value.items()})
-    return value
+from lib.notebook import clean
+from lib.paths import NOTEBOOKS, ROOT
 
 
 def empty(notebook: nbformat.NotebookNode) -> None:
@@ -51,24 +30,6 @@ def empty(notebook: nbformat.NotebookNode) -> None:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-
-
-def clean(notebook: nbformat.NotebookNode) -> None:
-    """Strip, in place, metadata that changes from run to run, and paths out of the outputs."""
-    notebook.metadata = nbformat.from_dict(
-        {"kernelspec": KERNEL, "language_info": {"name": "python"}}
-    )
-    for cell in notebook.cells:
-        cell.metadata = nbformat.from_dict(
-            {key: value for key, value in cell.metadata.items() if key in KEPT_CELL_METADATA}
-        )
-        for output in cell.get("outputs", []):
-            for part in ("text", "traceback"):
-                if part in output:
-                    output[part] = scrub(output[part])
-            for kind, content in output.get("data", {}).items():
-                if not kind.startswith("image/") or kind == "image/svg+xml":
-                    output.data[kind] = scrub(content)
 
 
 def run(path: Path, timeout: int) -> None:
@@ -97,7 +58,7 @@ def main() -> int:
     arguments = parser.parse_args()
     os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars aren't results
 
-    paths = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    paths = sorted(NOTEBOOKS.glob("*.ipynb"))
     unknown = [name for name in arguments.names if not any(p.name.startswith(name) for p in paths)]
     if unknown or not paths:
         print(f"no notebook starts with {' or '.join(unknown)}" if unknown else "no notebooks yet",

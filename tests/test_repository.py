@@ -38,7 +38,9 @@ LEVELS = [
     {"decoding", "resampling"},
     {"validation"},
     {"training", "evaluation", "distillation"},
-    {"correlation", "tables", "labels", "plots"},
+    {"correlation", "tables", "plots"},
+    {"reports", "sampling", "sizes", "notebook"},  # what notebooks and commands call
+    {"gallery", "workflow"},
     {"demo"},
 ]
 RANK = {module: rank for rank, level in enumerate(LEVELS) for module in level}

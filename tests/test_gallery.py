@@ -1,0 +1,67 @@
+"""The page of results: everything there is, with a sentence."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from lib import gallery
+from lib.errors import DataError
+from lib.paths import ROOT, RunFolder
+
+
+@pytest.mark.parametrize(("stem", "ending", "maker"), [
+    ("table1_toy_smoke_strict", "(its Table 1): toy, smoke, strict", "05_correlation"),
+    ("latent_space_toy_smoke_ga_b_fl_b_0", ": toy, smoke, ga_b, fl_b, 0", "04_latent_space"),
+    ("ll_against_bleu_multi30k_de_en_mini_bits_per_char",
+     ": multi30k_de_en, mini, bits_per_char", "05_correlation"),
+    ("model_sizes", "the published ones", "lib/sizes.py"),
+])
+def test_a_file_is_described_by_its_name(stem, ending, maker):
+    sentence, made_by = gallery.describe(stem)
+    assert sentence.endswith(ending) and made_by == maker
+
+
+def test_foreign_files_have_no_description():
+    assert gallery.describe("holiday") is None
+
+
+def test_the_page_links_what_there_is(isolated):
+    outputs = isolated / "outputs"
+    for name in ("figures/ll_against_bleu_toy_smoke_strict.png", "tables/model_sizes.csv",
+                 "figures/likelihood_by_length_toy_smoke_tr_s_raw_s1.png",
+                 "tables/table1_toy_smoke_strict.csv", "tables/table1_toy_smoke_strict.md"):
+        (outputs / name).parent.mkdir(parents=True, exist_ok=True)
+        (outputs / name).touch()
+    run = RunFolder("toy", "smoke", "tr_s")
+    run.path.mkdir(parents=True)
+    (run.path / "03_eval.ipynb").touch()
+    run.metrics.write_text(json.dumps({
+        "headline": "beam4", "bleu": {"beam4": {"score": 23.456}},
+        "log_likelihood": {"strict": {"mean": -0.9}}}))
+    page = gallery.main()
+    text = page.read_text()
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    for link in links:
+        assert (outputs / link).exists() or (ROOT / "outputs" / link).resolve().exists(), link
+    assert "tables/table1_toy_smoke_strict.md" in links
+    assert "tables/table1_toy_smoke_strict.csv" not in links
+    assert "| 23.5 | −0.900 |" in text and "03_eval.ipynb" in text
+    assert gallery.main().read_text() == text
+
+
+def test_damaged_metrics_are_named(isolated):
+    run = RunFolder("toy", "smoke", "tr_s")
+    run.path.mkdir(parents=True)
+    run.metrics.write_text("{}")
+    with pytest.raises(DataError, match=r"metrics\.json is damaged"):
+        gallery.main()
+
+
+def test_every_committed_figure_and_table_is_described():
+    found = [p for kind in ("figures/*.png", "tables/*.csv")
+             for p in Path(ROOT / "outputs").glob(kind)]
+    if not found:
+        pytest.skip("no results yet: make demo")
+    assert [p.name for p in found if gallery.describe(p.stem) is None] == []

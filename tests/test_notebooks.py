@@ -1,0 +1,154 @@
+"""Every notebook through papermill with parameters, and the checkpoints that ship."""
+
+import json
+
+import nbformat
+import pandas as pd
+import papermill
+import pytest
+
+from lib.checkpoints import load
+from lib.config import MODELS, load_config
+from lib.evaluation import accountings, likelihoods, load_run
+from lib.paths import NOTEBOOKS, ROOT, RunFolder
+from lib.runtime import autocast
+from lib.validation import bleu, translate
+
+TINY = {"steps": 12, "validate_every": 4, "kl_start": 1, "kl_ramp": 3, "dev_sentences": 40,
+        "start_from": ""}
+
+
+def execute(folder, name, **parameters):
+    """The executed notebook; runs in `folder`, as papermill runs where it was called."""
+    executed = folder / f"{name}.ipynb"
+    papermill.execute_notebook(NOTEBOOKS / f"{name}.ipynb", executed, parameters, cwd=folder,
+                               kernel_name="python3", progress_bar=False)
+    return nbformat.read(executed, as_version=4)
+
+
+def said(book) -> str:
+    """All text that the notebook shows."""
+    parts = []
+    for cell in book.cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            parts += [output.get("text", ""), data.get("text/markdown", ""),
+                      data.get("text/plain", "")]
+    return "\n".join(parts)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Outputs of this module's own, where a small Ga-B is trained and evaluated by notebook."""
+    folder = tmp_path_factory.mktemp("outputs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DISCREPANCY_OUTPUTS", str(folder))
+        patch.setenv("TQDM_DISABLE", "1")
+        trained = execute(folder, "02_train", model="ga_b", overrides=TINY)
+        evaluated = execute(folder, "03_eval", model="ga_b", overrides={"samples": 3})
+        yield folder, trained, evaluated
+
+
+def test_training_leaves_its_history_and_checkpoints(place):
+    _, trained, _ = place
+    folder = RunFolder("toy", "smoke", "ga_b")
+    history = pd.read_csv(folder.history)
+    assert history["step"].tolist() == [4, 8, 12]
+    assert folder.best.exists() and folder.last.exists()
+    assert json.loads(folder.config.read_text())["training"]["steps"] == 12
+    assert "12 of 12 steps to go" in said(trained)
+
+
+def test_training_again_says_that_it_is_finished(place):
+    before = RunFolder("toy", "smoke", "ga_b").last.read_bytes()
+    again = execute(place[0], "02_train", model="ga_b", overrides=TINY)
+    assert "finished already" in said(again)
+    assert RunFolder("toy", "smoke", "ga_b").last.read_bytes() == before
+
+
+def test_evaluation_writes_what_it_shows(place):
+    metrics = json.loads(RunFolder("toy", "smoke", "ga_b").metrics.read_text())
+    assert set(metrics["bleu"]) == {"k0", "k1", "k2", "k4", "k8"}
+    assert metrics["log_likelihood"]["strict"]["samples"] == 3
+    assert len(pd.read_csv(RunFolder("toy", "smoke", "ga_b").sentences)) == 1000
+    assert f"{metrics['log_likelihood']['strict']['mean']:.3f} nats per token" in said(place[2])
+    assert "nats per sentence" in said(place[2])
+
+
+def test_data_notebook_counts_the_corpus(place):
+    text = said(execute(place[0], "01_data", sentence=3))
+    assert "20,000 training pairs" in text and "right translations" in text
+    assert (place[0] / "figures/corpus_toy_smoke.png").exists()
+
+
+def test_latent_space_takes_other_models(place):
+    text = said(execute(place[0], "04_latent_space", models=["ga_b"], samples=12, sentence=5))
+    points = pd.read_csv(place[0] / "figures/latent_space_toy_smoke_ga_b_5.csv")
+    assert points["kind"].value_counts().tolist() == [12, 12, 12]
+    assert "Ga-B: refinement takes 12 samples" in text
+
+
+def test_correlation_reads_whatever_runs_exist(place):
+    text = said(execute(place[0], "05_correlation", accounting="bits_per_char"))
+    table = pd.read_csv(place[0] / "tables/table1_toy_smoke_bits_per_char.csv")
+    metrics = json.loads(RunFolder("toy", "smoke", "ga_b").metrics.read_text())
+    assert table["model"].tolist() == ["ga_b"]
+    assert table["log_likelihood"][0] == pytest.approx(
+        metrics["log_likelihood"]["bits_per_char"]["mean"], rel=1e-4)
+    assert len(pd.read_csv(place[0] / "tables/table2_toy_smoke.csv")) == 1
+    assert "1 runs are too few" in text
+
+
+def test_a_misspelt_model_fails_with_one_clear_line(place):
+    with pytest.raises(papermill.PapermillExecutionError) as failure:
+        execute(place[0], "03_eval", model="ga_bb")
+    error = failure.value
+    assert (error.ename, error.evalue.partition("?")[0]) == (
+        "ConfigError", "unknown model 'ga_bb': did you mean ga_b")
+    assert len(error.traceback) == 1 and "Traceback" not in error.traceback[0]
+
+
+# ---- the checkpoints that ship with the repository ----
+
+def shipped(model: str) -> RunFolder:
+    """The committed run; skips where there is none, or it was trained anew since."""
+    folder = RunFolder("toy", "smoke", model)
+    if not folder.best.exists() or not folder.metrics.exists():
+        pytest.skip(f"no committed run of {model} on toy/smoke: make demo")
+    content, metrics = load(folder.best, "make demo"), json.loads(folder.metrics.read_text())
+    if (content["step"], content["dev_bleu"]) != (metrics["step"], metrics["dev_bleu"]):
+        pytest.skip(f"{model} was trained anew since its evaluation: make demo")
+    return folder
+
+
+@pytest.fixture
+def committed(monkeypatch):
+    monkeypatch.setenv("DISCREPANCY_OUTPUTS", str(ROOT / "outputs"))
+
+
+@pytest.mark.parametrize("model", ["tr_s", "ga_b", "fl_b"])
+def test_shipped_checkpoints_evaluate_to_their_metrics(committed, model):
+    metrics = json.loads(shipped(model).metrics.read_text())
+    config = load_config(model)
+    run, headline = load_run(config), metrics["headline"]
+    references = run.task.references("test")
+    with autocast(config.training.precision):
+        lines = translate(run.model, run.task.test, run.task.vocabulary, [headline], 1024,
+                          config.evaluation.length_penalty)[headline]
+    score, signature = bleu(lines, references)
+    assert score.score == pytest.approx(metrics["bleu"][headline]["score"], abs=0.5)
+    assert signature == metrics["bleu"][headline]["signature"]
+    samples = metrics["log_likelihood"]["strict"]["samples"]
+    sentences = likelihoods(run, run.task.test, samples, progress=False)
+    sentences["n_chars"] = [len(line) for line in references]
+    if "released_estimate" not in sentences:
+        sentences["released_estimate"] = float("nan")
+    again = accountings(sentences, samples)
+    for name in ("paper", "strict"):  # nats per token
+        assert again[name]["mean"] == pytest.approx(
+            metrics["log_likelihood"][name]["mean"], abs=1e-2)
+
+
+def test_shipped_checkpoints_are_small(committed):
+    sizes = [shipped(model).best.stat().st_size for model in MODELS]
+    assert sum(sizes) < 20e6
