@@ -161,7 +161,8 @@ def memory() -> pd.DataFrame:
     rows = []
     for scale in ("mini", "paper"):
         for name in tqdm(MODELS, desc=f"memory, {scale}"):
-            tokens = 1024 if scale == "paper" else load_config(name, scale=scale).training.batch_tokens
+            own = load_config(name, scale=scale).training.batch_tokens
+            tokens = 1024 if scale == "paper" else own
             answer = context.Queue()
             process = context.Process(target=_memory, args=(name, scale, tokens, answer))
             process.start()

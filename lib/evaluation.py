@@ -118,7 +118,7 @@ def _rows(batch, terms, samples: int, exact: bool) -> list[dict]:
         weights = (parts[0] + parts[1] - parts[2]).softmax(0)
         columns |= {"elbo": elbo(*parts), "released_estimate": released_estimate(*parts, padded),
                     "effective_sample_size": effective_sample_size(*parts),
-                    "largest_weight": weights.max(0).values,
+                    "largest_weight": weights.amax(0),
                     "reconstruction": parts[0].mean(0)}
         columns |= {f"iw_bound_{k}": iw_bound(*(p[:k] for p in parts))
                     for k in (1, 10, 100) if k < samples}
