@@ -1,4 +1,4 @@
-"""Where everything lies: every path hangs off the repository's root, whatever the working folder."""
+"""Where everything lies: all paths hang off the repository's root, whatever the working folder."""
 
 import os
 from dataclasses import dataclass
