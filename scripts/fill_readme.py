@@ -48,6 +48,7 @@ def _results(dataset: str, scale: str) -> str:
             "minutes": f"{history['seconds'].iloc[-1] / 60:.0f}",
             "BLEU": ", ".join(f"{s} {bleu[s]:.1f}" for s in shown),
             "LL, strict": ll["strict"], "LL, paper": ll["paper"], "released": ll["released"],
+            "K": metrics["log_likelihood"]["strict"]["samples"] if kl is not None else "exact",
             "KL": "" if kl is None else f"{kl:.2f}"})
     return _table(rows)
 
