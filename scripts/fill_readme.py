@@ -73,13 +73,16 @@ def reading() -> str:
     better = "fl_s" if table.bleu["fl_s"] > table.bleu["ga_b"] else "ga_b"
     denser = "fl_s" if difference > 0 else "ga_b"
     order = ("rank these two alike" if better == denser else "rank these two in opposite order")
+    apart = (table.bleu_low["fl_s"] > table.bleu_high["ga_b"]
+             or table.bleu_low["ga_b"] > table.bleu_high["fl_s"])
     return (
         f"With four refinement steps Ga-B reaches {shares['ga_b']:.1%} and Fl-S "
         f"{shares['fl_s']:.1%} of Tr-S's beam-search BLEU (headline BLEU with 95% intervals over "
         f"resampled test sentences: Tr-S {told['tr_s']}, Ga-B {told['ga_b']}, Fl-S "
         f"{told['fl_s']}). Tr-S is far ahead in density too. Fl-S's strict LL minus Ga-B's is "
         f"{difference:+.3f} nats per token (paired standard error {error:.3f}): density and BLEU "
-        f"{order}, on one seed each and lower bounds whose tightness differs "
+        f"{order} (the BLEU intervals {'do not overlap' if apart else 'overlap'}), on one seed "
+        f"each and lower bounds whose tightness differs "
         f"(median effective sample size {runs['ga_b']['diagnostics']['effective_sample_size']:.0f} "
         f"and {runs['fl_s']['diagnostics']['effective_sample_size']:.0f} of "
         f"{runs['ga_b']['log_likelihood']['strict']['samples']}).")
