@@ -29,7 +29,7 @@ define step
 	printf '    done in %d s\n' $$(( $$(date +%s) - start ))
 endef
 
-.PHONY: help demo test lint unit nbval bench notebooks clean distclean
+.PHONY: help demo test lint unit nbval bench gallery notebooks clean distclean
 
 help:  ## this list
 	@printf 'make TARGET, where TARGET is one of\n\n'
@@ -78,6 +78,11 @@ nbval: $(STAMP)  ## every notebook, run and compared with its committed outputs 
 
 bench: $(STAMP)  ## training speed of each family beside the machine's own limit (minutes)
 	@$(PY) -m benchmarks.training
+	@$(PY) scripts/fill_readme.py
+
+gallery: $(STAMP)  ## outputs/README.md and the README's tables, from what lies in outputs/
+	@$(PY) -m lib.gallery
+	@$(PY) scripts/fill_readme.py
 
 notebooks: $(STAMP)  ## run every notebook in place, top to bottom, and clean its metadata
 	@$(PY) scripts/run_notebooks.py

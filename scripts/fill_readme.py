@@ -94,7 +94,8 @@ def _released(runs: dict) -> str:
               for m in ("tr_s", "ga_b", "fl_s")}
     ahead = [name for name, value in values.items() if value > values[NAMES["tr_s"]]]
     told = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
-    verdict = (f"puts {' and '.join(ahead)} ahead of Tr-S; the strict and the paper accounting put Tr-S first"
+    verdict = (f"puts {' and '.join(ahead)} ahead of Tr-S; "
+               f"the strict and the paper accounting put Tr-S first"
                if ahead else "leaves Tr-S ahead, but by far less")
     return f"**The released code's estimate** ({told}) {verdict}."
 
