@@ -14,12 +14,13 @@ from .errors import ConfigError
 from .paths import PARAMS
 
 __all__ = [
-    "MODELS", "SCALES", "Architecture", "Config", "Dataset", "Evaluation", "Training",
-    "datasets", "load_config", "load_dataset",
+    "MODELS", "SCALES", "TEACHERS", "Architecture", "Config", "Dataset", "Evaluation", "Training",
+    "build", "datasets", "load_config", "load_dataset", "unknown",
 ]
 
 MODELS = ("tr_s", "tr_b", "tr_l", "ga_b", "ga_l", "fl_s", "fl_b", "fl_l")
 SCALES = ("smoke", "mini", "paper")
+TEACHERS = ("tr_s", "tr_b", "tr_l")  # models with a beam search
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Training:
         if len(self.adam_betas) != 2 or not all(0 <= b < 1 for b in self.adam_betas):
             raise ConfigError(f"adam_betas = {self.adam_betas}: two numbers in [0, 1)")
         if self.start_from and self.start_from not in MODELS:
-            raise ConfigError(_unknown("start_from", self.start_from, MODELS))
+            raise ConfigError(unknown("start_from", self.start_from, MODELS))
 
 
 @dataclass(frozen=True)
@@ -163,12 +164,14 @@ class Dataset:
     max_tokens: int  # training pairs with more subwords on either side are left out
     size: str  # iwslt | wmt: which of the published sizes scale `paper` takes
     published: str | None = None  # the dataset's name in the paper's tables
+    teacher: str = "tr_s"  # whose translation of the training set distilled models learn from
     options: dict = field(default_factory=dict)  # what only this corpus has
 
     def __post_init__(self):
         _choice(self, "corpus", ("synthetic", "files", "multi30k", "iwslt16", "wmt14", "wmt16"))
         _choice(self, "subword", ("bpe", "word"))
         _choice(self, "size", ("iwslt", "wmt"))
+        _choice(self, "teacher", TEACHERS)
         _at_least(self, "max_tokens", 1)
         for scale in SCALES:
             size = self.vocabulary.get(scale)
@@ -191,11 +194,15 @@ class Config:
     evaluation: Evaluation
 
     def as_dict(self) -> dict:
-        """Plain Python, as written to config.json."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        """Plain Python, as written to config.json; the teacher only where it decides something."""
+        described = json.loads(json.dumps(dataclasses.asdict(self)))
+        if self.train_data == "raw":
+            del described["dataset"]["teacher"]
+        return described
 
 
-def _unknown(kind: str, name: str, known) -> str:
+def unknown(kind: str, name: str, known) -> str:
+    """The message for a name that isn't among the known ones, with the nearest of those."""
     near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
     return f"unknown {kind} '{name}': {hint}known: {', '.join(known)}"
@@ -203,7 +210,7 @@ def _unknown(kind: str, name: str, known) -> str:
 
 def _choice(owner, name: str, allowed) -> None:
     if getattr(owner, name) not in allowed:
-        raise ConfigError(_unknown(name, getattr(owner, name), allowed))
+        raise ConfigError(unknown(name, getattr(owner, name), allowed))
 
 
 def _at_least(owner, name: str, least: int | float) -> None:
@@ -234,11 +241,15 @@ def _coerce(value, annotation, where: str):
     return value
 
 
-def _build(cls, values: dict, where: str):
+def build(cls, values: dict, where: str):
+    """The dataclass `cls` of these values, checked; `where` opens every message.
+
+    Errors: ConfigError for an unknown or missing name, a wrong type or a value out of range.
+    """
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for name in values:
         if name not in fields:
-            raise ConfigError(f"{where}: {_unknown('parameter', name, fields)}")
+            raise ConfigError(f"{where}: {unknown('parameter', name, fields)}")
     missing = [n for n, f in fields.items() if n not in values
                and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
     if missing:
@@ -279,8 +290,8 @@ def load_dataset(name: str) -> Dataset:
     Errors: ConfigError for an unknown name (with the nearest right one), key, type or range.
     """
     if name not in datasets():
-        raise ConfigError(_unknown("dataset", name, datasets()))
-    return _build(Dataset, _read(PARAMS / "datasets" / f"{name}.yaml"), f"dataset {name}")
+        raise ConfigError(unknown("dataset", name, datasets()))
+    return build(Dataset, _read(PARAMS / "datasets" / f"{name}.yaml"), f"dataset {name}")
 
 
 def load_config(model: str, dataset: str = "toy", scale: str = "smoke", seed: int = 1,
@@ -297,7 +308,7 @@ def load_config(model: str, dataset: str = "toy", scale: str = "smoke", seed: in
     for kind, name, known in (("model", model, MODELS), ("scale", scale, SCALES),
                               ("train_data", train_data, ("raw", "distilled"))):
         if name not in known:
-            raise ConfigError(_unknown(kind, name, known))
+            raise ConfigError(unknown(kind, name, known))
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ConfigError(f"seed = {seed!r} must be a whole number, 0 or more")
     data = load_dataset(dataset)
@@ -308,7 +319,7 @@ def load_config(model: str, dataset: str = "toy", scale: str = "smoke", seed: in
     sections = {"architecture": Architecture, "training": Training, "evaluation": Evaluation}
     for name in (*loaded, *by_size):
         if name not in sections:
-            raise ConfigError(f"{where}: {_unknown('section', name, (*sections, 'iwslt', 'wmt'))}")
+            raise ConfigError(f"{where}: {unknown('section', name, (*sections, 'iwslt', 'wmt'))}")
     known: dict[str, list[str]] = {}
     for section, cls in sections.items():
         for f in dataclasses.fields(cls):
@@ -317,8 +328,8 @@ def load_config(model: str, dataset: str = "toy", scale: str = "smoke", seed: in
               for s in sections}
     for name, value in overrides.items():
         if name not in known:
-            raise ConfigError(_unknown("parameter", name, known))
+            raise ConfigError(unknown("parameter", name, known))
         for section in known[name]:
             values[section][name] = value
-    built = {s: _build(cls, values[s], f"{where}, {s}") for s, cls in sections.items()}
+    built = {s: build(cls, values[s], f"{where}, {s}") for s, cls in sections.items()}
     return Config(model, scale, seed, train_data, data, **built)

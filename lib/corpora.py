@@ -6,7 +6,7 @@ from pathlib import Path
 
 from . import formats
 from .archives import fetch, members, nested_members
-from .config import Dataset, _unknown
+from .config import Dataset, unknown
 from .errors import ConfigError, DataError
 from .paths import data_root
 from .sources import Part, public_sets
@@ -55,7 +55,7 @@ def read(dataset: Dataset, split: str) -> Pairs:
     and line); ConfigError for an unknown split, set or option.
     """
     if split not in SPLITS:
-        raise ConfigError(_unknown("split", split, SPLITS))
+        raise ConfigError(unknown("split", split, SPLITS))
     if dataset.corpus == "synthetic":
         from .synthetic import ToyTask  # here, as it makes the `Pairs` of this module
         return _not_empty(ToyTask.from_options(dataset.options).pairs(split))
@@ -77,7 +77,7 @@ def _check_options(dataset: Dataset) -> None:
     known = ("normalise_romanian",)
     for name, value in dataset.options.items():
         if name not in known:
-            raise ConfigError(f"dataset {dataset.name}: {_unknown('option', name, known)}")
+            raise ConfigError(f"dataset {dataset.name}: {unknown('option', name, known)}")
         if not isinstance(value, bool):
             raise ConfigError(f"dataset {dataset.name}: normalise_romanian = {value!r} must be "
                               "true or false")
@@ -124,7 +124,7 @@ def _public_set(dataset: Dataset, name: str) -> Part:
     sets = public_sets(dataset.corpus, *languages)
     if name not in sets:
         raise ConfigError(f"dataset {dataset.name}: "
-                          + _unknown(f"set of {dataset.corpus}", name, sets))
+                          + unknown(f"set of {dataset.corpus}", name, sets))
     part = sets[name]
     for language in languages:
         if language not in part.remotes:

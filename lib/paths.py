@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = [
-    "NOTEBOOKS", "PARAMS", "ROOT", "RunFolder", "cache_root", "data_root", "outputs_root",
+    "NOTEBOOKS", "PARAMS", "ROOT", "DistilledFolder", "RunFolder", "cache_root", "data_root",
+    "outputs_root", "write_text",
 ]
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,6 +31,14 @@ def cache_root() -> Path:
 def outputs_root() -> Path:
     """The folder of runs, tables and figures: `$DISCREPANCY_OUTPUTS`, else `outputs/`."""
     return _root("DISCREPANCY_OUTPUTS", "outputs")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file in one move, its folder made where there is none: UTF-8, lines as they are."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8", newline="")
+    os.replace(temporary, path)
 
 
 @dataclass(frozen=True)
@@ -82,3 +91,50 @@ class RunFolder:
     def last(self) -> Path:
         """The whole training state at the last checkpoint, for resuming."""
         return self.checkpoints / "last.pt"
+
+
+@dataclass(frozen=True)
+class DistilledFolder:
+    """One teacher's translation of a training set, or of its first `lines` pairs (a preview).
+
+    `distilled/<dataset>/<scale>/<teacher>_s<seed>/` below the outputs.
+    """
+
+    dataset: str
+    scale: str
+    teacher: str
+    seed: int = 1
+    lines: int = 0  # 0: all
+
+    @property
+    def path(self) -> Path:
+        """The set's folder; a preview's lies in it."""
+        folder = (outputs_root() / "distilled" / self.dataset / self.scale
+                  / f"{self.teacher}_s{self.seed}")
+        return folder / f"first_{self.lines}" if self.lines else folder
+
+    @property
+    def config(self) -> Path:
+        """Every setting that decides the text, as JSON."""
+        return self.path / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        """What the teacher scores on the training set, and how much simpler its text is."""
+        return self.path / "metrics.json"
+
+    @property
+    def shards(self) -> Path:
+        """The folder of finished parts; not in git."""
+        return self.path / "shards"
+
+    def text(self, language: str) -> Path:
+        """The distilled targets; not in git."""
+        return self.path / f"train.{language}.gz"
+
+    @property
+    def command(self) -> str:
+        """The line that makes the set."""
+        line = (f"python -m lib.distillation --dataset {self.dataset} --scale {self.scale} "
+                f"--teacher {self.teacher} --seed {self.seed}")
+        return f"{line} --lines {self.lines}" if self.lines else line

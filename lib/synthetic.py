@@ -24,7 +24,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float64
 
-from .config import _build
+from .config import build
 from .errors import ConfigError, DataError
 
 __all__ = ["ToyTask"]
@@ -121,7 +121,7 @@ class ToyTask:
         Raises:
             ConfigError: an unknown parameter (with the nearest right one), or a value that's wrong.
         """
-        return _build(cls, options, "options of the toy task")
+        return build(cls, options, "options of the toy task")
 
     # ---- the language ---------------------------------------------------------------------------
 

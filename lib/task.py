@@ -1,19 +1,56 @@
 """A translation task ready for a model: corpus, joint vocabulary, and tokenised splits."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from . import corpora, subword
+import numpy as np
+
+from . import corpora, formats, subword
 from .batching import Tokenised, tokenise
 from .config import Config
 from .errors import DataError
+from .paths import DistilledFolder
 
-__all__ = ["Task"]
+__all__ = ["TEACHER_SEED", "Task", "distilled_folder", "distilled_targets"]
+
+TEACHER_SEED = 1  # one teacher for students of all seeds: their spread is that of students alone
+
+
+def distilled_folder(config: Config) -> DistilledFolder:
+    """Where the training set of a run on distilled data lies."""
+    return DistilledFolder(config.dataset.name, config.scale, config.dataset.teacher, TEACHER_SEED)
+
+
+def distilled_targets(folder: DistilledFolder, language: str, pairs: corpora.Pairs) -> list[str]:
+    """The teacher's translation of each training source, in corpus order; "" where there is none.
+
+    Errors: DataError for a set that is missing, unfinished, damaged, or of another training text.
+    """
+    path, fix = folder.text(language), f"make it with `{folder.command}`"
+    if not path.is_file() or not folder.config.is_file():
+        raise DataError(f"there is no distilled training set {path}: {fix}")
+    targets = formats.lines(formats.uncompressed(path), str(path))
+    try:
+        described = json.loads(folder.config.read_text(encoding="utf-8"))
+        raw, made = described["training_text"], described["distilled_text"]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise DataError(f"{folder.config} is damaged ({error!r}): {fix}") from None
+    if raw != subword.text_hash(pairs.source, pairs.target):
+        raise DataError(f"{path} is a translation of another training set than today's: {fix}")
+    if made != subword.text_hash(targets) or len(targets) != len(pairs):
+        raise DataError(f"{path} isn't the text that {folder.config.name} beside it describes: "
+                        f"{fix}")
+    return targets
 
 
 @dataclass(frozen=True)
 class Task:
-    """Everything that a run reads, made on demand and cached on disk."""
+    """Everything that a run reads, made on demand and cached on disk.
+
+    Distilled data replace the targets of `train` alone: vocabulary, dev and test are those of a run
+    on raw data, and `references` gives the original text of every split.
+    """
 
     config: Config
 
@@ -39,12 +76,21 @@ class Task:
     def train(self) -> Tokenised:
         """Training pairs of at most `max_tokens` subwords a side.
 
-        Errors: DataError for distilled training data, which nothing here makes yet.
+        Errors: DataError for distilled training data that nobody has made yet.
         """
-        if self.config.train_data != "raw":
-            raise DataError(f"there is no {self.config.train_data} training data of "
-                            f"{self.config.dataset.name}: train with train_data=raw")
+        if self.config.train_data == "distilled":
+            return self._distilled()
         return self._tokenised("train", self.config.dataset.max_tokens)
+
+    def _distilled(self) -> Tokenised:
+        """The original sources with the teacher's translations; pairs without one are left out."""
+        dataset, raw = self.config.dataset, self._pairs("train")
+        targets = distilled_targets(distilled_folder(self.config), dataset.target, raw)
+        rows = np.array([row for row, line in enumerate(targets) if line], np.int64)
+        pairs = corpora.Pairs([raw.source[row] for row in rows], [targets[row] for row in rows])
+        data = tokenise(pairs, self.vocabulary, key=f"{dataset.name}-train-distilled",
+                        max_tokens=dataset.max_tokens)
+        return replace(data, lines=rows[data.lines])
 
     @cached_property
     def dev(self) -> Tokenised:

@@ -55,6 +55,7 @@ def test_every_dataset_loads(name):
     dataset = load_dataset(name)
     assert dataset.name == name
     assert dataset.vocabulary["paper"] == 32_000 or dataset.corpus == "synthetic"
+    assert dataset.teacher == ("tr_b" if dataset.size == "wmt" else "tr_s")  # as in the paper
 
 
 def test_every_file_is_of_a_known_model_and_scale():
@@ -109,6 +110,13 @@ def test_as_dict_is_plain_python():
     assert described["architecture"]["flow_steps"] == [4, 4, 4]
     assert set(described) == {"model", "scale", "seed", "train_data", "dataset", "architecture",
                               "training", "evaluation"}
+
+
+def test_the_teacher_belongs_to_runs_on_distilled_data_alone():
+    """A raw run stays the same run whoever teaches others."""
+    assert "teacher" not in load_config("ga_b").as_dict()["dataset"]
+    described = load_config("ga_b", train_data="distilled").as_dict()["dataset"]
+    assert described["teacher"] == "tr_s"
 
 
 # Mistakes ------------------------------------------------------------------------------------
@@ -212,6 +220,7 @@ def test_a_section_without_keys_is_refused(params, section):
     ("lowercase: false", "lowercase: 0", "lowercase = 0 must be of type bool"),
     ("train: [train]", "train: train", "train = 'train': a list is needed"),
     ("size: iwslt", "sice: iwslt", "unknown parameter 'sice': did you mean size?"),
+    ("teacher: tr_s", "teacher: ga_b", "dataset toy: unknown teacher 'ga_b': did you mean tr_b?"),
 ])
 def test_a_mistake_in_a_dataset_is_named(params, old, new, message):
     spoil(params / "datasets" / "toy.yaml", old, new)

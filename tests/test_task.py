@@ -1,13 +1,17 @@
 """A task ready for a model: splits, vocabulary, and which of them the length filter touches."""
 
+import gzip
+import json
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
 from lib.config import load_config
 from lib.corpora import Pairs
 from lib.errors import DataError
-from lib.task import Task
+from lib.subword import text_hash
+from lib.task import Task, distilled_folder
 
 pytestmark = pytest.mark.usefixtures("isolated")
 
@@ -67,6 +71,97 @@ def test_nothing_is_read_before_it_is_asked_for(config, monkeypatch):
     assert asked == ["dev", "train"]
 
 
-def test_distilled_training_data_is_refused_rather_than_taken_from_the_raw_text():
-    with pytest.raises(DataError, match="train with train_data=raw"):
-        _ = Task(load_config("ga_b", train_data="distilled")).train
+# ---- distilled training data ----
+
+def write_distilled(config, targets: list[str], raw: tuple[list[str], list[str]]) -> None:
+    """A distilled set as lib.distillation leaves it, with these targets."""
+    folder = distilled_folder(config)
+    folder.path.mkdir(parents=True)
+    text = "\n".join([*targets, ""]).encode()
+    folder.text(config.dataset.target).write_bytes(gzip.compress(text))
+    folder.config.write_text(json.dumps(
+        {"training_text": text_hash(*raw), "distilled_text": text_hash(targets)}))
+
+
+@pytest.fixture
+def distilled(config):
+    """A run on distilled data, whose set is there, and what the set says."""
+    task = Task(config)
+    targets = [" ".join(line.split()[::-1]) for line in task.references("train")]
+    targets[3] = targets[7] = ""
+    config = replace(config, train_data="distilled")
+    write_distilled(config, targets, (task.sources("train"), task.references("train")))
+    return config, targets
+
+
+def texts(task, data) -> list[tuple[str, str]]:
+    """The pairs of a tokenised split as text."""
+    sides = [[ids[a:b].tolist() for a, b in pairwise(offsets)]
+             for ids, offsets in ((data.source_ids, data.source_offsets),
+                                  (data.target_ids, data.target_offsets))]
+    return list(zip(*map(task.vocabulary.decode, sides), strict=True))
+
+
+def test_a_distilled_run_trains_on_the_teachers_text(distilled):
+    config, targets = distilled
+    task = Task(config)
+    pairs = [(s, t) for s, t in zip(task.sources("train"), targets, strict=True) if t]
+    assert len(task.train) == 398 and texts(task, task.train) == pairs
+    assert task.train.lines.tolist() == [i for i in range(400) if i not in (3, 7)]
+
+
+def test_all_else_stays_that_of_the_raw_run(distilled, config):
+    """Vocabulary, validation, test, and the references of every split are the original ones."""
+    ours, raw = Task(distilled[0]), Task(config)
+    assert ours.vocabulary.fingerprint == raw.vocabulary.fingerprint
+    for split in ("dev", "test"):
+        assert texts(ours, getattr(ours, split)) == texts(raw, getattr(raw, split))
+        assert texts(ours, getattr(ours, split)) == list(zip(
+            raw.sources(split), raw.references(split), strict=True))
+    assert ours.references("train") == raw.references("train")
+
+
+def test_the_length_filter_looks_at_the_distilled_target(distilled):
+    config, targets = distilled
+    config = replace(config, dataset=replace(config.dataset, max_tokens=4))
+    task = Task(config)
+    expected = [i for i, (s, t) in enumerate(zip(task.sources("train"), targets, strict=True))
+                if t and max(len(s.split()), len(t.split())) <= 4]
+    assert task.train.lines.tolist() == expected
+
+
+def test_a_missing_distilled_set_is_refused_with_the_command_that_makes_it(config):
+    with pytest.raises(DataError) as caught:
+        _ = Task(replace(config, train_data="distilled")).train
+    assert ("make it with `python -m lib.distillation --dataset toy --scale smoke --teacher tr_s "
+            "--seed 1`") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("harm", "message"), [
+    (lambda folder: folder.text("qab").unlink(), "there is no distilled training set"),
+    (lambda folder: folder.text("qab").write_bytes(gzip.compress(b"a b\n" * 400)),
+     "isn't the text that config.json beside it describes"),
+    (lambda folder: folder.config.write_text("{}"), "config.json is damaged"),
+    (lambda folder: folder.config.write_text("{"), "config.json is damaged"),
+    (lambda folder: folder.config.unlink(), "there is no distilled training set"),
+])
+def test_a_damaged_distilled_set_is_refused(distilled, harm, message):
+    harm(distilled_folder(distilled[0]))
+    with pytest.raises(DataError, match=message) as caught:
+        _ = Task(distilled[0]).train
+    assert "make it with `python -m lib.distillation" in str(caught.value)
+
+
+def test_a_translation_of_another_training_set_is_refused(distilled):
+    config = distilled[0]
+    other = replace(config, dataset=replace(
+        config.dataset, options={**config.dataset.options, "seed": 2}))
+    with pytest.raises(DataError, match="of another training set than today's"):
+        _ = Task(other).train
+
+
+def test_students_of_all_seeds_share_one_teacher(config):
+    config = replace(config, train_data="distilled")
+    assert distilled_folder(replace(config, seed=3)) == distilled_folder(config)
+    assert distilled_folder(config).path.parts[-4:] == ("distilled", "toy", "smoke", "tr_s_s1")

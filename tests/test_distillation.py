@@ -1,0 +1,216 @@
+"""Distillation: the text is the beam search's, however it was interrupted and shared out."""
+
+import gzip
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lib import checkpoints, distillation, subword
+from lib.batching import collate
+from lib.config import load_config
+from lib.decoding import beam_search
+from lib.distillation import distil, distilled_set, main
+from lib.errors import CheckpointError, ConfigError, DataError
+from lib.evaluation import load_run
+from lib.models import build
+from lib.task import Task
+from lib.training import run_folder
+
+pytestmark = pytest.mark.usefixtures("isolated")
+
+TRAIN = 60
+
+
+WEIGHTS: dict[int, dict] = {}  # by seed: a teacher is trained once for all tests
+
+
+def write_teacher(config, seed: int = 0) -> None:
+    """The checkpoint of a teacher that has learned, in a second, about where a sentence ends."""
+    task = Task(config)
+    if seed not in WEIGHTS:
+        torch.manual_seed(seed)
+        model = build(config.architecture, len(task.vocabulary))
+        optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+        batch = collate(task.train, np.arange(len(task.train)), 1)
+        for _ in range(40):
+            terms = model.loss_terms(batch, config.training, 1.0)
+            optimiser.zero_grad()
+            (terms["loss"] / terms["tokens"]).backward()
+            optimiser.step()
+        WEIGHTS[seed] = model.state_dict()
+    checkpoints.save(run_folder(config).best, {
+        "config": config.as_dict(), "vocabulary": task.vocabulary.fingerprint, "step": 7,
+        "dev_bleu": 1.5, "weights": WEIGHTS[seed]})
+
+
+@pytest.fixture
+def config(monkeypatch):
+    """A small teacher on a small corpus in shards of 8; `max_tokens` leaves some pairs out."""
+    monkeypatch.setattr(distillation, "SHARD_LINES", 8)
+    monkeypatch.setattr(distillation, "BATCH_TOKENS", 24)
+    config = load_config("tr_s", d_model=16, d_filter=32, precision="fp32")
+    options = {**config.dataset.options, "train_pairs": TRAIN, "dev_pairs": 5, "test_pairs": 5}
+    config = replace(config, dataset=replace(config.dataset, options=options, max_tokens=6))
+    write_teacher(config)
+    return config
+
+
+def text_of(config, lines: int = 0) -> list[str]:
+    data = gzip.decompress(distilled_set(config, lines).text("qab").read_bytes())
+    return data.decode().removesuffix("\n").split("\n")
+
+
+def files_of(config) -> dict[str, bytes]:
+    """The set's own files, without what tells how fast it went."""
+    folder = distilled_set(config)
+    metrics = json.loads(folder.metrics.read_text())
+    for name in ("seconds", "sentences_per_second"):
+        del metrics[name]
+    return {"text": folder.text("qab").read_bytes(), "config": folder.config.read_bytes(),
+            "metrics": json.dumps(metrics).encode()}
+
+
+def test_every_line_is_the_beam_search_of_its_source(config):
+    """Decoded one by one here, in batches by length there; long pairs stay empty."""
+    distil(config, progress=False)
+    run = load_run(config)
+    train, found = run.task.train, text_of(config)
+    assert len(found) == TRAIN and 20 < len(train) < TRAIN
+    for row, line in enumerate(train.lines.tolist()):
+        ids = train.source_ids[train.source_offsets[row]:train.source_offsets[row + 1]]
+        source = torch.tensor([[*ids.tolist(), subword.EOS]])
+        best = beam_search(run.model, source, None, 4, 0.6)[0]
+        assert found[line] == run.task.vocabulary.decode(best)[0]
+    left_out = set(range(TRAIN)) - set(train.lines.tolist())
+    assert left_out and not any(found[line] for line in left_out)
+
+
+def test_a_student_trains_on_it(config):
+    distil(config, progress=False)
+    task, found = Task(replace(config, train_data="distilled")), text_of(config)
+    kept = [i for i in range(TRAIN) if found[i] and len(found[i].split()) <= 6]
+    assert task.train.lines.tolist() == kept
+
+
+def interrupted_after(shards: int, monkeypatch):
+    """Make the next distillation die once so many shards are written."""
+    write, count = distillation._write, iter(range(shards))
+
+    def dying(path, data):
+        if next(count, None) is None:
+            raise KeyboardInterrupt
+        write(path, data)
+
+    monkeypatch.setattr(distillation, "_write", dying)
+
+
+@pytest.mark.parametrize("shards", [0, 1, 3])
+def test_going_on_gives_the_files_of_an_uninterrupted_run(config, monkeypatch, shards):
+    distil(config, progress=False)
+    whole = files_of(config)
+    for path in sorted(distilled_set(config).path.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    with monkeypatch.context() as patch:
+        interrupted_after(shards, patch)
+        with pytest.raises(KeyboardInterrupt):
+            distil(config, progress=False)
+    before = {path: path.read_bytes() for path in distilled_set(config).path.rglob("*.json.gz")}
+    assert len(before) == shards
+    distil(config, progress=False)
+    assert files_of(config) == whole
+    assert all(path.read_bytes() == data for path, data in before.items())  # not decoded again
+
+
+def test_several_processes_share_the_shards(config):
+    distil(config, progress=False)
+    whole = files_of(config)
+    for path in sorted(distilled_set(config).path.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    assert distil(config, (2, 3), progress=False) is None
+    assert distil(config, (1, 3), progress=False) is None
+    assert not distilled_set(config).config.exists()
+    assert distil(config, (3, 3), progress=False)["pairs"] == len(Task(config).train)
+    assert files_of(config) == whole
+
+
+def test_nothing_is_decoded_twice(config, monkeypatch):
+    first = distil(config, progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(distillation, "_decode", None)
+        assert distil(config, progress=False) == first
+    files, folder = files_of(config), distilled_set(config)
+    for path in (*folder.shards.rglob("*.gz"), folder.text("qab")):
+        path.unlink()  # as on a fresh clone, where the text isn't
+    distil(config, progress=False)
+    assert files_of(config) == files
+
+
+def test_another_teacher_or_setting_makes_everything_again(config):
+    distil(config, progress=False)
+    before, folder = text_of(config), distilled_set(config)
+    write_teacher(config, seed=1)
+    distil(config, progress=False)
+    assert text_of(config) != before
+    assert len(list(folder.shards.iterdir())) == 1  # the first teacher's shards are gone
+    after = json.loads(folder.config.read_text())
+    greedy = replace(config, evaluation=replace(
+        config.evaluation, beam=1, headline="greedy"))
+    distil(greedy, progress=False)
+    assert json.loads(folder.config.read_text())["fingerprint"] != after["fingerprint"]
+
+
+def test_a_damaged_shard_is_deleted_and_named(config):
+    distil(config, (1, 2), progress=False)
+    shard = next(distilled_set(config).shards.rglob("*.json.gz"))
+    shard.write_bytes(shard.read_bytes()[:20])
+    with pytest.raises(DataError, match="run the same command again"):
+        distil(config, (2, 2), progress=False)
+    assert not shard.exists()
+    assert distil(config, progress=False) is not None
+
+
+def test_empty_translations_are_counted_and_left_out_of_training(config, monkeypatch):
+    search = distillation.hypotheses
+
+    def sometimes_empty(*arguments):
+        return {k: [ids if len(ids) > 3 else [] for ids in rows]
+                for k, rows in search(*arguments).items()}
+
+    monkeypatch.setattr(distillation, "hypotheses", sometimes_empty)
+    metrics, found = distil(config, progress=False), text_of(config)
+    lines = Task(config).train.lines
+    assert metrics["empty"] == sum(not found[line] for line in lines)
+    student = Task(replace(config, train_data="distilled")).train
+    assert metrics["pairs"] == len(lines) > metrics["empty"] > 0
+    assert all(found[line] for line in student.lines.tolist())
+
+
+def test_a_preview_touches_nothing_that_training_reads(config):
+    metrics = distil(config, lines=10, progress=False)
+    assert metrics["pairs"] == 10
+    assert not distilled_set(config).config.exists()
+    whole = distil(config, progress=False)
+    assert whole["pairs"] > 10
+    first = [line for line in text_of(config, 10) if line]
+    assert first == [line for line in text_of(config) if line][:len(first)]
+
+
+def test_mistakes_are_named(config):
+    with pytest.raises(ConfigError, match="unknown teacher 'ga_b'"):
+        distil(load_config("ga_b"))
+    for shard in ((0, 2), (3, 2)):
+        with pytest.raises(ConfigError, match=f"shard {shard[0]}/{shard[1]}"):
+            distil(config, shard)
+    with pytest.raises(CheckpointError, match="train it first with"):
+        distil(replace(config, seed=2))
+
+
+def test_the_command(isolated, capsys):
+    with pytest.raises(SystemExit, match="error: no checkpoint"):
+        main(["--teacher", "tr_b"])
+    with pytest.raises(SystemExit):
+        main(["--shard", "half"])
+    assert "'half' is not i/n" in capsys.readouterr().err
