@@ -1,195 +1,278 @@
-"""Search: greedy and beam search for stepwise models, delta-posterior refinement for parallel ones.
+"""From source sentences to hypotheses: one entry for all families, every procedure by its name.
 
-`hypotheses` is the one entry for all families. Settings are named `greedy`, `beam<width>` and
-`k<refinement steps>`, as in metrics.json.
+    greedy                        stepwise: the most probable next subword
+    beam4                         stepwise: beam search of that width
+    sample, sample@0.7            any: one draw from p(y|x), at a temperature
+    nucleus0.9, nucleus0.9@0.7    stepwise: one draw from the most probable 0.9 of each next subword
+    mbr16-chrf, mbr16-bleu        any: of 16 draws by `sample` the minimum-Bayes-risk one
+    mbr16-chrf-nucleus0.9@0.7     ... of 16 draws by that
+    k4                            parallel: 4 refinement steps from the prior's mean
+    k4-samples1@0.5               ... from a prior sample at temperature 0.5
+    k4-lengths5-samples3-CHOICE   ... from 3 samples at each of the 5 most probable lengths (or just
+                                  -lengths5, or -samples3); CHOICE among them is one of
+                                  bound, iw<samples>, teacher: a score (see lib/candidates.py)
+                                  chrf, bleu: minimum Bayes risk (see lib/risk.py)
+
+Stepwise models are the autoregressive ones, parallel models those with latent variables.
 """
 
-import math
 import re
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from .errors import ConfigError
+from . import candidates, risk, search
+from .errors import ConfigError, DataError
+from .layers import LONGEST
+from .refinement import refine
+from .search import beam_search, greedy, length_normaliser, longest_target
 from .subword import BOS, EOS, PAD
 
-__all__ = ["beam_search", "greedy", "hypotheses", "length_normaliser", "longest_target", "refine"]
+__all__ = ["Procedure", "beam_search", "greedy", "hypotheses", "length_normaliser",
+           "longest_target", "refine"]
+
+NAMES = ("greedy, beam<width>, e.g. beam4, sample, nucleus<mass>, mbr<samples>-chrf, or "
+         "k<refinement steps>, e.g. k1, k1-lengths5-iw10 (all in lib/decoding.py)")
+POSITIONS = 2**16  # candidates times their subwords that are decoded together
+
+_NUMBER = r"\d+(?:\.\d+)?"
+_DRAW = rf"(?:sample|nucleus(?P<nucleus>{_NUMBER}))(?:@(?P<temperature>{_NUMBER}))?"
+_PATTERNS = {
+    "greedy": r"greedy",
+    "beam": r"beam(?P<width>\d+)",
+    "sample": _DRAW,
+    "mbr": rf"mbr(?P<samples>\d+)-(?P<choice>chrf|bleu)(?:-{_DRAW})?",
+    "refine": (rf"k(?P<steps>\d+)(?:-lengths(?P<lengths>\d+))?"
+               rf"(?:-samples(?P<samples>\d+)(?:@(?P<temperature>{_NUMBER}))?)?"
+               r"(?:-(?P<choice>bound|iw(?P<importance>\d+)|teacher|chrf|bleu))?"),
+}
 
 
-def length_normaliser(length: int | Tensor, penalty: float) -> float | Tensor:
-    """lp(n) = ((5 + n) / 6)^penalty, n counting EOS (Wu et al. 2016, equation 14)."""
-    return ((5 + length) / 6) ** penalty
+@dataclass(frozen=True)
+class Procedure:
+    """A way to get hypotheses; `Procedure.parse` reads its name, `str` writes it."""
 
+    search: str
+    """greedy | beam | sample (nucleus too) | refine"""
+    width: int = 1
+    """beam width"""
+    steps: int = 0
+    """refinement steps"""
+    lengths: int = 0
+    """the most probable lengths to try; 0: the predicted one"""
+    samples: int = 0
+    """draws from p(y|x), or prior samples a length; 0: the prior's mean"""
+    temperature: float = 1.0
+    nucleus: float = 1.0
+    choice: str = ""
+    """among several candidates: bound | iw | teacher | chrf | bleu"""
+    importance: int = 0
+    """samples of the importance-weighted bound"""
 
-def longest_target(source_length: int) -> int:
-    """Subwords (with EOS) after which search gives up on a source of that many."""
-    return min(source_length + 50, 2 * source_length + 10)
+    @classmethod
+    def parse(cls, name: str) -> "Procedure":
+        """The procedure of that name.
+
+        Errors: ConfigError for a name that doesn't exist, and for numbers out of range.
+        """
+        if re.match(r"k-\d", name):
+            raise ConfigError(f"decoding setting '{name}': refinement steps are 0 or more")
+        kind = next((k for k, pattern in _PATTERNS.items() if re.fullmatch(pattern, name)), None)
+        if kind is None:
+            raise ConfigError(f"unknown decoding setting '{name}': {NAMES}")
+        groups = re.fullmatch(_PATTERNS[kind], name).groupdict()
+        found = {key: text for key, text in groups.items() if text is not None}
+        if found.get("choice", "").startswith("iw"):
+            found["choice"] = "iw"
+        numbers = {key: float(text) if key in ("temperature", "nucleus") else int(text)
+                   for key, text in found.items() if key != "choice"}
+        if kind == "sample":
+            numbers["samples"] = 1
+        procedure = cls("sample" if kind == "mbr" else kind, choice=found.get("choice", ""),
+                        **numbers)
+        procedure._check(name, found)
+        return procedure
+
+    def _check(self, name: str, found: dict[str, str]) -> None:
+        """Numbers in range, several candidates with a choice, one without."""
+        problems = [f"{key} must be {least} or more" for key, least in
+                    (("width", 1), ("lengths", 1), ("samples", 1), ("importance", 1))
+                    if key in found and getattr(self, key) < least]
+        if self.temperature <= 0:
+            problems.append("the temperature must be above 0")
+        if not 0 < self.nucleus <= 1:
+            problems.append("the nucleus must lie above 0 and be at most 1")
+        if self.search == "refine" and not problems:
+            if self.candidates > 1 and not self.choice:
+                problems.append(f"say how to choose among {self.candidates} candidates, by -bound, "
+                                "-iw10, -teacher, -chrf or -bleu")
+            if self.candidates == 1 and self.choice:
+                problems.append(f"there is nothing to choose by -{self.choice}: add -lengths<n> or "
+                                "-samples<n>")
+        if problems:
+            raise ConfigError(f"decoding setting '{name}': {'; '.join(problems)}")
+
+    @property
+    def candidates(self) -> int:
+        """How many hypotheses a sentence are made."""
+        return max(1, self.lengths) * max(1, self.samples)
+
+    def __str__(self) -> str:
+        tempered = "" if self.temperature == 1 else f"@{self.temperature:g}"
+        if self.search == "greedy":
+            return "greedy"
+        if self.search == "beam":
+            return f"beam{self.width}"
+        choice = self.choice + (str(self.importance) if self.choice == "iw" else "")
+        if self.search == "sample":
+            drawn = "sample" if self.nucleus == 1 else f"nucleus{self.nucleus:g}"
+            drawn += tempered
+            if not choice:
+                return drawn
+            return f"mbr{self.samples}-{choice}" + ("" if drawn == "sample" else f"-{drawn}")
+        parts = [f"k{self.steps}"]
+        parts += [f"lengths{self.lengths}"] * bool(self.lengths)
+        parts += [f"samples{self.samples}{tempered}"] * bool(self.samples)
+        return "-".join(parts + [choice] * bool(choice))
+
+    def check(self, model, teacher=None, vocabulary=None) -> None:
+        """Whether a model can do it with what is given.
+
+        Errors: ConfigError for another family's procedure, a missing or unfitting teacher, and a
+        missing vocabulary.
+        """
+        parallel = model.decoding == "parallel"
+        stepwise_only = self.search in ("greedy", "beam") or self.nucleus < 1
+        if stepwise_only if parallel else self.search == "refine":
+            fits = "k0, k1, k4 ..." if parallel else "greedy, beam4 ..."
+            raise ConfigError(f"decoding setting '{self}' doesn't fit this family of model; "
+                              f"use {fits}")
+        if self.choice in risk.UTILITIES and vocabulary is None:
+            raise ConfigError(f"decoding setting '{self}' compares texts: give the vocabulary")
+        if self.choice == "teacher":
+            if teacher is None:
+                raise ConfigError(f"decoding setting '{self}' needs a teacher: give a trained "
+                                  "autoregressive model with the same vocabulary, e.g. tr_s")
+            sizes = [len(m.embedding.weight) for m in (model, teacher)]
+            if teacher.decoding != "stepwise" or sizes[0] != sizes[1]:
+                raise ConfigError("the teacher must be an autoregressive model with the same "
+                                  f"vocabulary ({sizes[0]} subwords, the teacher has {sizes[1]})")
 
 
 @torch.no_grad()
-def greedy(model, source: Int[Tensor, "batch source"],
-           mask: Bool[Tensor, "batch source"] | None) -> list[list[int]]:
-    """The most probable next subword, one at a time; without EOS."""
-    return beam_search(model, source, mask, width=1, length_penalty=0.0)[0]
-
-
-@torch.no_grad()
-def beam_search(model, source: Int[Tensor, "batch source"],
-                mask: Bool[Tensor, "batch source"] | None, width: int = 4,
-                length_penalty: float = 0.6,
-                longest: int | None = None) -> tuple[list[list[int]], Tensor]:
-    """The best finished hypothesis of each sentence (without EOS), and log p(y|x) / lp(|y|).
-
-    A hypothesis is finished when EOS is among the `width` best continuations; it then gives up its
-    place in the beam. A sentence is done when the beam is empty, or when no live hypothesis could
-    still win: log p only falls and lp only grows, so that stopping early changes no result. Done
-    sentences leave the batch. At `longest` subwords (by default `longest_target` of the sentence's
-    own source, whatever the batch is padded to) every live hypothesis must end.
-    """
-    if width < 1 or length_penalty < 0:
-        raise ConfigError(f"beam width {width} must be 1 or more, length penalty {length_penalty} "
-                          "0 or more")
-    batch = source.shape[0]
-    device = source.device
-    sizes = [source.shape[1]] * batch if mask is None else mask.sum(1).tolist()
-    limits = torch.tensor([longest or longest_target(size) for size in sizes], device=device)
-    longest, stops = int(limits.max()), set(limits.tolist())
-    state = model.start(model.encode(source, mask), width, longest)
-    found: list[list[int]] = [[] for _ in range(batch)]
-    found_score = torch.full((batch,), -math.inf)
-    sentence = torch.arange(batch, device=device)  # which sentence each row of the beam is of
-    scores = torch.full((batch, width), -math.inf, device=device)
-    scores[:, 0] = 0.0
-    best = torch.full((batch,), -math.inf, device=device)
-    places = torch.full((batch,), width, device=device)  # beam places not yet taken by an end
-    tokens = torch.full((batch, width, longest), PAD, device=device)
-    last = torch.full((batch * width,), BOS, device=device)
-    for at in range(longest):
-        log_probs = model.step(state, last).view(len(sentence), width, -1)
-        log_probs[..., [PAD, BOS]] = -math.inf
-        if at + 1 in stops:
-            log_probs = _only_eos(log_probs, limits == at + 1)
-        total, parent, token = _best(scores[..., None] + log_probs, width)
-        ends = (token == EOS) & (total > -math.inf)
-        normalised = (total / length_normaliser(at + 1, length_penalty)).masked_fill(
-            ~ends, -math.inf)
-        score, which = normalised.max(1)
-        better = score > best
-        best = torch.where(better, score, best)
-        for row in better.nonzero()[:, 0].tolist():
-            line = int(sentence[row])
-            found[line] = tokens[row, parent[row, which[row]], :at].tolist()
-            found_score[line] = float(score[row])
-        places = places - ends.sum(1)
-        live = (token != EOS) & (total > -math.inf)
-        live &= live.cumsum(1) <= places[:, None]
-        scores = total.masked_fill(~live, -math.inf)
-        hope = scores.max(1).values / length_normaliser(limits, length_penalty)
-        done = (places <= 0) | (hope <= best)
-        if bool(done.all()):
-            break
-        rows = torch.arange(len(sentence), device=device)[:, None] * width + parent
-        tokens = tokens.flatten(0, 1)[rows.flatten()].view_as(tokens)
-        tokens[:, :, at] = token
-        if int(done.sum()) * 4 >= len(done):
-            kept = (~done).nonzero()[:, 0]
-            state.keep(kept, rows[kept].flatten())
-            sentence, scores, best = sentence[kept], scores[kept], best[kept]
-            places, tokens, token = places[kept], tokens[kept], token[kept]
-            limits = limits[kept]
-        elif width > 1:
-            state.reorder(rows.flatten())
-        last = token.flatten()
-    return found, found_score
-
-
-def _only_eos(log_probs: Tensor, where: Bool[Tensor, " batch"]) -> Tensor:
-    """Log-probabilities [batch, width, vocabulary] with only EOS left in some sentences."""
-    others = torch.arange(log_probs.shape[-1], device=log_probs.device) != EOS
-    return log_probs.masked_fill(where[:, None, None] & others, -math.inf)
-
-
-def _best(total: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The `width` best continuations of a beam: scores, parents and subwords [batch, width]."""
-    each = total.topk(min(width, total.shape[-1]), -1)
-    scores, flat = each.values.flatten(1).topk(width, -1)
-    token = each.indices.flatten(1).gather(1, flat)
-    return scores, flat // each.values.shape[-1], token
-
-
-@torch.no_grad()
-def refine(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"] | None,
-           steps: list[int], lengths: Int[Tensor, " batch"] | None = None,
-           ) -> dict[int, list[list[int]]]:
-    """Hypotheses (without EOS) after each of `steps` delta-posterior steps (Lee et al. 2020, 3.3).
-
-    z starts at the prior's mean; a step takes y = argmax p(y|z, x), then z = mean of q(z|y, x). One
-    pass serves all of `steps`, and ends early when no token of the batch changes. `lengths`
-    (multiples of 4) replace the predicted ones.
-    """
-    if not steps or min(steps) < 0:
-        raise ConfigError(f"refinement steps {steps}: give at least one number, 0 or more")
-    memory = model.encode(source, mask)
-    if lengths is None:
-        lengths = model.length_predictor.predict(memory)
-    longest = int(lengths.max())
-    real = torch.arange(longest, device=source.device) < lengths[:, None]
-    target_mask = None if bool(real.all()) else real
-    z = model.prior(memory, longest, target_mask).mean
-    result = {}
-    previous = None
-    for step in range(max(steps) + 1):
-        if step:
-            z = model.posterior(memory, previous, target_mask).mean
-        y = model.decode(z, memory, target_mask).argmax().masked_fill(~real, PAD)
-        if step in steps:
-            result[step] = _strip(y)
-        if previous is not None and torch.equal(y, previous):
-            break
-        previous = y
-    settled = _strip(y)
-    return {k: result.get(k, settled) for k in steps}
-
-
-def _strip(ids: Int[Tensor, "batch length"]) -> list[list[int]]:
-    """Subwords before the first EOS, without PAD and BOS."""
-    rows = []
-    for row in ids.tolist():
-        row = row[:row.index(EOS)] if EOS in row else row
-        rows.append([i for i in row if i not in (PAD, BOS)])
-    return rows
-
-
 def hypotheses(model, source: Int[Tensor, "batch source"],
                mask: Bool[Tensor, "batch source"] | None, settings: list[str],
-               length_penalty: float = 0.6) -> dict[str, list[list[int]]]:
-    """Hypotheses of every setting that is asked for, from any family.
+               length_penalty: float = 0.6, *, seed: int = 0, teacher=None,
+               vocabulary=None) -> dict[str, list[list[int]]]:
+    """Hypotheses (subwords without EOS) of every setting that is asked for, from any family.
 
-    Errors: ConfigError for a setting that doesn't exist or that the family can't do.
+    A sentence's hypotheses depend on its source and `seed` alone, not on the batch: random draws
+    are its own. A source without any subword has the empty hypothesis. Subwords that the training
+    set didn't have (UNK of a word vocabulary; BPE falls back to bytes) are read like any other.
+
+    Args:
+        source, mask: subwords with one EOS, padded; mask is True at real ones.
+        settings: names of procedures, listed at the top of this module.
+        length_penalty: of beam search, and of the teacher's score.
+        seed: of everything random.
+        teacher: an autoregressive model with the same vocabulary, for `-teacher`.
+        vocabulary: has `decode(ids) -> lines`, for minimum Bayes risk.
+
+    Errors: ConfigError for a setting that doesn't exist, that the family can't do, or that lacks
+    its teacher or vocabulary; DataError for a source longer than a model has positions.
     """
-    parsed = {setting: _parse(model, setting) for setting in settings}
-    refinements = [n for n, kind in parsed.values() if kind == "k"]
+    procedures = {setting: Procedure.parse(setting) for setting in settings}
+    for procedure in procedures.values():
+        procedure.check(model, teacher, vocabulary)
+    if source.shape[1] > LONGEST:
+        _refuse_long(search.source_rows(source, mask))
+        source, mask = source[:, :LONGEST], mask[:, :LONGEST]
+    filled = _filled(source, mask)
+    if len(filled) < len(source):
+        part = source[filled], mask if mask is None else mask[filled]
+        found = hypotheses(model, *part, settings, length_penalty, seed=seed, teacher=teacher,
+                           vocabulary=vocabulary)
+        places = {place: row for row, place in enumerate(filled.tolist())}
+        return {setting: [rows[places[place]] if place in places else []
+                          for place in range(len(source))] for setting, rows in found.items()}
+    if not len(source):
+        return {setting: [] for setting in settings}
+    plain = {s: p.steps for s, p in procedures.items()
+             if p.search == "refine" and not p.samples and not p.lengths}
+    refined = refine(model, source, mask, list(plain.values())) if plain else {}
     result = {}
-    if refinements:
-        refined = refine(model, source, mask, refinements)
-        result = {s: refined[n] for s, (n, kind) in parsed.items() if kind == "k"}
-    for setting, (width, kind) in parsed.items():
-        if kind == "greedy":
-            result[setting] = greedy(model, source, mask)
-        elif kind == "beam":
-            result[setting] = beam_search(model, source, mask, width, length_penalty)[0]
-    return {s: result[s] for s in settings}
+    for setting, procedure in procedures.items():
+        if setting in plain:
+            result[setting] = refined[plain[setting]]
+        else:
+            result[setting] = _decode(model, source, mask, procedure, length_penalty, seed, teacher,
+                                      vocabulary)
+    return result
 
 
-def _parse(model, setting: str) -> tuple[int, str]:
-    match = re.fullmatch(r"(greedy)|(beam)(\d+)|(k)(\d+)", setting)
-    if not match:
-        raise ConfigError(f"unknown decoding setting '{setting}': greedy, beam<width>, e.g. beam4, "
-                          "or k<refinement steps>, e.g. k1")
-    kind = match[1] or match[2] or match[4]
-    if (kind == "k") != (model.decoding == "parallel"):
-        fits = "k0, k1, k4 ..." if model.decoding == "parallel" else "greedy, beam4 ..."
-        raise ConfigError(f"decoding setting '{setting}' doesn't fit this family of model; "
-                          f"use {fits}")
-    return int(match[3] or match[5] or 1), kind
+def _refuse_long(rows: list) -> None:
+    """DataError for a source with more subwords than there are positions."""
+    longest = max(range(len(rows)), key=lambda place: len(rows[place]))
+    if len(rows[longest]) > LONGEST:
+        raise DataError(f"source {longest + 1} of the batch has {len(rows[longest])} subwords with "
+                        f"its EOS, models take {LONGEST} at most: split it")
+
+
+def _filled(source: Tensor, mask: Tensor | None) -> Int[Tensor, " filled"]:
+    """Rows of the sources that hold any subword."""
+    words = (source != EOS) & (source != PAD) & (source != BOS)
+    if mask is not None:
+        words &= mask
+    return words.any(1).nonzero()[:, 0]
+
+
+def _decode(model, source: Tensor, mask: Tensor | None, procedure: Procedure,
+            length_penalty: float, seed: int, teacher, vocabulary) -> list[list[int]]:
+    """One procedure on a batch, as many sentences at once as their candidates leave room for."""
+    p = procedure
+    if p.search == "greedy":
+        return greedy(model, source, mask)
+    if p.search == "beam":
+        return beam_search(model, source, mask, p.width, length_penalty)[0]
+    each = p.candidates * max(1, p.importance) * source.shape[1]
+    at_once = max(1, POSITIONS // each)
+    result = []
+    for start in range(0, len(source), at_once):
+        some = slice(start, start + at_once)
+        part = source[some], mask if mask is None else mask[some]
+        if p.search == "refine":
+            result += _best_of(model, *part, p, length_penalty, seed, teacher, vocabulary)
+            continue
+        if model.decoding == "parallel":
+            drawn = candidates.ancestral(model, *part, p.samples, p.temperature, seed)
+        else:
+            drawn = search.sample(model, *part, p.samples, p.temperature, p.nucleus, seed)
+        result += _consensus(drawn, vocabulary, p.choice) if p.choice else [r[0] for r in drawn]
+    return result
+
+
+def _best_of(model, source: Tensor, mask: Tensor | None, p: Procedure, length_penalty: float,
+             seed: int, teacher, vocabulary) -> list[list[int]]:
+    """Candidates of a latent model, and the chosen ones."""
+    memory = model.encode(source, mask)
+    found = candidates.propose(model, source, mask, memory, p.steps, p.lengths, p.samples,
+                               p.temperature, seed)
+    strings = found.strings
+    if p.choice in risk.UTILITIES:
+        return _consensus(strings, vocabulary, p.choice)
+    if p.choice == "bound":
+        return candidates.best(strings, candidates.bound_scores(model, memory, found))
+    if p.choice == "iw":
+        return candidates.best(strings, candidates.importance_scores(
+            model, source, mask, memory, strings, p.importance, seed))
+    if p.choice == "teacher":
+        return candidates.best(strings, candidates.teacher_scores(teacher, source, mask, strings,
+                                                                  length_penalty))
+    return [row[0] for row in strings]
+
+
+def _consensus(strings: candidates.Strings, vocabulary, utility: str) -> list[list[int]]:
+    """The minimum-Bayes-risk candidate of each sentence."""
+    return [row[risk.consensus(vocabulary.decode(row), utility)] for row in strings]

@@ -14,7 +14,10 @@ from torch import Tensor
 
 from .objectives import token_log_prob
 
-__all__ = ["DiagonalGaussian", "Tokens", "exact", "gaussian_kl", "standard_normal_log_prob"]
+__all__ = ["DiagonalGaussian", "Tokens", "draw", "exact", "gaussian_kl",
+           "standard_normal_log_prob"]
+
+LOGITS_AT_ONCE = 2**24  # numbers that a draw of subwords holds together
 
 
 def exact(x: Tensor) -> Tensor:
@@ -36,6 +39,23 @@ def standard_normal_log_prob(eps: Float[Tensor, "samples length channels"],
     return _sum(-0.5 * (eps.square() + math.log(2 * math.pi)), mask)
 
 
+def draw(log_probs: Float[Tensor, "*batch classes"], uniform: Float[Tensor, "*batch"],
+         temperature: float = 1.0, nucleus: float = 1.0) -> Int[Tensor, "*batch"]:
+    """The class that a uniform number in [0, 1) falls on: the inverse of the cumulative sum.
+
+    Classes have probability softmax(log_probs / temperature); `nucleus` below 1 leaves only the
+    most probable ones, as few as reach that mass together.
+    """
+    probs, order = (log_probs.double() / temperature).softmax(-1), None
+    if nucleus < 1:
+        probs, order = probs.sort(dim=-1, descending=True, stable=True)
+        probs = probs.masked_fill(probs.cumsum(-1) - probs >= nucleus, 0.0)
+    cumulative = probs.cumsum(-1)
+    point = uniform.double()[..., None] * cumulative[..., -1:]
+    place = torch.searchsorted(cumulative, point, right=True).clamp(max=probs.shape[-1] - 1)
+    return (place if order is None else order.gather(-1, place))[..., 0]
+
+
 @dataclass(frozen=True)
 class DiagonalGaussian:
     """N(loc, scale^2) at each position and channel; scale is a standard deviation."""
@@ -50,19 +70,29 @@ class DiagonalGaussian:
         return self.loc
 
     def rsample(self, samples: int = 1, generator: torch.Generator | None = None,
-                ) -> Float[Tensor, "samples length channels"]:
-        """Reparameterised samples, [batch * samples, length, channels]."""
-        loc = self.loc.repeat_interleave(samples, 0)
-        eps = torch.randn(loc.shape, dtype=loc.dtype, device=loc.device, generator=generator)
-        return loc + eps * self.scale.repeat_interleave(samples, 0)
+                temperature: float = 1.0) -> Float[Tensor, "samples length channels"]:
+        """Reparameterised samples, [batch * samples, length, channels]; scale times temperature."""
+        shape = (self.loc.shape[0] * samples, *self.loc.shape[1:])
+        eps = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device, generator=generator)
+        return self.from_noise(eps if temperature == 1.0 else eps * temperature)
+
+    def from_noise(self, eps: Float[Tensor, "samples length channels"]) -> Tensor:
+        """The samples that standard normal noise stands for: loc + eps * scale."""
+        loc, scale = self._repeated(eps.shape[0])
+        return loc + eps * scale
 
     def log_prob(self, z: Float[Tensor, "samples length channels"]) -> Float[Tensor, " samples"]:
         """log density of each sample."""
-        count = z.shape[0] // self.loc.shape[0]
-        loc, scale = (x.repeat_interleave(count, 0) if count > 1 else x
-                      for x in (self.loc, self.scale))
+        loc, scale = self._repeated(z.shape[0])
         eps = (z - loc) / scale
         return _sum(-0.5 * (eps.square() + math.log(2 * math.pi)) - scale.log(), self.mask)
+
+    def _repeated(self, samples: int) -> tuple[Tensor, Tensor]:
+        """loc and scale of each of so many samples."""
+        count = samples // self.loc.shape[0]
+        if count == 1:
+            return self.loc, self.scale
+        return self.loc.repeat_interleave(count, 0), self.scale.repeat_interleave(count, 0)
 
 
 def gaussian_kl(q: DiagonalGaussian, p: DiagonalGaussian) -> Float[Tensor, " batch"]:
@@ -90,3 +120,11 @@ class Tokens:
     def argmax(self) -> Int[Tensor, "samples length"]:
         """The most probable subword at every position."""
         return F.linear(self.states, self.weight.to(self.states.dtype)).argmax(-1)
+
+    def sample(self, uniform: Float[Tensor, "samples length"],
+               temperature: float = 1.0) -> Int[Tensor, "samples length"]:
+        """A subword drawn at every position from softmax(logits / temperature)."""
+        at_once = max(1, LOGITS_AT_ONCE // (uniform.shape[1] * self.weight.shape[0]))
+        weight = self.weight.to(self.states.dtype)
+        parts = zip(self.states.split(at_once), uniform.split(at_once), strict=True)
+        return torch.cat([draw(F.linear(states, weight), u, temperature) for states, u in parts])

@@ -19,7 +19,8 @@ from .distributions import (
     exact,
     gaussian_kl,
 )
-from .layers import Decoder, Embedding, Encoder, Memory, positions
+from .errors import ConfigError
+from .layers import LONGEST, Decoder, Embedding, Encoder, Memory, positions
 from .likelihood import LogProbTerms
 from .objectives import token_losses
 from .priors import GaussianHead, build_prior
@@ -28,6 +29,7 @@ __all__ = ["LatentModel", "LengthPredictor"]
 
 LARGEST_DIFFERENCE = 30  # of target and source length, in the length predictor's classes
 MULTIPLE = 4  # targets are padded with EOS to multiples of this length
+LONGEST_TARGET = LONGEST - MULTIPLE  # predicted; with one EOS more it still has positions
 
 
 class LengthPredictor(nn.Module):
@@ -54,28 +56,58 @@ class LengthPredictor(nn.Module):
     def predict(self, memory: Memory) -> Int[Tensor, " batch"]:
         """The most probable length (with one EOS), rounded up to a multiple of 4."""
         difference = self(memory).argmax(-1) - LARGEST_DIFFERENCE
-        return _round_up((_source_lengths(memory) + difference).clamp(min=1))
+        length = (_source_lengths(memory) + difference).clamp(min=1)
+        return _round_up(length).clamp(max=LONGEST_TARGET)
 
-    def log_prob(self, memory: Memory, length: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    def log_prob(self, memory: Memory,
+                 length: Int[Tensor, "batch *several"]) -> Float[Tensor, "batch *several"]:
         """log p(padded length | x): the sum over all lengths that round up to it.
 
         The two outermost classes stand for "30 or more" and are spread geometrically (half for 30,
         a quarter for 31, ...), so that every length has a probability and they sum to one.
         """
         log_probs, source = self(memory), _source_lengths(memory)
-        difference = length[:, None] - torch.arange(MULTIPLE, device=length.device)
-        difference = difference - source[:, None]  # [batch, 4]: those that round up to `length`
+        shape, length = length.shape, length.view(len(source), -1)
+        difference = length[..., None] - torch.arange(MULTIPLE, device=length.device)
+        difference = difference - source[:, None, None]  # [..., 4]: those that round up to `length`
         beyond = (difference.abs() - LARGEST_DIFFERENCE).clamp(min=-1) + 1
-        bounded = difference.clamp(-LARGEST_DIFFERENCE, LARGEST_DIFFERENCE)
-        terms = log_probs.gather(1, bounded + LARGEST_DIFFERENCE) - beyond * math.log(2)
-        total = terms.logsumexp(1)
+        bounded = difference.clamp(-LARGEST_DIFFERENCE, LARGEST_DIFFERENCE) + LARGEST_DIFFERENCE
+        terms = log_probs.gather(1, bounded.flatten(1)).view(bounded.shape)
+        total = (terms - beyond * math.log(2)).logsumexp(-1)
         # Everything at or below 0 is predicted as the shortest target, so it counts there.
         below = torch.arange(-LARGEST_DIFFERENCE, LARGEST_DIFFERENCE + 1, device=length.device)
         impossible = log_probs.masked_fill(below + source[:, None] > 0, -math.inf)
         rest = impossible.logsumexp(1)
         tail = log_probs[:, 0] - (source - LARGEST_DIFFERENCE).clamp(min=0) * math.log(2)
-        rest = torch.where(source > LARGEST_DIFFERENCE, tail, rest)
-        return torch.where(length == MULTIPLE, torch.logaddexp(total, rest), total)
+        rest = torch.where(source > LARGEST_DIFFERENCE, tail, rest)[:, None]
+        return torch.where(length == MULTIPLE, torch.logaddexp(total, rest), total).view(shape)
+
+    def table(self, memory: Memory, beyond: int = 1,
+              ) -> tuple[Int[Tensor, "batch lengths"], Float[Tensor, "batch lengths"]]:
+        """Padded lengths 4, 8, ... of each sentence and their log-probabilities.
+
+        They reach `beyond` multiples past the source's length plus 30, where each is 16 times less
+        probable than the one before; a shorter source's row ends in -inf.
+        """
+        last = _round_up(_source_lengths(memory) + LARGEST_DIFFERENCE) + beyond * MULTIPLE
+        last = last.clamp(max=LONGEST_TARGET)
+        lengths = torch.arange(MULTIPLE, int(last.max()) + 1, MULTIPLE, device=last.device)
+        lengths = lengths.expand(len(last), -1)
+        return lengths, self.log_prob(memory, lengths).masked_fill(lengths > last[:, None],
+                                                                   -math.inf)
+
+    def most_probable(self, memory: Memory, count: int,
+                      ) -> tuple[Int[Tensor, "batch count"], Float[Tensor, "batch count"]]:
+        """The `count` most probable padded lengths, best first, and their log-probabilities.
+
+        The first may differ from `predict`, which takes the most probable length before rounding.
+        Errors: ConfigError where there aren't that many.
+        """
+        if not 1 <= count <= LONGEST_TARGET // MULTIPLE:
+            raise ConfigError(f"{count} lengths: a sentence has 1 to {LONGEST_TARGET // MULTIPLE}")
+        lengths, log_probs = self.table(memory, count)
+        best = log_probs.sort(dim=-1, descending=True, stable=True)
+        return lengths.gather(1, best.indices)[:, :count], best.values[:, :count]
 
 
 class LatentModel(nn.Module):
@@ -167,10 +199,13 @@ class LatentModel(nn.Module):
 
     @torch.no_grad()
     def log_prob_terms(self, batch: Batch, samples: int = 1,
-                       generator: torch.Generator | None = None, chunk: int = 16) -> LogProbTerms:
+                       generator: torch.Generator | list[torch.Generator] | None = None,
+                       chunk: int = 16) -> LogProbTerms:
         """Terms of `samples` draws from q(z|y,x), `chunk` at a time; source and q encoded once.
 
-        Memory depends on `chunk`, not on `samples`; the draws don't depend on `chunk`.
+        Memory depends on `chunk`, not on `samples`; the draws don't depend on `chunk`. With a list
+        of generators, one a sentence, nor do they depend on the batch that a sentence is in (where
+        no target is padded beyond its own multiple).
         """
         memory = self.encode(batch.source, batch.source_mask)
         mask = batch.target_mask
@@ -179,8 +214,7 @@ class LatentModel(nn.Module):
         rows = []
         for start in range(0, samples, chunk):
             count = min(chunk, samples - start)
-            draws = torch.stack([q.rsample(1, generator) for _ in range(count)], 1)
-            z = draws.flatten(0, 1)
+            z = q.from_noise(_noise(q.loc, count, generator))
             log_p_y = self.decode(z, memory, mask).log_prob(batch.target, mask)
             parts = log_p_y, p.log_prob(z), q.log_prob(z)
             rows.append(torch.stack([part.view(len(batch), count).T for part in parts]))
@@ -189,6 +223,22 @@ class LatentModel(nn.Module):
         lengths = torch.zeros_like(batch.target_tokens) + padded
         return LogProbTerms(log_p_y, log_p_z, log_q_z,
                             self.length_predictor.log_prob(memory, lengths))
+
+
+def _noise(like: Tensor, count: int,
+           generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
+    """Standard normal [batch * count, length, channels], drawn one sample after the other.
+
+    So the n-th sample is the same whatever `count` it is drawn with.
+    """
+    if isinstance(generator, list):
+        parts, each = like.split(1), generator
+    else:
+        parts, each = [like], [generator]
+    drawn = [torch.stack([torch.randn(part.shape, dtype=like.dtype, device=like.device,
+                                      generator=own) for _ in range(count)], 1)
+             for part, own in zip(parts, each, strict=True)]
+    return torch.cat(drawn).flatten(0, 1)
 
 
 def _kl(q: DiagonalGaussian, p, z: Tensor) -> Tensor:

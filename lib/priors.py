@@ -2,6 +2,8 @@
 
 Each is a network called with the encoded source and a length, and returns a distribution with
 `mean`, `log_prob(z)` and `rsample()`. `initialise` sets data-dependent parameters from latents.
+The mask may have several rows a source, which lie together: one distribution each, for candidates
+of different lengths.
 """
 
 import math
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from .config import Architecture
 from .distributions import DiagonalGaussian, exact, standard_normal_log_prob
-from .flows import Glow
+from .flows import Glow, squeeze
 from .layers import Decoder, KeysValues, Memory, WeightNormLinear, positions
 
 __all__ = ["FlowDistribution", "FlowPrior", "GaussianHead", "GaussianPrior", "StandardPrior",
@@ -51,7 +53,7 @@ class StandardPrior(nn.Module):
     def forward(self, memory: Memory, length: int,
                 mask: Bool[Tensor, "batch length"] | None) -> DiagonalGaussian:
         """The same for every source."""
-        shape = (memory.states.shape[0], length, self.d_latent)
+        shape = (_rows(memory, mask), length, self.d_latent)
         zeros = exact(memory.states.new_zeros(shape))
         return DiagonalGaussian(zeros, torch.ones_like(zeros), mask)
 
@@ -72,7 +74,7 @@ class GaussianPrior(nn.Module):
         states = memory.states
         dtype = self.head.out.v.dtype
         x = positions(length, self.d_model, states.device, dtype)
-        return self.decoder(x.expand(states.shape[0], -1, -1), memory, mask)
+        return self.decoder(x.expand(_rows(memory, mask), -1, -1), memory, mask)
 
     def forward(self, memory: Memory, length: int,
                 mask: Bool[Tensor, "batch length"] | None) -> DiagonalGaussian:
@@ -118,13 +120,27 @@ class FlowDistribution:
         like = exact(self.sources[0][0])
         return self._transform([like.new_zeros(s) for s in self.glow.noise_shapes(*self.shape)])
 
-    def rsample(self, samples: int = 1, generator: torch.Generator | None = None) -> Tensor:
-        """Samples [batch * samples, length, channels]."""
+    def rsample(self, samples: int = 1, generator: torch.Generator | None = None,
+                temperature: float = 1.0) -> Tensor:
+        """Samples [batch * samples, length, channels]; the base noise times `temperature`."""
         batch, length, channels = self.shape
         like = exact(self.sources[0][0])
         return self._transform([
-            torch.randn(s, dtype=like.dtype, device=like.device, generator=generator)
+            torch.randn(s, dtype=like.dtype, device=like.device, generator=generator) * temperature
             for s in self.glow.noise_shapes(batch * samples, length, channels)])
+
+    def from_noise(self, eps: Float[Tensor, "samples length channels"]) -> Tensor:
+        """The samples that standard normal noise stands for.
+
+        The noise is laid out as z is: half of the channels of a position are its noise of the first
+        level, the rest is squeezed by two in time for the next level.
+        """
+        noise = []
+        for _ in range(len(self.glow.levels) - 1):
+            eps, leaving = eps.chunk(2, -1)
+            noise.append(leaving)
+            eps = squeeze(eps)
+        return self._transform([*noise, eps])
 
 
 class FlowPrior(nn.Module):
@@ -139,7 +155,7 @@ class FlowPrior(nn.Module):
     def forward(self, memory: Memory, length: int,
                 mask: Bool[Tensor, "batch length"] | None) -> FlowDistribution:
         """p(z|x) for targets of `length` positions, a multiple of 2^(levels - 1)."""
-        shape = (memory.states.shape[0], length, self.channels)
+        shape = (_rows(memory, mask), length, self.channels)
         return FlowDistribution(self.glow, self.glow.source(memory.states), memory.mask, shape,
                                 mask)
 
@@ -153,3 +169,8 @@ def build_prior(a: Architecture, dropout: float) -> nn.Module:
     if a.prior == "standard":
         return StandardPrior(a.d_latent)
     return GaussianPrior(a, dropout) if a.prior == "gaussian" else FlowPrior(a)
+
+
+def _rows(memory: Memory, mask: Tensor | None) -> int:
+    """How many distributions: one a source, or one a row of the mask."""
+    return memory.states.shape[0] if mask is None else mask.shape[0]
