@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["LogProbTerms", "effective_sample_size", "elbo", "iw_bound", "released_estimate"]
+__all__ = ["LogProbTerms", "effective_sample_size", "elbo", "iw_bound", "iw_bound_at",
+           "largest_weight", "released_estimate"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,20 @@ def iw_bound(log_p_y: Float[Tensor, "samples batch"], log_p_z: Float[Tensor, "sa
     return log_weights.logsumexp(0) - math.log(log_weights.shape[0])
 
 
+def iw_bound_at(samples: int, log_p_y: Float[Tensor, "samples batch"],
+                log_p_z: Float[Tensor, "samples batch"],
+                log_q_z: Float[Tensor, "samples batch"]) -> Float[Tensor, " batch"]:
+    """`iw_bound` with `samples` of the K draws, its mean over the K // samples blocks of them.
+
+    The same expectation as with the first `samples` draws, with less noise; by Jensen's inequality
+    never above `iw_bound` of the same draws where `samples` divides K. With 1 it is the ELBO.
+    """
+    log_weights = log_p_y + log_p_z - log_q_z
+    blocks = log_weights.shape[0] // samples
+    log_weights = log_weights[:blocks * samples].unflatten(0, (blocks, samples))
+    return log_weights.logsumexp(1).mean(0) - math.log(samples)
+
+
 def released_estimate(log_p_y: Float[Tensor, "samples batch"],
                       log_p_z: Float[Tensor, "samples batch"],
                       log_q_z: Float[Tensor, "samples batch"],
@@ -64,3 +79,10 @@ def effective_sample_size(log_p_y: Float[Tensor, "samples batch"],
     """(sum_k w_k)^2 / sum_k w_k^2, between 1 and K (Kong 1992)."""
     log_weights = log_p_y + log_p_z - log_q_z
     return (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
+
+
+def largest_weight(log_p_y: Float[Tensor, "samples batch"],
+                   log_p_z: Float[Tensor, "samples batch"],
+                   log_q_z: Float[Tensor, "samples batch"]) -> Float[Tensor, " batch"]:
+    """max_k w_k / sum_k w_k, between 1/K and 1: the share of a bound that one draw holds."""
+    return (log_p_y + log_p_z - log_q_z).softmax(0).amax(0)

@@ -1,0 +1,273 @@
+"""Scoring a test set: accountings and convergence by hand, draws that no batch changes, memory."""
+
+import math
+import weakref
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lib.batching import padded_length
+from lib.config import load_config
+from lib.scoring import (
+    TrainedRun,
+    accountings,
+    convergence,
+    ladder,
+    likelihood_batches,
+    likelihoods,
+)
+from lib.task import Task
+from lib.training import run_folder
+from tests.tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, batch_of, model_of, ragged, tokenised
+
+VOCABULARY = 11
+
+
+def run_of(architecture, model: str, **overrides) -> TrainedRun:
+    """A run whose model was never trained."""
+    config = load_config(model, **overrides)
+    return TrainedRun(config, model_of(architecture, VOCABULARY), Task(config), 0, 0.0)
+
+
+def test_accountings_by_hand():
+    sentences = pd.DataFrame({
+        "n_tokens": [3, 5], "n_tokens_padded": [4, 8], "n_chars": [10, 30],
+        "log_prob": [-6.0, -12.0], "log_p_length": [-1.0, -3.0],
+        "released_estimate": [-1.0, -2.0]})
+    found = accountings(sentences, 7)
+    means = {name: entry["mean"] for name, entry in found.items()}
+    assert means == pytest.approx({
+        "paper": -18 / 12, "strict": -22 / 8, "per_sentence": -11.0,
+        "bits_per_char": 22 / 40 / math.log(2), "released": -1.5})
+    assert {entry["samples"] for entry in found.values()} == {7}
+    # per sentence: values -7 and -15 differ by 8, so s = 8 / sqrt(2) and s / sqrt(n) = 4
+    assert found["per_sentence"]["standard_error"] == pytest.approx(4.0)
+    # strict: residuals -7 + 2.75 * 3 = 1.25 and -15 + 2.75 * 5 = -1.25
+    assert found["strict"]["standard_error"] == pytest.approx(math.sqrt(2 * 2 * 1.25**2) / 8)
+
+
+def test_the_standard_error_of_a_ratio_is_that_of_repeated_test_sets():
+    rng = np.random.default_rng(0)
+
+    def sentences(count):
+        tokens = rng.integers(2, 30, count)
+        return pd.DataFrame({
+            "n_tokens": tokens, "n_tokens_padded": tokens, "n_chars": tokens * 5,
+            "log_prob": -tokens * rng.gamma(4, 0.5, count), "log_p_length": np.zeros(count),
+            "released_estimate": np.full(count, np.nan)})
+
+    repeated = np.std([accountings(sentences(400), 1)["strict"]["mean"] for _ in range(300)])
+    claimed = accountings(sentences(400), 1)["strict"]["standard_error"]
+    assert claimed == pytest.approx(repeated, rel=0.15)
+
+
+@pytest.mark.parametrize(("architecture", "model"), [(GAUSSIAN, "ga_b"), (FLOW, "fl_s")])
+def test_likelihoods_of_a_latent_model(architecture, model, isolated):
+    run = run_of(architecture, model, precision="fp32", batch_tokens=128)
+    data = tokenised(ragged(9, VOCABULARY))
+    table = likelihoods(run, data, 120, progress=False)
+    again = likelihoods(run, data, 120, progress=False)
+    pd.testing.assert_frame_equal(table, again)
+    assert (table["n_tokens"] == data.target_lengths + 1).all()
+    assert (table["n_tokens_padded"] % 4 == 0).all()
+    assert (table["n_tokens_padded"] >= table["n_tokens"]).all()
+    assert table["effective_sample_size"].between(1, 120).all()
+    assert table["largest_weight"].between(1 / 120, 1).all()
+    assert table["log_p_length"].lt(0).all()
+    # by Jensen's inequality the bound is above the mean of its own log weights
+    assert (table["log_prob"] >= table["elbo"] - 1e-9).all()
+    assert {"iw_bound_1", "iw_bound_10", "iw_bound_100"} <= set(table)
+    np.testing.assert_allclose(table["iw_bound_1"], table["elbo"])
+    bounds = table[["iw_bound_1", "iw_bound_12", "log_prob"]].to_numpy()  # 12 divides 120
+    assert (np.diff(bounds, axis=1) > 0).all()
+
+
+def test_likelihoods_of_a_transformer_are_exact_and_ordered(isolated):
+    run = run_of(AUTOREGRESSIVE, "tr_s", precision="fp32")
+    pairs = ragged(9, VOCABULARY)
+    whole = likelihoods(run, tokenised(pairs), 50, progress=False)
+    alone = [likelihoods(run, tokenised([pair]), 1, progress=False)["log_prob"][0]
+             for pair in pairs]
+    np.testing.assert_allclose(whole["log_prob"], alone, rtol=1e-5)
+    assert (whole["log_p_length"] == 0).all()
+    assert (whole["n_tokens_padded"] == whole["n_tokens"]).all()
+    assert "elbo" not in whole
+
+
+def test_an_interrupted_likelihood_pass_goes_on(isolated, monkeypatch):
+    run = run_of(GAUSSIAN, "ga_b", precision="fp32", batch_tokens=64)
+    data = tokenised(ragged(40, VOCABULARY))
+    whole = likelihoods(run, data, 3, progress=False)
+    monkeypatch.setattr("lib.scoring.time.monotonic", iter(range(0, 10**6, 100)).__next__)
+    real, calls = run.model.log_prob_terms, []
+
+    def failing(batch, *rest):
+        calls.append(len(batch))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(batch, *rest)
+
+    monkeypatch.setattr(run.model, "log_prob_terms", failing)
+    with pytest.raises(KeyboardInterrupt):
+        likelihoods(run, data, 3, progress=False, resumable=True)
+    partial = run_folder(run.config).checkpoints / "likelihood.pt"
+    assert partial.exists()
+    done = sum(calls[:2])
+    calls.clear()
+    calls.extend([0, 0, 0])
+    resumed = likelihoods(run, data, 3, progress=False, resumable=True)
+    assert sum(calls) == len(data) - done
+    pd.testing.assert_frame_equal(resumed, whole)
+    assert not partial.exists()
+
+
+# What a sentence's numbers depend on ----------------------------------------------------------
+
+@pytest.mark.parametrize(("architecture", "model"), [(GAUSSIAN, "ga_b"), (FLOW, "fl_s")])
+def test_however_the_set_is_cut_a_sentence_keeps_its_numbers(architecture, model, isolated):
+    run = run_of(architecture, model, precision="fp32", batch_tokens=4096)
+    data = tokenised(ragged(24, VOCABULARY, 14))
+    whole = likelihoods(run, data, 20, progress=False)
+    small = TrainedRun(load_config(model, precision="fp32", batch_tokens=1), run.model, run.task,
+                       0, 0.0)
+    shards = [np.arange(start, 24, 3) for start in range(3)]
+    parts = [likelihoods(small, data.take(rows), 20, progress=False).set_index(rows)
+             for rows in shards]
+    pd.testing.assert_frame_equal(pd.concat(parts).sort_index(), whole, rtol=1e-4, atol=1e-4)
+    other = likelihoods(run, data, 20, seed=1, progress=False)
+    assert (abs(other["elbo"] - whole["elbo"]) > 1e-3).all()  # other draws show
+
+
+@pytest.mark.parametrize(("architecture", "model"), [(GAUSSIAN, "ga_b"), (FLOW, "fl_s")])
+def test_chunks_of_samples_change_no_digit(architecture, model, isolated, monkeypatch):
+    run = run_of(architecture, model, precision="fp32")
+    data = tokenised(ragged(9, VOCABULARY))
+    expected = likelihoods(run, data, 30, progress=False)
+    for chunk in (1, 7, 30):
+        monkeypatch.setattr("lib.scoring.SAMPLES_AT_ONCE", chunk)
+        found = likelihoods(run, data, 30, progress=False)
+        pd.testing.assert_frame_equal(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_latent_batches_have_one_padded_length_and_hold_every_row_once():
+    data = tokenised(ragged(200, VOCABULARY, 20))
+    groups = likelihood_batches(data, 64, 4)
+    assert sorted(np.concatenate(groups)) == list(range(200))
+    lengths = padded_length(data.target_lengths, 4)
+    assert all(len(set(lengths[group])) == 1 for group in groups)
+    widths = np.maximum(lengths, data.source_lengths + 1)
+    assert all(len(group) * widths[group].max() <= 64 for group in groups)
+    assert len(groups) < 100
+    assert likelihood_batches(data.take(np.arange(0)), 64, 4) == []
+
+
+# Memory ---------------------------------------------------------------------------------------
+
+class Allocations(TorchDispatchMode):
+    """Counts the bytes of all storages that operations made and that are still alive."""
+
+    def __init__(self):
+        super().__init__()
+        self.alive, self.peak, self.known = 0, 0, set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        before = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs))
+                  if isinstance(t, torch.Tensor)}
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                place, size = storage.data_ptr(), storage.nbytes()
+                if size and place not in before and place not in self.known:
+                    self.known.add(place)
+                    self.alive += size
+                    weakref.finalize(storage, self._freed, place, size)
+        self.peak = max(self.peak, self.alive)
+        return out
+
+    def _freed(self, place: int, size: int) -> None:
+        self.known.discard(place)
+        self.alive -= size
+
+
+def peak_bytes(model, batch, samples: int, chunk: int) -> int:
+    """The most bytes of tensors that computing the terms held at once, results apart."""
+    with Allocations() as counted:
+        terms = model.log_prob_terms(batch, samples, torch.Generator().manual_seed(0), chunk)
+    # the three terms themselves: in parts, joined, and the last part on its way
+    return counted.peak - 3 * sum(t.nbytes for t in (terms.log_p_y, terms.log_p_z, terms.log_q_z))
+
+
+@pytest.mark.parametrize("architecture", [GAUSSIAN, FLOW])
+def test_memory_at_1000_samples_equals_that_at_50(architecture):
+    model, batch = model_of(architecture, VOCABULARY), batch_of(ragged(3, VOCABULARY), 4)
+    few, many = (peak_bytes(model, batch, samples, 16) for samples in (50, 1000))
+    assert few > 10_000
+    assert many <= 1.02 * few
+    assert peak_bytes(model, batch, 50, 50) > 2 * few  # it is the chunk that memory depends on
+
+
+# Convergence ----------------------------------------------------------------------------------
+
+def bounds_of(*bounds) -> pd.DataFrame:
+    """Two sentences of 2 and 4 tokens with these bounds per token at K = 1, 10, ...; both alike."""
+    tokens = np.array([2.0, 4.0])
+    columns = {f"iw_bound_{10**power}": bound * tokens for power, bound in enumerate(bounds[:-1])}
+    return pd.DataFrame({
+        "n_tokens": tokens, "n_tokens_padded": 2 * tokens, "n_chars": 5 * tokens,
+        "log_prob": bounds[-1] * tokens + np.array([1.0, -1.0]), "log_p_length": [-0.3, -0.6],
+        "elbo": bounds[0] * tokens, "effective_sample_size": [3.0, 5.0],
+        "largest_weight": [0.5, 0.25], **columns})
+
+
+def test_convergence_by_hand():
+    found = convergence(bounds_of(-3.0, -2.5, -2.25, -2.2), 1000)
+    assert [bound["samples"] for bound in found["bounds"]] == [1, 10, 100, 1000]
+    strict = [bound["strict"]["mean"] for bound in found["bounds"]]
+    assert strict == pytest.approx([-3.15, -2.65, -2.4, -2.35])
+    paper = [bound["paper"]["mean"] for bound in found["bounds"]]
+    assert paper == pytest.approx([-1.5, -1.25, -1.125, -1.1])
+    rise = found["rise"]
+    assert (rise["from"], rise["to"]) == (100, 1000)
+    assert rise["strict"]["mean"] == pytest.approx(0.05)
+    # 0.05 a token for both, but for +1 and -1 nats: residuals +1 and -1, so sqrt(2 * 2) / 6
+    assert rise["strict"]["standard_error"] == pytest.approx(2 / 6)
+    assert (found["effective_sample_size"], found["largest_weight"]) == (4.0, 0.375)
+    assert found["lower_bound"] is True
+    assert "1,000 importance samples" in found["statement"]
+    assert "not yet converged" in found["statement"]
+
+
+@pytest.mark.parametrize(("rise", "spread", "lower_bound"), [
+    (0.009, 1.0, False), (0.011, 1.0, True),  # more than 0.01 nats a token and decade
+    (0.004, 0.015, False), (0.006, 0.015, True),  # more than the standard error, here 0.005
+])
+def test_a_bound_that_still_rises_is_called_a_lower_bound(rise, spread, lower_bound):
+    sentences = bounds_of(-2.0, -2.0 + rise)
+    sentences["log_prob"] += (spread - 1.0) * np.array([1.0, -1.0])
+    found = convergence(sentences, 10)
+    assert found["bounds"][-1]["strict"]["standard_error"] == pytest.approx(spread / 3)
+    assert found["lower_bound"] is lower_bound
+    assert ("not yet converged" in found["statement"]) is lower_bound
+
+
+def test_a_rise_is_told_by_the_decade():
+    sentences = bounds_of(-3.0, -2.0)  # log_prob with K = 5, before it only K = 1
+    assert convergence(sentences, 5)["rise"]["strict"]["mean"] == pytest.approx(1 / math.log10(5))
+
+
+def test_one_sample_says_that_it_is_the_elbo():
+    found = convergence(bounds_of(-2.0), 1)
+    assert found["lower_bound"] is True and found["rise"] is None
+    assert found["statement"].endswith("the ELBO")
+
+
+@pytest.mark.parametrize(("samples", "expected"), [
+    (1, []), (5, [1]), (10, [1]), (200, [1, 10, 20, 100]), (1000, [1, 10, 100]),
+])
+def test_ladder(samples, expected):
+    assert ladder(samples) == expected
