@@ -20,7 +20,7 @@ import os
 import re
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import runtime, subword
+from .alignment import complexity
 from .batching import Tokenised, collate, evaluation_batches
 from .config import TEACHERS, Config, load_config, load_dataset, unknown
 from .corpora import Pairs, read
@@ -37,6 +38,7 @@ from .decoding import hypotheses
 from .errors import ConfigError, DataError, ReproError
 from .evaluation import TrainedRun, load_run
 from .paths import DistilledFolder
+from .synthetic import ToyTask
 from .task import TEACHER_SEED
 from .validation import bleu
 
@@ -44,7 +46,7 @@ __all__ = ["distil", "distilled_set", "main"]
 
 SHARD_LINES = 2000  # training pairs a shard
 BATCH_TOKENS = 4096  # source positions decoded at once, each with a beam of its own
-SCORED_PAIRS = 200_000  # pairs that the teacher's BLEU is over, at most
+SCORED_PAIRS = 100_000  # evenly spaced pairs that BLEU and complexity are over, at most
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +97,7 @@ def distil(config: Config, shard: tuple[int, int] = (1, 1), lines: int = 0,
             reads; 0 for all.
 
     Returns:
-        What metrics.json holds; None while shards of other processes are still missing.
+        What metrics.json holds (`_scores`); None while shards of other processes are missing.
 
     Errors: CheckpointError for a teacher that isn't trained; ConfigError for one that can't search,
     or a shard outside 1..n.
@@ -235,19 +237,45 @@ def _join(job: _Job) -> dict:
 
 
 def _scores(job: _Job, found: list[str]) -> dict:
-    """What the teacher's text is like, against the references that it stands in for."""
-    references = [job.pairs.target[line] for line in job.sources.lines.tolist()]
-    count = min(len(found), SCORED_PAIRS)
-    score, signature = bleu(found[:count], references[:count])
+    """The teacher's text against the references that it stands in for.
+
+    `bleu`, `identical` (the share of lines that are the reference's), `empty` and `too_long` (pairs
+    left out); `complexity` of the raw and the distilled text of the same pairs (`lib.alignment`),
+    and for toy `modes`, the share of each mode that `lib.synthetic` draws (the last one: none).
+    """
+    rows = [row for row, line in enumerate(found) if line]
+    if not rows:
+        raise DataError(f"teacher {job.folder.teacher} translates every source to nothing: train "
+                        "it for longer")
+    lines = job.sources.lines.tolist()
+    references = [job.pairs.target[line] for line in lines]
     same = sum(a == b for a, b in zip(found, references, strict=True))
-    return {
+    step = -(-len(found) // SCORED_PAIRS)
+    score, signature = bleu(found[::step], references[::step])
+    chrf = CHRF().corpus_score(found[::step], [references[::step]]).score
+    sides = {"raw": references, "distilled": found}
+    sources = [job.pairs.source[lines[row]] for row in rows[::step]]
+    texts = {name: [side[row] for row in rows[::step]] for name, side in sides.items()}
+    metrics = {
         **{name: job.settings[name] for name in ("dataset", "scale", "teacher")},
-        "teacher_dev_bleu": job.teacher.dev_bleu,
-        "pairs": len(found), "too_long": job.too_long,
-        "empty": sum(not line for line in found), "identical": same / len(found),
-        "bleu": {"score": score.score, "signature": signature, "pairs": count,
-                 "chrf": CHRF().corpus_score(found[:count], [references[:count]]).score},
+        "teacher_dev_bleu": job.teacher.dev_bleu, "pairs": len(found), "empty": found.count(""),
+        "too_long": job.too_long, "identical": same / len(found),
+        "bleu": {"score": score.score, "signature": signature, "chrf": chrf,
+                 "pairs": len(found[::step])},
+        "complexity": {n: asdict(complexity(sources, text)) for n, text in texts.items()},
     }
+    dataset = job.teacher.config.dataset
+    if dataset.corpus == "synthetic":
+        toy = ToyTask.from_options(dataset.options)
+        metrics["modes"] = {n: _mode_shares(toy, sources, text) for n, text in texts.items()}
+    return metrics
+
+
+def _mode_shares(toy: ToyTask, sources: list[str], targets: list[str]) -> list[float]:
+    """The share of targets of each mode, and last of those that are no translation at all."""
+    joint = np.array([toy.log_joint(*pair) for pair in zip(sources, targets, strict=True)])
+    mode = np.where(np.isfinite(joint).any(1), joint.argmax(1), joint.shape[1])
+    return (np.bincount(mode, minlength=joint.shape[1] + 1) / len(mode)).tolist()
 
 
 def _compressed(text: str) -> bytes:

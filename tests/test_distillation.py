@@ -2,13 +2,19 @@
 
 import gzip
 import json
-from dataclasses import replace
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 
 from lib import checkpoints, distillation, subword
+from lib.alignment import complexity
 from lib.batching import collate
 from lib.config import load_config
 from lib.decoding import beam_search
@@ -16,12 +22,14 @@ from lib.distillation import distil, distilled_set, main
 from lib.errors import CheckpointError, ConfigError, DataError
 from lib.evaluation import load_run
 from lib.models import build
+from lib.synthetic import ToyTask
 from lib.task import Task
 from lib.training import run_folder
+from lib.validation import bleu
 
 pytestmark = pytest.mark.usefixtures("isolated")
 
-TRAIN = 60
+TRAIN = 24
 
 
 WEIGHTS: dict[int, dict] = {}  # by seed: a teacher is trained once for all tests
@@ -48,10 +56,11 @@ def write_teacher(config, seed: int = 0) -> None:
 
 @pytest.fixture
 def config(monkeypatch):
-    """A small teacher on a small corpus in shards of 8; `max_tokens` leaves some pairs out."""
-    monkeypatch.setattr(distillation, "SHARD_LINES", 8)
+    """A small teacher on a small corpus in shards of 4; `max_tokens` leaves some pairs out."""
+    monkeypatch.setattr(distillation, "SHARD_LINES", 4)
     monkeypatch.setattr(distillation, "BATCH_TOKENS", 24)
-    config = load_config("tr_s", d_model=16, d_filter=32, precision="fp32")
+    config = load_config("tr_s", d_model=16, d_filter=32, encoder_layers=1,
+                         decoder_layers=1, precision="fp32")
     options = {**config.dataset.options, "train_pairs": TRAIN, "dev_pairs": 5, "test_pairs": 5}
     config = replace(config, dataset=replace(config.dataset, options=options, max_tokens=6))
     write_teacher(config)
@@ -78,7 +87,7 @@ def test_every_line_is_the_beam_search_of_its_source(config):
     distil(config, progress=False)
     run = load_run(config)
     train, found = run.task.train, text_of(config)
-    assert len(found) == TRAIN and 20 < len(train) < TRAIN
+    assert len(found) == TRAIN and 12 < len(train) < TRAIN
     for row, line in enumerate(train.lines.tolist()):
         ids = train.source_ids[train.source_offsets[row]:train.source_offsets[row + 1]]
         source = torch.tensor([[*ids.tolist(), subword.EOS]])
@@ -93,6 +102,11 @@ def test_a_student_trains_on_it(config):
     task, found = Task(replace(config, train_data="distilled")), text_of(config)
     kept = [i for i in range(TRAIN) if found[i] and len(found[i].split()) <= 6]
     assert task.train.lines.tolist() == kept
+
+
+def forget(folder) -> None:
+    """Remove a set and its shards."""
+    shutil.rmtree(folder.path)
 
 
 def interrupted_after(shards: int, monkeypatch):
@@ -111,8 +125,7 @@ def interrupted_after(shards: int, monkeypatch):
 def test_going_on_gives_the_files_of_an_uninterrupted_run(config, monkeypatch, shards):
     distil(config, progress=False)
     whole = files_of(config)
-    for path in sorted(distilled_set(config).path.rglob("*"), reverse=True):
-        path.unlink() if path.is_file() else path.rmdir()
+    forget(distilled_set(config))
     with monkeypatch.context() as patch:
         interrupted_after(shards, patch)
         with pytest.raises(KeyboardInterrupt):
@@ -124,11 +137,39 @@ def test_going_on_gives_the_files_of_an_uninterrupted_run(config, monkeypatch, s
     assert all(path.read_bytes() == data for path, data in before.items())  # not decoded again
 
 
+def slowly(config) -> None:
+    """Distil in a process that gives others the time to kill it between any two steps."""
+    replace_file = os.replace
+
+    def move(*paths):
+        time.sleep(0.05)
+        replace_file(*paths)
+
+    os.replace = move
+    distil(config, progress=False)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the killed process is a fork")
+def test_going_on_after_kill_9(config):
+    distil(config, progress=False)
+    whole, folder = files_of(config), distilled_set(config)
+    forget(folder)
+    process = multiprocessing.get_context("fork").Process(target=slowly, args=(config,))
+    process.start()
+    deadline = time.monotonic() + 60
+    while not any(folder.path.rglob("*.json.gz")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and not folder.config.exists()
+    distil(config, progress=False)
+    assert files_of(config) == whole
+
+
 def test_several_processes_share_the_shards(config):
     distil(config, progress=False)
     whole = files_of(config)
-    for path in sorted(distilled_set(config).path.rglob("*"), reverse=True):
-        path.unlink() if path.is_file() else path.rmdir()
+    forget(distilled_set(config))
     assert distil(config, (2, 3), progress=False) is None
     assert distil(config, (1, 3), progress=False) is None
     assert not distilled_set(config).config.exists()
@@ -186,6 +227,36 @@ def test_empty_translations_are_counted_and_left_out_of_training(config, monkeyp
     student = Task(replace(config, train_data="distilled")).train
     assert metrics["pairs"] == len(lines) > metrics["empty"] > 0
     assert all(found[line] for line in student.lines.tolist())
+
+
+def test_the_scores_are_those_of_the_texts(config):
+    metrics, found, task = distil(config, progress=False), text_of(config), Task(config)
+    lines = task.train.lines.tolist()
+    raw = [task.references("train")[line] for line in lines]
+    ours = [found[line] for line in lines]
+    assert metrics["bleu"]["score"] == pytest.approx(bleu(ours, raw)[0].score)
+    assert metrics["identical"] == np.mean([a == b for a, b in zip(ours, raw, strict=True)])
+    assert (metrics["too_long"], metrics["teacher_dev_bleu"]) == (TRAIN - len(lines), 1.5)
+    kept = [row for row, line in enumerate(ours) if line]
+    sources = [task.sources("train")[lines[row]] for row in kept]
+    for name, side in (("raw", raw), ("distilled", ours)):
+        expected = asdict(complexity(sources, [side[row] for row in kept]))
+        assert metrics["complexity"][name] == pytest.approx(expected)
+    toy = ToyTask.from_options(config.dataset.options)
+    for name, side in (("raw", raw), ("distilled", ours)):
+        shares, count = [0.0] * 4, len(kept)
+        for source, row in zip(sources, kept, strict=True):
+            log_joint = toy.log_joint(source, side[row])
+            shares[3 if np.isinf(log_joint).all() else int(log_joint.argmax())] += 1 / count
+        assert metrics["modes"][name] == pytest.approx(shares)
+    assert metrics["modes"]["raw"][3] == 0
+
+
+def test_a_teacher_that_says_nothing_is_refused(config, monkeypatch):
+    monkeypatch.setattr(distillation, "hypotheses", lambda model, source, mask, settings, penalty:
+                        {setting: [[]] * len(source) for setting in settings})
+    with pytest.raises(DataError, match="translates every source to nothing: train it for longer"):
+        distil(config, progress=False)
 
 
 def test_a_preview_touches_nothing_that_training_reads(config):
