@@ -1,23 +1,14 @@
-"""Search: greedy and beam search against enumeration, refinement against a loop by hand."""
-
-from itertools import product
+"""The one entry: names of procedures, every procedure's independence of the batch, bad input."""
 
 import pytest
 import torch
 from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, batch_of, model_of, ragged, sources_of
 
-from lib.autoregressive import DecoderState
-from lib.batching import Batch
-from lib.decoding import (
-    beam_search,
-    greedy,
-    hypotheses,
-    length_normaliser,
-    longest_target,
-    refine,
-)
-from lib.errors import ConfigError
-from lib.subword import BOS, EOS, PAD
+from lib import decoding
+from lib.decoding import Procedure, beam_search, greedy, hypotheses, refine
+from lib.errors import ConfigError, DataError
+from lib.layers import LONGEST
+from lib.subword import UNK
 
 VOCABULARY = 8
 
@@ -34,260 +25,6 @@ def sources():
     return [source for source, _ in ragged(9, VOCABULARY)]
 
 
-@torch.no_grad()
-def log_probs(model, source: list[int], targets: list[list[int]]) -> torch.Tensor:
-    """log p of targets of one length, exactly as given (EOS where they have one), without cache."""
-    target = torch.tensor(targets)
-    count, length = target.shape
-    batch = Batch(sources_of([source])[0].expand(count, -1), None, target, None,
-                  torch.full((count,), length), torch.arange(count))
-    return model.log_prob_terms(batch).log_p_y[0]
-
-
-def greedy_by_hand(model, source: list[int], longest: int) -> list[int]:
-    found = []
-    while len(found) < longest - 1:
-        scores = log_probs(model, source, [[*found, v] for v in range(VOCABULARY)])
-        scores[[PAD, BOS]] = -torch.inf
-        best = int(scores.argmax())
-        if best == EOS:
-            break
-        found.append(best)
-    return found
-
-
-def test_length_normaliser_by_hand():
-    assert length_normaliser(7, 1.0) == 2.0  # ((5 + 7) / 6) ** 1
-    assert length_normaliser(7, 0.6) == pytest.approx(2**0.6)
-    assert length_normaliser(1, 0.6) == length_normaliser(40, 0.0) == 1.0
-
-
-def test_longest_target_by_hand():
-    assert [longest_target(n) for n in (1, 5, 40, 100)] == [12, 20, 90, 150]
-
-
-def test_greedy_is_the_loop_by_hand(model, sources):
-    expected = [greedy_by_hand(model, s, longest_target(len(s) + 1)) for s in sources]
-    assert greedy(model, *sources_of(sources)) == expected
-    assert len({tuple(e) for e in expected}) > 3, "the model should say more than one thing"
-
-
-def test_beam_of_one_is_greedy(model, sources):
-    for penalty in (0.0, 1.0):
-        found, _ = beam_search(model, *sources_of(sources), width=1, length_penalty=penalty)
-        assert found == greedy(model, *sources_of(sources))
-
-
-@pytest.mark.parametrize("penalty", [0.0, 0.6, 2.0])
-@pytest.mark.parametrize("seed", range(3))
-def test_a_wide_beam_is_enumeration(penalty, seed):
-    """Vocabulary of three words, at most three words a hypothesis: all 40 are enumerated."""
-    torch.manual_seed(seed)
-    vocabulary, longest = 6, 4
-    model = model_of(AUTOREGRESSIVE, vocabulary, spread=0.3)
-    sources = [[3, 4, 5], [4], [5, 5, 3, 4]]
-    expected = []
-    for source in sources:
-        scored = {}
-        for length in range(longest):
-            strings = [list(words) for words in product((3, 4, 5), repeat=length)]
-            found = log_probs(model, source, [[*words, EOS] for words in strings])
-            for words, score in zip(strings, found.tolist(), strict=True):
-                scored[tuple(words)] = score / length_normaliser(length + 1, penalty)
-        assert len(scored) == 40
-        expected.append(max(scored.items(), key=lambda item: item[1]))
-    found, scores = beam_search(model, *sources_of(sources), width=64, length_penalty=penalty,
-                                longest=longest)
-    assert found == [list(words) for words, _ in expected]
-    torch.testing.assert_close(scores, torch.tensor([score for _, score in expected]))
-
-
-def test_a_length_penalty_lengthens(model, sources):
-    """Dividing by a growing number favours long hypotheses: the sum of lengths rises."""
-    lengths = [sum(map(len, beam_search(model, *sources_of(sources), width=8,
-                                        length_penalty=penalty)[0]))
-               for penalty in (0.0, 1.0, 3.0)]
-    assert lengths[0] < lengths[1] < lengths[2]
-
-
-@pytest.mark.parametrize("penalty", [0.0, 0.6])
-@pytest.mark.parametrize("width", [1, 2, 4])
-def test_scores_are_normalised_log_probs(model, sources, width, penalty):
-    found, scores = beam_search(model, *sources_of(sources), width=width, length_penalty=penalty)
-    for source, words, score in zip(sources, found, scores.tolist(), strict=True):
-        exact = float(log_probs(model, source, [[*words, EOS]])[0])
-        lp = length_normaliser(len(words) + 1, penalty)
-        assert score == pytest.approx(exact / lp, abs=1e-11)
-
-
-@pytest.mark.parametrize("width", [1, 4])
-def test_the_company_of_a_sentence_changes_nothing(model, sources, width, monkeypatch):
-    """Alone, together, in another order, and padded further; and done sentences leave the batch."""
-    kept = []
-    keep = DecoderState.keep
-
-    def spy(self, sentences, rows):
-        kept.append(len(sentences))
-        keep(self, sentences, rows)
-
-    monkeypatch.setattr(DecoderState, "keep", spy)
-
-    def search(rows, padding=0):
-        return beam_search(model, *sources_of(rows, padding), width=width)
-
-    alone = [search([s]) for s in sources]
-    expected = [words for (words,), _ in alone]
-    assert not kept
-    found, scores = search(sources)
-    assert kept, "no sentence left the batch: the test shows nothing"
-    assert found == expected
-    torch.testing.assert_close(scores, torch.cat([score for _, score in alone]))
-    order = torch.randperm(len(sources)).tolist()
-    assert search([sources[i] for i in order])[0] == [expected[i] for i in order]
-    assert search(sources, padding=30)[0] == expected
-    assert search([sources[0]], padding=30)[0] == expected[:1]
-
-
-def test_a_long_neighbour_lends_no_length():
-    """Where the model would never stop, each sentence stops at the limit of its own length."""
-    model = endless()
-    short, long = [3, 4], [3, 4, 5, 6, 7, 3, 4, 5]
-    found, _ = beam_search(model, *sources_of([short, long]), width=3)
-    assert [len(words) + 1 for words in found] == [longest_target(3), longest_target(9)]
-    assert found[0] == beam_search(model, *sources_of([short]), width=3)[0][0]
-
-
-def endless() -> torch.nn.Module:
-    """A model that gives EOS hardly any probability."""
-    model = model_of(AUTOREGRESSIVE, VOCABULARY)
-    with torch.no_grad():
-        model.decoder.norm.bias[0] = 20.0
-        model.embedding.weight[:, 0] = 0.0
-        model.embedding.weight[EOS, 0] = -2.0
-    return model
-
-
-@pytest.mark.parametrize("width", [1, 4])
-def test_the_length_limit_forces_an_end(width):
-    model, source = endless(), [3, 4, 5]
-    (words,), (score,) = beam_search(model, *sources_of([source]), width=width, longest=6,
-                                     length_penalty=0.0)
-    assert len(words) == 5
-    assert EOS not in words
-    exact = float(log_probs(model, source, [[*words, EOS]])[0])
-    assert float(score) == pytest.approx(exact, abs=1e-9)
-    assert exact < -30
-
-
-def test_padding_and_beginning_are_never_produced(sources):
-    model = model_of(AUTOREGRESSIVE, VOCABULARY)
-    with torch.no_grad():
-        model.decoder.norm.bias[0] = 20.0
-        model.embedding.weight[[PAD, BOS], 0] = 2.0
-    for width in (1, 4):
-        found, _ = beam_search(model, *sources_of(sources), width=width)
-        assert not any({PAD, BOS, EOS} & set(words) for words in found)
-
-
-@pytest.mark.parametrize(("width", "penalty"), [(0, 0.6), (4, -0.1)])
-def test_a_beam_that_makes_no_sense_is_refused(model, width, penalty):
-    with pytest.raises(ConfigError, match="beam width .* length penalty"):
-        beam_search(model, *sources_of([[3]]), width=width, length_penalty=penalty)
-
-
-# Refinement ----------------------------------------------------------------------------------
-
-LATENT = pytest.mark.parametrize("architecture", [GAUSSIAN, FLOW], ids=["gaussian", "flow"])
-
-
-@torch.no_grad()
-def refined_by_hand(model, source: list[int], steps: int, length: int) -> list[list[int]]:
-    """Subwords of one sentence before the first EOS, after 0, 1, ... `steps` steps."""
-    memory = model.encode(*sources_of([source]))
-    z, found = model.prior(memory, length, None).mean, []
-    for _ in range(steps + 1):
-        states = model.decode(z, memory, None).states
-        y = (states @ model.embedding.weight.T).argmax(-1)
-        words = y[0].tolist()
-        words = words[:words.index(EOS)] if EOS in words else words
-        found.append([w for w in words if w not in (PAD, BOS)])
-        z = model.posterior(memory, y, None).mean
-    return found
-
-
-@LATENT
-def test_refinement_is_the_loop_by_hand(architecture, sources):
-    model = model_of(architecture, VOCABULARY)
-    steps = [0, 1, 2, 4]
-    lengths = torch.tensor([4 * (1 + i % 3) for i in range(len(sources))])
-    found = refine(model, *sources_of(sources), steps, lengths)
-    assert list(found) == steps
-    expected = [refined_by_hand(model, s, 4, int(n))
-                for s, n in zip(sources, lengths, strict=True)]
-    for k in steps:
-        assert found[k] == [rows[k] for rows in expected], f"k = {k}"
-    assert found[0] != found[1], "refinement should change something"
-
-
-@LATENT
-def test_the_start_is_the_most_probable_output_at_the_prior_mean(architecture):
-    model = model_of(architecture, VOCABULARY)
-    memory = model.encode(*sources_of([[3, 4, 5]]))
-    length = int(model.length_predictor.predict(memory)[0])
-    assert refine(model, *sources_of([[3, 4, 5]]), [0]) == {
-        0: [refined_by_hand(model, [3, 4, 5], 0, length)[0]]}
-
-
-@LATENT
-def test_the_company_of_a_sentence_changes_no_refinement(architecture, sources):
-    model = model_of(architecture, VOCABULARY)
-    together = refine(model, *sources_of(sources), [0, 2])
-    further = refine(model, *sources_of(sources, 20), [0, 2])
-    assert together == further
-    for place, source in enumerate(sources):
-        alone = refine(model, *sources_of([source]), [0, 2])
-        assert {k: rows[0] for k, rows in alone.items()} == {
-            k: rows[place] for k, rows in together.items()}
-
-
-def test_one_pass_serves_all_steps(sources):
-    model = model_of(GAUSSIAN, VOCABULARY)
-    together = refine(model, *sources_of(sources), [4, 0, 1])
-    assert list(together) == [4, 0, 1]
-    for k in (0, 1, 4):
-        assert refine(model, *sources_of(sources), [k])[k] == together[k]
-
-
-def test_refinement_ends_when_nothing_changes(sources, monkeypatch):
-    model = model_of(GAUSSIAN, VOCABULARY)
-    torch.nn.init.zeros_(model.latent.weight)  # the output no longer depends on z
-    calls = []
-    posterior = type(model).posterior
-    monkeypatch.setattr(type(model), "posterior",
-                        lambda self, *a: calls.append(1) or posterior(self, *a))
-    found = refine(model, *sources_of(sources), [0, 3, 8])
-    assert len(calls) == 1
-    assert found[0] == found[3] == found[8]
-
-
-def test_given_lengths_are_used(monkeypatch):
-    model = model_of(GAUSSIAN, VOCABULARY)
-    with torch.no_grad():  # every position is a word: EOS, PAD and BOS never win
-        model.decoder.norm.bias[0] = 20.0
-        model.embedding.weight[[PAD, BOS, EOS], 0] = -2.0
-    monkeypatch.setattr(model.length_predictor, "predict", None)
-    found = refine(model, *sources_of([[3], [4, 5]]), [0, 1], torch.tensor([4, 8]))
-    assert [[len(row) for row in rows] for rows in found.values()] == [[4, 8], [4, 8]]
-
-
-@pytest.mark.parametrize("steps", [[], [-1], [0, -2]])
-def test_refinement_steps_that_make_no_sense_are_refused(steps):
-    with pytest.raises(ConfigError, match="at least one number, 0 or more"):
-        refine(model_of(GAUSSIAN, VOCABULARY), *sources_of([[3]]), steps)
-
-
-# Settings ------------------------------------------------------------------------------------
-
 def test_settings_give_what_they_name(model, sources):
     found = hypotheses(model, *sources_of(sources), ["beam3", "greedy"], length_penalty=1.0)
     assert list(found) == ["beam3", "greedy"]
@@ -303,7 +40,83 @@ def test_settings_of_a_latent_model(sources):
     assert found == {"k0": expected[0], "k2": expected[2]}
 
 
-@pytest.mark.parametrize("setting", ["bean4", "beam", "k", "k-1", "beam-2", "", "Greedy", "k1 "])
+class Numbers:
+    """A vocabulary whose lines are the subwords' numbers."""
+
+    @staticmethod
+    def decode(ids):
+        return [" ".join(map(str, row)) for row in ids]
+
+
+STEPWISE = ["greedy", "beam3", "sample", "sample@0.7", "nucleus0.8", "nucleus0.8@0.7", "mbr4-chrf",
+            "mbr3-bleu-sample@0.5", "mbr4-chrf-nucleus0.7@0.9"]
+PARALLEL = ["k0", "k8", "sample", "sample@0.7", "mbr4-chrf", "mbr3-bleu-sample@0.5",
+            "k0-samples1@0.5", "k1-lengths1", "k1-lengths3-bound", "k1-lengths3-iw4",
+            "k2-lengths2-samples3@0.8-teacher", "k1-samples4-chrf", "k0-lengths2-samples2-bleu",
+            "k3-samples3-bound"]
+FAMILIES = pytest.mark.parametrize(("architecture", "settings"), [
+    (AUTOREGRESSIVE, STEPWISE), (GAUSSIAN, PARALLEL), (FLOW, PARALLEL)],
+    ids=["autoregressive", "gaussian", "flow"])
+
+
+@FAMILIES
+def test_the_company_of_a_sentence_changes_no_hypothesis(architecture, settings, sources,
+                                                         monkeypatch):
+    """Alone, together, in another order, padded further, in small parts; an empty one among them;
+    with other settings or without.
+    """
+    teacher, model = model_of(AUTOREGRESSIVE, VOCABULARY), model_of(architecture, VOCABULARY)
+    sources = [*sources[:5], [], sources[5]]
+
+    def found(rows, padding=0, names=settings, seed=3):
+        return hypotheses(model, *sources_of(rows, padding), names, seed=seed, teacher=teacher,
+                          vocabulary=Numbers)
+
+    together = found(sources)
+    assert list(together) == settings
+    assert all(rows[5] == [] for rows in together.values())
+    alone = [found([source]) for source in sources]
+    order = [4, 0, 6, 2, 5, 1, 3]
+    assert together == {s: [one[s][0] for one in alone] for s in settings}
+    assert together == found(sources, padding=20)
+    assert found([sources[i] for i in order]) == {
+        s: [rows[i] for i in order] for s, rows in together.items()}
+    assert found(sources, names=settings[4:5]) == {settings[4]: together[settings[4]]}
+    monkeypatch.setattr(decoding, "POSITIONS", 1)
+    assert found(sources) == together
+    other = found(sources, seed=4)
+    fixed = {"greedy", "beam3", "k0", "k8", "k1-lengths1", "k1-lengths3-bound"}
+    assert all(together[s] == other[s] for s in fixed & set(settings))
+    assert together["sample"] != other["sample"]
+
+
+# Names ---------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", [*STEPWISE, *PARALLEL])
+def test_a_name_comes_back(name):
+    assert str(Procedure.parse(name)) == name
+
+
+@pytest.mark.parametrize(("name", "short"), [
+    ("sample@1", "sample"), ("mbr4-chrf-sample", "mbr4-chrf"), ("nucleus1.0", "sample"),
+    ("k1-samples3@1.0-bound", "k1-samples3-bound"), ("sample@0.50", "sample@0.5")])
+def test_two_names_of_one_procedure(name, short):
+    assert Procedure.parse(name) == Procedure.parse(short)
+    assert str(Procedure.parse(name)) == short
+
+
+def test_a_name_says_it_all():
+    assert Procedure.parse("k2-lengths5-samples3@0.5-iw20") == Procedure(
+        "refine", steps=2, lengths=5, samples=3, temperature=0.5, choice="iw", importance=20)
+    assert Procedure.parse("mbr16-bleu-nucleus0.9@0.7") == Procedure(
+        "sample", samples=16, temperature=0.7, nucleus=0.9, choice="bleu")
+    assert Procedure.parse("k1-lengths5-samples3-iw7").candidates == 15
+    assert Procedure.parse("k1").candidates == Procedure.parse("beam4").candidates == 1
+
+
+@pytest.mark.parametrize("setting", ["bean4", "beam", "k", "beam-2", "", "Greedy", "k1 ",
+                                     "k1-iw", "k1-samples2-lengths3-bound", "mbr-chrf", "mbr4-ter",
+                                     "nucleus", "sample@", "k1@0.5", "greedy-chrf", "sample@-1"])
 def test_unknown_setting_is_refused(model, setting):
     with pytest.raises(ConfigError, match=r"unknown decoding setting .*greedy, beam<width>.*k1"):
         hypotheses(model, *sources_of([[3]]), [setting])
@@ -320,9 +133,86 @@ def test_refinement_of_a_transformer_is_refused(model):
         hypotheses(model, *sources_of([[3]]), ["k4"])
 
 
-def test_an_empty_beam_is_refused(model):
-    with pytest.raises(ConfigError, match="beam width 0"):
-        hypotheses(model, *sources_of([[3]]), ["beam0"])
+@pytest.mark.parametrize(("setting", "message"), [
+    ("beam0", "width must be 1 or more"), ("k-1", "refinement steps are 0 or more"),
+    ("k1-lengths0-bound", "lengths must be 1 or more"), ("mbr0-chrf", "samples must be 1 or more"),
+    ("k1-samples3-iw0", "importance must be 1 or more"),
+    ("sample@0", "temperature must be above 0"), ("nucleus0", "nucleus must lie above 0"),
+    ("nucleus1.5", "be at most 1"), ("k1-samples3", "how to choose among 3 candidates"),
+    ("k1-lengths2-samples2", "how to choose among 4 candidates"),
+    ("k1-bound", "nothing to choose by -bound: add -lengths<n> or -samples<n>"),
+    ("k1-samples1-chrf", "nothing to choose by -chrf"),
+])
+def test_numbers_that_make_no_sense_are_refused(setting, message):
+    with pytest.raises(ConfigError, match=f"'{setting}': .*{message}"):
+        Procedure.parse(setting)
+
+
+@pytest.mark.parametrize("setting", ["nucleus0.9", "mbr4-chrf-nucleus0.9"])
+def test_a_nucleus_of_a_latent_model_is_refused(setting):
+    with pytest.raises(ConfigError, match=f"'{setting}' doesn't fit"):
+        hypotheses(model_of(FLOW, VOCABULARY), *sources_of([[3]]), [setting], vocabulary=Numbers)
+
+
+def test_a_missing_or_unfitting_teacher_is_refused():
+    model = model_of(GAUSSIAN, VOCABULARY)
+    for teacher, message in ((None, "needs a teacher: give a trained autoregressive model"),
+                             (model_of(GAUSSIAN, VOCABULARY), "must be an autoregressive model"),
+                             (model_of(AUTOREGRESSIVE, 9), r"\(8 subwords, the teacher has 9\)")):
+        with pytest.raises(ConfigError, match=message):
+            hypotheses(model, *sources_of([[3]]), ["k1-lengths3-teacher"], teacher=teacher)
+
+
+@pytest.mark.parametrize("setting", ["mbr4-chrf", "k1-samples3-bleu"])
+def test_a_missing_vocabulary_is_refused(setting):
+    with pytest.raises(ConfigError, match="compares texts: give the vocabulary"):
+        hypotheses(model_of(GAUSSIAN, VOCABULARY), *sources_of([[3]]), [setting])
+
+
+# Sources -------------------------------------------------------------------------------------
+
+@FAMILIES
+def test_empty_sources_have_empty_hypotheses(architecture, settings):
+    """Without a look at the model: a source that is only EOS, or only padding, or no source."""
+    teacher = model_of(AUTOREGRESSIVE, VOCABULARY)
+    model = model_of(architecture, VOCABULARY)
+    given = {"teacher": teacher, "vocabulary": Numbers}
+    model.encode = None
+    padding = torch.zeros(1, 3, dtype=torch.int64)
+    for source, mask, count in ((*sources_of([[], []]), 2), (*sources_of([[]], 7), 1),
+                                (padding, padding.bool(), 1), (padding[:0], None, 0)):
+        assert hypotheses(model, source, mask, settings, **given) == {s: [[]] * count
+                                                                      for s in settings}
+
+
+@pytest.mark.parametrize(("architecture", "setting"), [(AUTOREGRESSIVE, "beam2"), (FLOW, "k1")])
+def test_a_source_beyond_the_positions_is_refused(architecture, setting):
+    model = model_of(architecture, VOCABULARY)
+    short, long = [3, 4], [3 + i % 5 for i in range(LONGEST)]
+    for rows, message in (([long], "source 1 of the batch has 1025 subwords"),
+                          ([short, long], "source 2 of the batch has 1025 subwords")):
+        with pytest.raises(DataError, match=f"{message}.*1024 at most: split it"):
+            hypotheses(model, *sources_of(rows), [setting])
+    padded = sources_of([short], LONGEST + 20)
+    assert hypotheses(model, *padded, [setting]) == hypotheses(model, *sources_of([short]),
+                                                               [setting])
+
+
+def test_the_longest_source_has_a_hypothesis():
+    """Its target could be longer by 30, for which there are no positions."""
+    model = model_of(GAUSSIAN, VOCABULARY)
+    with torch.no_grad():
+        model.length_predictor.outer.bias[-1] = 1000.0
+    source = sources_of([[3] * (LONGEST - 1)])
+    with torch.no_grad():
+        assert model.length_predictor.predict(model.encode(*source)).tolist() == [LONGEST - 4]
+
+
+def test_unknown_subwords_are_read_as_any_other():
+    for architecture, setting in ((AUTOREGRESSIVE, "greedy"), (GAUSSIAN, "k1")):
+        model = model_of(architecture, VOCABULARY)
+        rows = hypotheses(model, *sources_of([[UNK, UNK], [UNK, 5]]), [setting])[setting]
+        assert len(rows) == 2 and all(isinstance(row, list) for row in rows)
 
 
 def test_a_batch_of_the_corpus_translates(model):
