@@ -26,24 +26,23 @@ class DecoderState:
     """
 
     def __init__(self, sources: list[KeysValues], bias: Tensor | None, hypotheses: int,
-                 longest: int):
+                 longest: int, dtype: torch.dtype | None = None):
         self.sources, self.bias, self.longest, self.at = sources, bias, longest, 0
-        self.caches = []
-        for key, _ in sources:
-            batch, heads, _, width = key.shape
-            self.caches.append(key.new_empty(2, batch * hypotheses, heads, longest, width))
+        key = sources[0][0]
+        batch, heads, _, width = key.shape
+        self.cache = torch.empty(len(sources), 2, batch * hypotheses, heads, longest, width,
+                                 dtype=dtype or key.dtype, device=key.device)
 
     def reorder(self, rows: Int[Tensor, " hypotheses"]) -> None:
         """Continue from the given hypotheses, which stay within their sentence."""
-        for cache in self.caches:
-            cache[:, :, :, :self.at] = cache[:, rows, :, :self.at]
+        self.cache[..., :self.at, :] = self.cache[:, :, rows, :, :self.at]
 
     def keep(self, sentences: Int[Tensor, " kept"], rows: Int[Tensor, " hypotheses"]) -> None:
         """Drop all but some sentences, and of them keep the given hypotheses."""
         self.sources = [(k[sentences], v[sentences]) for k, v in self.sources]
         if self.bias is not None:
             self.bias = self.bias[sentences]
-        self.caches = [cache[:, rows] for cache in self.caches]
+        self.cache = self.cache[:, :, rows]
 
 
 class Transformer(nn.Module):
@@ -99,9 +98,11 @@ class Transformer(nn.Module):
         d_model = weight.shape[1]
         place = positions(state.longest, d_model, weight.device, weight.dtype)[state.at]
         x = (F.embedding(last, weight) * d_model**0.5 + place)[:, None]
-        layers = zip(self.decoder.layers, state.caches, state.sources, strict=True)
+        layers = zip(self.decoder.layers, state.cache, state.sources, strict=True)
         for layer, cache, source in layers:
             x = layer.step(x, cache, state.at, source, state.bias)
         state.at += 1
-        logits = F.linear(self.decoder.norm(x)[:, 0], weight)
-        return exact(logits).log_softmax(-1)
+        return exact(self._logits(self.decoder.norm(x)[:, 0])).log_softmax(-1)
+
+    def _logits(self, states: Float[Tensor, "hypotheses d_model"]) -> Tensor:
+        return F.linear(states, self.embedding.weight)

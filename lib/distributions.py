@@ -119,7 +119,8 @@ class Tokens:
 
     def argmax(self) -> Int[Tensor, "samples length"]:
         """The most probable subword at every position."""
-        return F.linear(self.states, self.weight.to(self.states.dtype)).argmax(-1)
+        logits = F.linear(self.states, self.weight.to(self.states.dtype))
+        return logits.max(-1).indices  # in bf16 on a CPU four times as fast as argmax
 
     def sample(self, uniform: Float[Tensor, "samples length"],
                temperature: float = 1.0) -> Int[Tensor, "samples length"]:

@@ -23,7 +23,10 @@ from .layers import (
     positions,
 )
 
-__all__ = ["ActNorm", "Condition", "Coupling", "Glow", "InvertibleLinear", "squeeze", "unsqueeze"]
+__all__ = [
+    "ActNorm", "Condition", "Coupling", "Glow", "InvertibleLinear", "put_together", "squeeze",
+    "take_apart", "unsqueeze",
+]
 
 HEAD = 32  # channels of one head of the invertible 1x1 convolution
 
@@ -171,21 +174,21 @@ class Coupling(nn.Module):
 
     def forward(self, z: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """Density direction."""
-        kept, moved = _take_apart(z, self.split)
+        kept, moved = take_apart(z, self.split)
         shift, log_scale = self._shift_and_scale(kept, condition)
         moved = moved + shift
         if log_scale is not None:
             moved = moved * log_scale.exp()
-        eps = _put_together(kept, moved, self.split)
+        eps = put_together(kept, moved, self.split)
         return eps, self._log_abs_det(log_scale, z, condition.mask)
 
     def inverse(self, eps: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """Sampling direction."""
-        kept, moved = _take_apart(eps, self.split)
+        kept, moved = take_apart(eps, self.split)
         shift, log_scale = self._shift_and_scale(kept, condition)
         if log_scale is not None:
             moved = moved * (-log_scale).exp()
-        z = _put_together(kept, moved - shift, self.split)
+        z = put_together(kept, moved - shift, self.split)
         return z, -self._log_abs_det(log_scale, eps, condition.mask)
 
 
@@ -283,7 +286,8 @@ def unsqueeze(z: Float[Tensor, "batch half twice"]) -> Tensor:
     return z.unflatten(2, (-1, 2)).transpose(2, 3).flatten(1, 2)
 
 
-def _take_apart(z: Tensor, split: str) -> tuple[Tensor, Tensor]:
+def take_apart(z: Tensor, split: str) -> tuple[Tensor, Tensor]:
+    """The part that a coupling leaves alone, and the part that it moves."""
     if split == "c":
         kept, moved = z.chunk(2, -1)
         return kept, moved
@@ -292,7 +296,8 @@ def _take_apart(z: Tensor, split: str) -> tuple[Tensor, Tensor]:
     return z[:, 0::2], z[:, 1::2]
 
 
-def _put_together(kept: Tensor, moved: Tensor, split: str) -> Tensor:
+def put_together(kept: Tensor, moved: Tensor, split: str) -> Tensor:
+    """The inverse of `take_apart`."""
     if split == "c":
         return torch.cat([kept, moved], -1)
     if split == "a":

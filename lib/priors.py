@@ -71,9 +71,8 @@ class GaussianPrior(nn.Module):
         self.head = GaussianHead(a.d_model, a.d_latent)
 
     def _states(self, memory: Memory, length: int, mask: Tensor | None) -> Tensor:
-        states = memory.states
-        dtype = self.head.out.v.dtype
-        x = positions(length, self.d_model, states.device, dtype)
+        states = exact(memory.states)
+        x = positions(length, self.d_model, states.device, states.dtype)
         return self.decoder(x.expand(_rows(memory, mask), -1, -1), memory, mask)
 
     def forward(self, memory: Memory, length: int,
