@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import training
+from benchmarks import likelihood, training
 from benchmarks.machine import describe, matrix_throughput
 
 
@@ -34,3 +34,21 @@ def test_a_subject_counts_its_tokens_and_matrix_products(model):
 def test_the_machine_is_named_and_multiplies():
     assert "cores" in describe() or torch.cuda.is_available()
     assert matrix_throughput(torch.float32, seconds=0.01) > 1e8
+
+
+def test_the_likelihood_benchmark_times_the_pass_that_it_names(isolated):
+    small = likelihood.Setting("fl_s", "smoke", 100, 4, 6)
+    subject = likelihood.Subject(small)
+    assert subject.data.target_lengths.min() < 12 < subject.data.target_lengths.max()
+    table = subject.score()
+    assert len(table) == 6 and table["effective_sample_size"].between(1, 4).all()
+    subject.count_flops()
+    vocabulary, d_model = subject.run.model.embedding.weight.shape
+    padded = int(table["n_tokens_padded"].sum())
+    # the output layer alone, for every sample of every padded position
+    assert subject.flops > 2 * 4 * padded * vocabulary * d_model
+    found = likelihood.speed((small,), rounds=1)
+    assert set(found["threads"]) <= {1, 2} or found["threads"].max() == torch.get_num_threads()
+    micros = found["cpu_microseconds_per_token_and_sample"]
+    np.testing.assert_allclose(found["sentences_per_cpu_second"],
+                               6 / (1e-6 * micros * subject.tokens * 100))

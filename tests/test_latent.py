@@ -289,6 +289,24 @@ def test_terms_are_those_of_the_distributions_whatever_the_chunk(prior):
 
 
 @pytest.mark.parametrize("prior", PRIORS)
+def test_with_a_generator_each_a_sentence_draws_alike_in_any_batch(prior):
+    model, three = build(prior), copies(one(1), 3)
+
+    def terms(data, seeds, chunk):
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return model.log_prob_terms(data, 5, generators, chunk)
+
+    together = terms(three, (1, 2, 1), 2)
+    for row, seed in enumerate((1, 2, 1)):
+        alone = terms(one(1), (seed,), 5)
+        for name, value in vars(alone).items():
+            close(getattr(together, name)[..., row], value[..., 0])
+    assert (together.log_q_z[:, 0] - together.log_q_z[:, 1]).abs().min() > 1e-6
+    with pytest.raises(ValueError):
+        terms(three, (1, 2), 5)  # a sentence without its generator
+
+
+@pytest.mark.parametrize("prior", PRIORS)
 def test_the_bound_rises_with_samples_in_expectation(prior):
     model, repeated = build(prior, 0.1), copies(one(0), 200)
     terms = model.log_prob_terms(repeated, 32, torch.Generator().manual_seed(1))

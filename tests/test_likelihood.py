@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
-from lib.likelihood import effective_sample_size, elbo, iw_bound, released_estimate
+from lib.likelihood import (
+    effective_sample_size,
+    elbo,
+    iw_bound,
+    iw_bound_at,
+    largest_weight,
+    released_estimate,
+)
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -99,6 +106,18 @@ def test_the_bound_rises_sample_for_sample_of_the_same_draws():
     assert mean > 5 * error
 
 
+def test_the_bound_with_fewer_samples_is_the_mean_over_blocks_of_the_same_draws():
+    found = terms(wrong_posterior(), 12, 50)
+    torch.testing.assert_close(iw_bound_at(1, *found), elbo(*found), rtol=0, atol=1e-12)
+    torch.testing.assert_close(iw_bound_at(12, *found), iw_bound(*found), rtol=0, atol=1e-12)
+    for samples in (4, 5):  # of 12 draws: three blocks of 4, two of 5 and a rest
+        blocks = [iw_bound(*(t[start:start + samples] for t in found))
+                  for start in range(0, 13 - samples, samples)]
+        torch.testing.assert_close(iw_bound_at(samples, *found), torch.stack(blocks).mean(0),
+                                   rtol=0, atol=1e-12)
+    assert (iw_bound_at(4, *found) <= iw_bound(*found)).all()
+
+
 def test_tiny_probabilities_do_not_underflow():
     found = terms(wrong_posterior(), 8, 5)
     shifted = found[0] - 1e5, *found[1:]
@@ -115,6 +134,7 @@ def test_bound_hand_worked():
     assert float(iw_bound(*found)) == pytest.approx(math.log(0.4), rel=1e-12)
     assert float(elbo(*found)) == pytest.approx(math.log(0.12) / 2, rel=1e-12)
     assert float(effective_sample_size(*found)) == pytest.approx(0.64 / 0.4, rel=1e-12)
+    assert float(largest_weight(*found)) == pytest.approx(0.75, rel=1e-12)
 
 
 # What the released code computes -------------------------------------------------------------

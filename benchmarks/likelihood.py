@@ -1,0 +1,121 @@
+"""Speed of the importance-weighted bound, and the share of the machine's matrix rate it reaches.
+
+    make bench     (python -m benchmarks.likelihood)
+
+Fl-S at scale mini and at its published IWSLT size, and Ga-B there: random weights, an 8K
+vocabulary, Multi30k's sentence lengths. Rounds are interleaved, and each measures the matrix rate
+anew on the same number of threads, so that a noisy machine hits all alike. What is timed is the
+pass that metrics.json comes from, with fewer samples where K is large: its time grows with K,
+everything else is done once a sentence. Writes outputs/bench/likelihood.csv.
+"""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
+
+from benchmarks.machine import describe, matrix_throughput
+from benchmarks.training import VOCABULARY, corpus
+from lib import runtime
+from lib.config import load_config
+from lib.models import build
+from lib.paths import outputs_root
+from lib.scoring import TrainedRun, likelihoods
+from lib.task import Task
+
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A model at a scale, the K that is reported, and what one round times."""
+
+    model: str
+    scale: str
+    samples: int
+    timed_samples: int
+    sentences: int
+
+
+SETTINGS = (Setting("fl_s", "mini", 1000, 64, 64), Setting("fl_s", "paper", 100, 32, 32),
+            Setting("ga_b", "paper", 100, 32, 32))
+
+
+class Subject:
+    """One setting with its model and sentences, whose passes are timed."""
+
+    def __init__(self, setting: Setting):
+        self.setting = setting
+        config = load_config(setting.model, "iwslt16_de_en", setting.scale)
+        torch.manual_seed(0)
+        model = build(config.architecture, VOCABULARY).to(runtime.device()).eval()
+        self.run = TrainedRun(config, model, Task(config), 0, 0.0)
+        data = corpus()
+        by_length = np.argsort(data.target_lengths, kind="stable")
+        middle = (np.arange(setting.sentences) + 0.5) / setting.sentences
+        self.data = data.take(by_length[(middle * len(data)).astype(np.int64)])
+        self.tokens = int((self.data.target_lengths + 1).sum())
+        self.flops = 0
+
+    def score(self) -> pd.DataFrame:
+        """One pass over the sentences."""
+        return likelihoods(self.run, self.data, self.setting.timed_samples, progress=False)
+
+    def count_flops(self) -> None:
+        """Matrix FLOPs of a pass, as torch counts them; it also warms up."""
+        with FlopCounterMode(display=False) as counter:
+            self.score()
+        self.flops = counter.get_total_flops()
+
+    def measure(self) -> dict[str, float]:
+        """One timed pass; rates are those at the K that is reported."""
+        setting = self.setting
+        cpu, wall = time.process_time(), time.perf_counter()
+        self.score()
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+        done = setting.sentences * setting.timed_samples / setting.samples
+        return {"sentences_per_cpu_second": done / cpu, "sentences_per_second": done / wall,
+                "cpu_microseconds_per_token_and_sample":
+                    1e6 * cpu / self.tokens / setting.timed_samples,
+                "flops_per_cpu_second": self.flops / cpu}
+
+
+def speed(settings: tuple[Setting, ...] = SETTINGS, rounds: int = ROUNDS) -> pd.DataFrame:
+    """Median over interleaved rounds, a row a setting and number of threads."""
+    most = runtime.prepare()
+    subjects = [Subject(setting) for setting in settings]
+    for subject in subjects:
+        subject.count_flops()
+    dtype = torch.bfloat16 if runtime.has_fast_bf16() else torch.float32
+    rows = []
+    for _ in tqdm(range(rounds), desc="rounds"):
+        for threads in sorted({1, most}):
+            torch.set_num_threads(threads)
+            for subject in subjects:
+                rate, row = matrix_throughput(dtype), subject.measure()
+                rows.append({"model": subject.setting.model, "scale": subject.setting.scale,
+                             "samples": subject.setting.samples, "threads": threads, **row,
+                             "matrix_flops_per_cpu_second": rate,
+                             "share": row["flops_per_cpu_second"] / rate})
+    table = pd.DataFrame(rows).groupby(["model", "scale", "samples", "threads"], sort=False)
+    result = table.median()
+    result["share_low"], result["share_high"] = table["share"].min(), table["share"].max()
+    result["precision"], result["machine"] = str(dtype).split(".")[-1], describe()
+    return result.reset_index()
+
+
+def main() -> None:
+    """Measure, write outputs/bench/likelihood.csv, and show it."""
+    path = outputs_root() / "bench" / "likelihood.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = speed()
+    table.to_csv(path, index=False, float_format="%.4g")
+    tqdm.write(f"\nbench/likelihood.csv\n{table.to_string(index=False)}")
+
+
+if __name__ == "__main__":
+    main()
