@@ -76,8 +76,9 @@ nbval: $(STAMP)  ## every notebook, run and compared with its committed outputs 
 		--nbval-cell-timeout=120 --durations=5 notebooks)
 	@rm -rf $(SCRATCH)
 
-bench: $(STAMP)  ## training speed of each family beside the machine's own limit (minutes)
+bench: $(STAMP)  ## speed of training and of the likelihood beside the machine's own limit (minutes)
 	@$(PY) -m benchmarks.training
+	@$(PY) -m benchmarks.likelihood
 	@$(PY) scripts/fill_readme.py
 
 gallery: $(STAMP)  ## outputs/README.md and the README's tables, from what lies in outputs/

@@ -143,8 +143,26 @@ def bench() -> str:
             f"{_table(rows)}\n\nPeak memory of a training step: {told}.")
 
 
+def likelihood() -> str:
+    """Speed of the importance-weighted bound."""
+    path = outputs_root() / "bench" / "likelihood.csv"
+    if not path.exists():
+        return _table([])
+    speed = pd.read_csv(path)
+    rows = [{"model": f"{NAMES[row.model]}, {row.scale}", "K": f"{row.samples:,}",
+             "threads": row.threads,
+             "sentences a CPU-second": f"{row.sentences_per_cpu_second:.3g}",
+             "sentences a second": f"{row.sentences_per_second:.3g}",
+             "of the matrix rate": f"{row.share:.0%} ({row.share_low:.0%} to {row.share_high:.0%})"}
+            for row in speed.itertuples()]
+    rate = speed["matrix_flops_per_cpu_second"].median() / 1e9
+    return (f"Machine: {speed['machine'].iloc[0]}. {speed['precision'].iloc[0]} products; matrix "
+            f"rate {rate:.0f} GFLOP a CPU-second.\n\n{_table(rows)}")
+
+
 BLOCKS: dict[str, Callable[[], str]] = {"multi30k": multi30k, "reading": reading,
-                                        "sizes": sizes, "bench": bench}
+                                        "sizes": sizes, "bench": bench,
+                                        "likelihood": likelihood}
 
 
 def fill(text: str) -> str:
