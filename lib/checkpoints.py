@@ -1,5 +1,7 @@
 """Saving and loading checkpoints: tensors and plain Python only, replaced in one move."""
 
+import dataclasses
+import json
 import os
 import pickle
 from pathlib import Path
@@ -7,11 +9,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from .config import Architecture, Dataset, Evaluation, Training
 from .errors import CheckpointError
 
-__all__ = ["check_vocabulary", "load", "load_weights", "save"]
+__all__ = ["changed_settings", "check_settings", "check_vocabulary", "load", "load_weights", "save"]
 
 FORMAT = "discrepancy-1"
+SECTIONS = {"dataset": Dataset, "architecture": Architecture, "training": Training,
+            "evaluation": Evaluation}
+MAY_CHANGE = ("training.steps", "training.patience")  # how long a run goes on, not what it does
 
 
 def save(path: Path, content: dict) -> None:
@@ -82,3 +88,40 @@ def check_vocabulary(content: dict, fingerprint: str, path: Path) -> None:
             f"checkpoint {path} was trained with vocabulary {content['vocabulary'][:12]}, this "
             f"corpus gives {fingerprint[:12]}: restore the corpus or params/datasets/ file it was "
             "trained with, or train again")
+
+
+def changed_settings(config: dict, recorded: dict) -> list[str]:
+    """Names `section.key` of the settings that differ from a record of `Config.as_dict`.
+
+    A record may be older than a setting: it was then made at what is now the default.
+    """
+    changed = []
+    for section, cls in SECTIONS.items():
+        known = {**_defaults(cls), **recorded.get(section, {})}
+        changed += [f"{section}.{key}" for key, value in config[section].items()
+                    if key not in known or known[key] != value]
+    return changed
+
+
+def _defaults(cls) -> dict:
+    """The settings of a section that have a default, as JSON would hold them."""
+    found = {}
+    for f in dataclasses.fields(cls):
+        if f.default is not dataclasses.MISSING:
+            found[f.name] = f.default
+        elif f.default_factory is not dataclasses.MISSING:
+            found[f.name] = f.default_factory()
+    return json.loads(json.dumps(found))
+
+
+def check_settings(content: dict, config: dict, path: Path) -> None:
+    """Refuse to go on from a checkpoint that was trained with other settings.
+
+    Errors: CheckpointError naming them.
+    """
+    changed = [name for name in changed_settings(config, content["config"])
+               if name not in MAY_CHANGE and not name.startswith("evaluation.")]
+    if changed:
+        raise CheckpointError(
+            f"{path} was trained with other settings of {', '.join(changed)}: restore them in "
+            f"params/, or delete {path.parent} to start again")

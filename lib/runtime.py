@@ -1,17 +1,23 @@
-"""What the machine has and how to use it: device, threads, and the precision of products."""
+"""What the machine has and how to use it: device, threads, precision, random numbers, versions."""
 
 import contextlib
 import os
+import platform
+import subprocess
 
+import numpy as np
+import sacrebleu
+import sentencepiece
 import torch
 
 from .errors import ConfigError
+from .paths import ROOT
 
-__all__ = ["autocast", "cores", "device", "has_fast_bf16", "prepare"]
+__all__ = ["autocast", "commit", "cores", "device", "has_fast_bf16", "prepare", "seed", "versions"]
 
 
 def device() -> torch.device:
-    """The first GPU where there is one, else the CPU."""
+    """This process's GPU (the first, where it didn't choose) where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -53,3 +59,27 @@ def autocast(precision: str = "auto", where: torch.device | None = None):
     if precision == "fp32" or (precision == "auto" and not has_fast_bf16(where)):
         return contextlib.nullcontext()
     return torch.autocast(where.type, dtype=torch.bfloat16)
+
+
+def seed(*numbers: int) -> None:
+    """Seed torch's global generators from whole numbers, 0 or more, hashed together.
+
+    In microseconds: torch.manual_seed asks every kind of device that torch knows.
+    """
+    hashed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    torch.default_generator.manual_seed(hashed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed(hashed)
+
+
+def versions() -> dict[str, str]:
+    """What a run's numbers may depend on besides its settings."""
+    return {"python": platform.python_version(), "torch": torch.__version__,
+            "sentencepiece": sentencepiece.__version__, "sacrebleu": sacrebleu.__version__}
+
+
+def commit() -> str:
+    """The commit that is checked out, `unknown` outside git."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True,
+                          stdin=subprocess.DEVNULL, check=False)
+    return done.stdout.strip() or "unknown"

@@ -1,37 +1,41 @@
-"""Training of any family: the paper's recipe, checkpoints, exact resumption.
+"""Training of any family: the paper's recipe, checkpoints, exact resumption, many processes.
 
-A run interrupted at any moment and started again gives the same losses as one that wasn't: model,
-optimiser, averaged weights, place in the data and random states are all in `last.pt`.
+    torchrun --nproc-per-node 8 -m lib.training --model fl_b --dataset wmt14_en_de --scale paper
+
+A step is `accumulate` batches, whoever computes them: one process all of them, N processes their
+shares. Each batch's random numbers come from (seed, step, its place in the step) alone. So the
+losses depend neither on the number of processes nor on interruptions: model, optimiser, averaged
+weights and place in the data are all in `last.pt`.
 """
 
 import argparse
 import csv
+import io
 import json
 import math
-import os
-import platform
-import subprocess
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
-import sacrebleu
-import sentencepiece
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from . import checkpoints, runtime
+from . import checkpoints, parallel, runtime
+from .averaging import WeightAverage
 from .batching import Batch, collate, training_batches
 from .config import Config, load_config
-from .errors import CheckpointError, ReproError, TrainingError
+from .errors import ReproError, TrainingError
 from .models import build, count_parameters, start_from
 from .objectives import kl_weight, learning_rate
-from .paths import ROOT, RunFolder
+from .paths import RunFolder, write_text
 from .task import Task
 from .validation import dev_scores
 
-__all__ = ["Trainer", "main", "run_folder", "train", "train_command"]
+__all__ = ["Trainer", "main", "run_folder", "train", "train_command", "train_in_processes"]
+
+# What a checkpoint holds of the trainer besides tensors: plain numbers, and the history's rows.
+STATE = ("step", "epoch", "place", "stale", "best_bleu", "seconds", "history", "sums")
 
 
 def run_folder(config: Config) -> RunFolder:
@@ -58,26 +62,32 @@ class Trainer:
     """One run's whole state, between two steps."""
 
     def __init__(self, config: Config, progress: bool = True):
-        self.config, self.settings, self.progress = config, config.training, progress
+        self.config, self.settings = config, config.training
+        self.progress = progress and parallel.is_first()
         self.folder, self.task = run_folder(config), Task(config)
         self.device, self.threads = runtime.device(), runtime.prepare()
+        self._places = parallel.share(range(self.settings.accumulate))  # own batches of a step
         self.step = self.epoch = self.place = self.stale = 0
         self.best_bleu, self.seconds = -math.inf, 0.0
         self.history: list[dict] = []
+        self.sums: dict[str, list[float]] = {}  # term -> its sum, and the tokens it is over
+        with parallel.first_goes_ahead():  # it makes the caches that the others then read
+            self.data, self.dev = self.task.train, self.task.dev
         torch.manual_seed(config.seed)
         self.model = build(config.architecture, len(self.task.vocabulary),
                            self.settings.dropout).to(self.device)
-        self.average = {n: p.detach().clone() for n, p in self.model.named_parameters()}
+        self.average = WeightAverage(self.model, self.settings.average)
         self.optimiser = torch.optim.Adam(
             self.model.parameters(), betas=self.settings.adam_betas, eps=self.settings.adam_epsilon,
             fused=True)
         self._groups: list = []
-        self._sums: dict[str, list[float]] = {}  # term -> its sum, and the tokens it is over
+        self._replica: nn.Module | None = None
         if self.folder.last.exists():
             self._resume()
         else:
             self._begin()
-        if not self.finished or self._recorded() != self.config.as_dict():
+        changed = checkpoints.changed_settings(self.config.as_dict(), self._recorded())
+        if parallel.is_first() and (changed or not self.finished):
             self._describe()
 
     # ---- starting, stopping, resuming ----
@@ -90,57 +100,43 @@ class Trainer:
             content = checkpoints.load(folder.best, made_by)
             checkpoints.check_vocabulary(content, self.task.vocabulary.fingerprint, folder.best)
             start_from(self.model, content["weights"])
-        self._copy_to_average()
+        self.average.restart()
 
     def _recorded(self) -> dict:
         """The settings that config.json records, or nothing."""
         if not self.folder.config.exists():
             return {}
-        recorded = json.loads(self.folder.config.read_text(encoding="utf-8"))
-        return {name: recorded.get(name) for name in self.config.as_dict()}
+        return json.loads(self.folder.config.read_text(encoding="utf-8"))
 
     def _describe(self) -> None:
         """Write config.json: every resolved setting, and what the run runs on."""
-        self.folder.path.mkdir(parents=True, exist_ok=True)
         described = {**self.config.as_dict(), "parameters": count_parameters(self.model),
                      "vocabulary": self.task.vocabulary.fingerprint,
-                     "training_pairs": len(self.task.train), "device": str(self.device),
-                     "threads": self.threads, "versions": _versions(), "commit": _commit()}
-        _write(self.folder.config, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
+                     "training_pairs": len(self.data), "device": str(self.device),
+                     "threads": self.threads, "processes": parallel.processes(),
+                     "versions": runtime.versions(), "commit": runtime.commit()}
+        write_text(self.folder.config, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
 
     def _resume(self) -> None:
         path = self.folder.last
         state = checkpoints.load(path, train_command(self.config))
         checkpoints.check_vocabulary(state, self.task.vocabulary.fingerprint, path)
-        ours, theirs = self.config.as_dict(), state["config"]
-        changed = [f"{section}.{key}" for section in ("dataset", "architecture", "training")
-                   for key, value in ours[section].items()
-                   if value != theirs[section].get(key) and key not in ("steps", "patience")]
-        if changed:
-            raise CheckpointError(
-                f"{path} was trained with other settings of {', '.join(changed)}: restore them in "
-                f"params/, or delete {path.parent} to start again")
+        checkpoints.check_settings(state, self.config.as_dict(), path)
         checkpoints.load_weights(self.model, state["weights"], path)
-        self.average = {n: v.to(self.device) for n, v in state["average"].items()}
+        self.average.values = {n: v.to(self.device) for n, v in state["average"].items()}
         self.optimiser.load_state_dict(state["optimiser"])
-        for name in ("step", "epoch", "place", "stale", "best_bleu", "seconds", "history"):
+        for name in STATE:
             setattr(self, name, state[name])
-        self._sums = state["sums"]
-        torch.set_rng_state(state["random"])
-        if self.device.type == "cuda" and state["random_gpu"] is not None:
-            torch.cuda.set_rng_state(state["random_gpu"])
-        self._write_history()
+        if parallel.is_first():
+            self._write_history()
 
     def save(self) -> None:
         """Write `last.pt`, from which the run goes on."""
-        gpu = torch.cuda.get_rng_state() if self.device.type == "cuda" else None
-        names = ("step", "epoch", "place", "stale", "best_bleu", "seconds", "history")
         checkpoints.save(self.folder.last, {
-            **{name: getattr(self, name) for name in names}, "sums": self._sums,
+            **{name: getattr(self, name) for name in STATE},
             "config": self.config.as_dict(), "vocabulary": self.task.vocabulary.fingerprint,
-            "weights": self.model.state_dict(), "average": self.average,
-            "optimiser": self.optimiser.state_dict(), "random": torch.get_rng_state(),
-            "random_gpu": gpu})
+            "weights": self.model.state_dict(), "average": self.average.values,
+            "optimiser": self.optimiser.state_dict()})
 
     @property
     def finished(self) -> bool:
@@ -173,48 +169,67 @@ class Trainer:
 
     def _order(self) -> list:
         """Groups of rows of the current epoch; seed and epoch decide them."""
-        return training_batches(self.task.train, self.settings.batch_tokens, self.model.multiple,
+        return training_batches(self.data, self.settings.batch_tokens, self.model.multiple,
                                 self.config.seed, self.epoch)
 
-    def _next_batch(self) -> Batch:
+    def _next_rows(self) -> np.ndarray:
+        """The next batch's rows, the same in every process."""
         self._groups = self._groups or self._order()
         if self.place == len(self._groups):
             self.epoch, self.place = self.epoch + 1, 0
             self._groups = self._order()
         rows = self._groups[self.place]
         self.place += 1
-        return collate(self.task.train, rows, self.model.multiple).to(self.device)
+        return rows
+
+    def _tokens(self, rows: np.ndarray) -> int:
+        """Target subwords of a batch, each sentence with one EOS."""
+        offsets = self.data.target_offsets
+        return int((offsets[rows + 1] - offsets[rows] + 1).sum())
+
+    def _batch(self, rows: np.ndarray) -> Batch:
+        return collate(self.data, rows, self.model.multiple).to(self.device)
 
     def train_step(self) -> dict[str, float]:
-        """One optimiser step; returns the summed loss terms and the number of tokens."""
+        """One optimiser step; returns its summed loss terms and tokens, of all processes."""
         s = self.settings
         self.step += 1
-        batches = [self._next_batch() for _ in range(s.accumulate)]
         weight = kl_weight(self.step, s.kl_start, s.kl_ramp)
-        self._initialise(batches[0])
+        groups = [self._next_rows() for _ in range(s.accumulate)]
+        tokens = sum(self._tokens(rows) for rows in groups)
+        replica = self._replica_for(groups[0], weight)
+        terms: dict[str, Tensor] = {}
         self.model.train()
-        tokens = sum(int(b.target_tokens.sum()) for b in batches)
-        terms: dict[str, float] = {}
         self.optimiser.zero_grad(set_to_none=True)
-        for batch in batches:
-            with runtime.autocast(s.precision, self.device):
-                losses = self.model.loss_terms(batch, s, weight)
+        for place in self._places:
+            batch = self._batch(groups[place])
+            runtime.seed(self.config.seed, self.step, place)
+            with parallel.local(replica, last=place == self._places[-1]):
+                with runtime.autocast(s.precision, self.device):
+                    losses = replica(batch, s, weight)
+                # DDP averages over processes what is to be a sum
+                (losses["loss"] * parallel.processes() / tokens).backward()
             for name, value in losses.items():
-                terms[name] = terms.get(name, 0.0) + float(value.detach())
-            self._check_finite(terms)
-            (losses["loss"] / tokens).backward()
+                terms[name] = terms.get(name, 0.0) + value.detach().double()
+        summed = parallel.totals(terms)
+        self._check_finite(summed)
+        self._update()
+        for name, value in summed.items():
+            total = self.sums.setdefault(name, [0.0, 0.0])
+            total[0] += value
+            total[1] += summed["tokens"]
+        return summed
+
+    def _update(self) -> None:
+        """Move the weights along the gradient, which is the same in every process."""
+        s = self.settings
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), s.clip_norm)
         if not torch.isfinite(norm):
             self._stop(f"the gradient's norm is {float(norm)}")
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, s.learning_rate, s.warmup_steps)
         self.optimiser.step()
-        self._update_average()
-        for name, value in terms.items():
-            total = self._sums.setdefault(name, [0.0, 0.0])
-            total[0] += value
-            total[1] += terms["tokens"]
-        return terms
+        self.average.update(self.step)
 
     def _check_finite(self, terms: dict[str, float]) -> None:
         wrong = [name for name, value in terms.items() if not math.isfinite(value)]
@@ -229,99 +244,119 @@ class Trainer:
             f"step {self.step}: {reason}; {good}. Lower learning_rate or raise warmup_steps in "
             f"params/{self.config.scale}/{self.config.model}.yaml, or set precision: fp32")
 
-    def _initialise(self, batch: Batch) -> None:
-        """Data-dependent initialisation: the posterior at the first step, the prior with the KL."""
-        if self.model.decoding == "stepwise":
-            return
-        for which, when in (("posterior", 1), ("prior", self.settings.kl_start + 1)):
-            if self.step == when:
+    def _replica_for(self, rows: np.ndarray, weight: float) -> nn.Module:
+        """What gives this step's losses; anew where the weights or their use change outside Adam.
+
+        Data-dependent initialisation, from the step's first batch: the posterior's head at the
+        first step, the prior when the KL enters. The first process does it; the others get its
+        weights, as whenever a replica is made.
+        """
+        latent = self.model.decoding == "parallel"
+        due = [which for which, when in (("posterior", 1), ("prior", self.settings.kl_start + 1))
+               if latent and self.step == when]
+        if self._replica is None or due:
+            self._replica = None  # one at a time: the old one's hooks go with it
+            if due and parallel.is_first():
+                runtime.seed(self.config.seed, self.step, self.settings.accumulate)
                 self.model.eval()
-                self.model.initialise(batch, which)
-                self._copy_to_average()
-
-    @torch.no_grad()
-    def _copy_to_average(self) -> None:
-        for name, value in self.model.named_parameters():
-            self.average[name].copy_(value)
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        decay = min(self.settings.average, self.step / (self.step + 10))
-        torch._foreach_lerp_(list(self.average.values()),
-                             [p.detach() for p in self.model.parameters()], 1 - decay)
+                batch = self._batch(rows)
+                for which in due:
+                    self.model.initialise(batch, which)
+            self._replica = parallel.replicate(self.model, unused=latent and weight == 0)
+            if due:
+                self.average.restart()
+        return self._replica
 
     # ---- validation ----
 
-    def averaged_weights(self) -> dict[str, Tensor]:
-        """The weights that are evaluated: the moving average, with the model's buffers."""
-        return {**self.model.state_dict(), **self.average}
-
     def validate(self) -> dict:
-        """Score the averaged weights on dev, extend history.csv, and write the checkpoints."""
+        """Score the averaged weights on dev, extend history.csv, and write the checkpoints.
+
+        The first process does, the others wait for the scores: all of them decide alike.
+        """
         s = self.settings
-        dev = self.task.dev
-        if len(dev) > s.dev_sentences:
-            dev = dev.take(torch.arange(s.dev_sentences).numpy())
-        references = self.task.references("dev")[:s.dev_sentences]
-        own = {n: p.detach().clone() for n, p in self.model.named_parameters()}
-        self._load(self.average)
-        self.model.eval()
-        with runtime.autocast(s.precision, self.device):
-            scores = dev_scores(self.model, dev, self.task.vocabulary, references, s)
-        self._load(own)
-        self._sums.pop("tokens", None)
+        scores = parallel.from_first(self._dev_scores)
+        self.sums.pop("tokens", None)
         row = {"step": self.step, "seconds": round(self.seconds, 3),
-               **{f"train_{k}": v / n for k, (v, n) in self._sums.items()}, **scores,
+               **{f"train_{k}": v / n for k, (v, n) in self.sums.items()}, **scores,
                "learning_rate": learning_rate(self.step, s.learning_rate, s.warmup_steps),
                "kl_weight": kl_weight(self.step, s.kl_start, s.kl_ramp)}
-        self._sums = {}
+        self.sums = {}
         self.history.append(row)
         better = row["dev_bleu"] > self.best_bleu and row["kl_weight"] == self._full_kl_weight()
         still_annealing = row["kl_weight"] < self._full_kl_weight()
         self.stale = 0 if better or still_annealing else self.stale + 1
         if better:
             self.best_bleu = row["dev_bleu"]
-            checkpoints.save(self.folder.best, {
-                "config": self.config.as_dict(), "vocabulary": self.task.vocabulary.fingerprint,
-                "step": self.step, "dev_bleu": self.best_bleu, "weights": self.averaged_weights()})
-        self.save()
-        self._write_history()
+        if parallel.is_first():
+            if better:
+                checkpoints.save(self.folder.best, {
+                    "config": self.config.as_dict(),
+                    "vocabulary": self.task.vocabulary.fingerprint, "step": self.step,
+                    "dev_bleu": self.best_bleu, "weights": self.average.weights()})
+            self.save()
+            self._write_history()
         return row
+
+    def _dev_scores(self) -> dict[str, float]:
+        s, dev = self.settings, self.dev
+        if len(dev) > s.dev_sentences:
+            dev = dev.take(np.arange(s.dev_sentences))
+        references = self.task.references("dev")[:s.dev_sentences]
+        self.model.eval()
+        with self.average.in_use(), runtime.autocast(s.precision, self.device):
+            return dev_scores(self.model, dev, self.task.vocabulary, references, s)
 
     def _full_kl_weight(self) -> float:
         """The KL weight that a checkpoint must have been trained at to be chosen: the last one."""
         return kl_weight(self.settings.steps, self.settings.kl_start, self.settings.kl_ramp)
 
-    @torch.no_grad()
-    def _load(self, values: dict[str, Tensor]) -> None:
-        for name, parameter in self.model.named_parameters():
-            parameter.copy_(values[name])
-
     def _write_history(self) -> None:
         columns = list(dict.fromkeys(name for row in self.history for name in row))
-        temporary = self.folder.history.with_suffix(".tmp")
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.history)
-        os.replace(temporary, self.folder.history)
+        table = io.StringIO()
+        writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.history)
+        write_text(self.folder.history, table.getvalue())
 
 
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+# ---- from a shell, and in many processes ----
+
+def train_in_processes(config: Config, processes: int, overrides: Mapping | None = None,
+                       on_validation: Callable[[dict], None] | None = None) -> RunFolder:
+    """`train` by `processes` processes of this machine, started by torchrun; waits for them.
+
+    overrides: those that `config` was loaded with. `on_validation` is called with each new row of
+    history.csv, its values as text. However this ends, no process of it is left.
+
+    Errors: TrainingError with the processes' last words.
+    """
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in (
+        ("model", config.model), ("dataset", config.dataset.name), ("scale", config.scale),
+        ("train_data", config.train_data), ("seed", config.seed),
+        ("overrides", json.dumps(dict(overrides or {}))))]
+    folder = run_folder(config)
+    seen = len(_rows(folder))
+
+    def tell() -> None:
+        nonlocal seen
+        rows = _rows(folder)
+        for row in rows[seen:]:
+            on_validation(row)
+        seen = max(seen, len(rows))
+
+    threads = max(1, runtime.cores() // processes)
+    parallel.run(processes, ["-m", "lib.training", *words], threads,
+                 tell if on_validation is not None else lambda: None)
+    return folder
 
 
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), "torch": torch.__version__,
-            "sentencepiece": sentencepiece.__version__, "sacrebleu": sacrebleu.__version__}
-
-
-def _commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True,
-                          stdin=subprocess.DEVNULL, check=False)
-    return done.stdout.strip() or "unknown"
+def _rows(folder: RunFolder) -> list[dict]:
+    """The rows of a run's history.csv, so far."""
+    if not folder.history.exists():
+        return []
+    with open(folder.history, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -331,11 +366,14 @@ def main(arguments: list[str] | None = None) -> None:
                                 ("scale", str, "smoke"), ("train_data", str, "raw"),
                                 ("seed", int, 1)):
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default)
+    parser.add_argument("--overrides", type=json.loads, default={},
+                        help="""single settings of params/, as JSON: '{"steps": 20}'""")
     asked = vars(parser.parse_args(arguments))
-    try:
-        train(load_config(**asked))
-    except ReproError as error:
-        raise SystemExit(f"error: {error}") from None
+    with parallel.joined():
+        try:
+            train(load_config(**asked.pop("overrides"), **asked))
+        except ReproError as error:  # the same in all processes: told once
+            raise SystemExit(f"error: {error}" if parallel.is_first() else 1) from None
 
 
 if __name__ == "__main__":

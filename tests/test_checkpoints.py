@@ -11,6 +11,7 @@ import torch
 from tiny import AUTOREGRESSIVE, model_of
 
 from lib import checkpoints
+from lib.config import load_config
 from lib.errors import CheckpointError
 from lib.models import build
 from lib.paths import ROOT
@@ -57,6 +58,23 @@ def test_optimiser_and_model_state_round_trip(path):
     again.load_state_dict(found["optimiser"])
     for one, other in zip(optimiser.state.values(), again.state.values(), strict=True):
         assert all(torch.equal(one[k], other[k]) for k in one)
+
+
+# Settings ------------------------------------------------------------------------------------
+
+def test_changed_settings_are_named_and_new_ones_had_their_default(path):
+    config = load_config("ga_b").as_dict()
+    assert checkpoints.changed_settings(config, config) == []
+    older = load_config("ga_b").as_dict()
+    del older["training"]["accumulate"], older["architecture"]["coupling"]
+    assert checkpoints.changed_settings(config, older) == []
+    del older["training"]["dropout"]  # which has no default
+    older["evaluation"]["samples"] += 1
+    older["training"]["patience"] += 1
+    assert checkpoints.changed_settings(config, older) == [
+        "training.dropout", "training.patience", "evaluation.samples"]
+    with pytest.raises(CheckpointError, match=r"other settings of training\.dropout: restore"):
+        checkpoints.check_settings({"config": older}, config, path)
 
 
 # Bad files -----------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ LEVELS = [
     {"config", "published", "runtime", "checkpoints", "parallel"},
     {"archives", "sources", "formats", "corpora", "synthetic", "subword", "batching", "task",
      "alignment"},
-    {"layers", "objectives", "likelihood", "annealing"},
+    {"layers", "objectives", "likelihood", "annealing", "averaging"},
     {"distributions"},
     {"flows"},
     {"priors"},

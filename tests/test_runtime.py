@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 
 import pytest
 import torch
@@ -62,6 +63,19 @@ def test_auto_without_the_hardware_is_fp32(monkeypatch):
 def test_unknown_precision_is_refused():
     with pytest.raises(ConfigError, match="unknown precision 'fp16': auto, bf16 or fp32"):
         runtime.autocast("fp16")
+
+
+def test_seeds_are_of_all_their_numbers():
+    drawn = []
+    for numbers in ((1, 2, 3), (1, 2, 3), (1, 3, 2), (1, 2), (1, 2, 4)):
+        runtime.seed(*numbers)
+        drawn.append(float(torch.rand(())))
+    assert drawn[0] == drawn[1] and len(set(drawn)) == 4
+
+
+def test_versions_and_commit_are_text():
+    assert runtime.versions()["torch"] == torch.__version__
+    assert re.fullmatch(r"[0-9a-f]{40}|unknown", runtime.commit())
 
 
 def test_device_is_one_that_works():

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from lib import checkpoints, training
-from lib.batching import collate
 from lib.config import Config, load_config
 from lib.errors import CheckpointError, TrainingError
 from lib.objectives import kl_weight, learning_rate
@@ -83,8 +82,8 @@ def assert_same_run(one: Trainer, other: Trainer) -> None:
     assert without_time(one.history) == without_time(other.history)
     for name, value in one.model.state_dict().items():
         assert torch.equal(value, other.model.state_dict()[name]), name
-    for name, value in one.average.items():
-        assert torch.equal(value, other.average[name]), name
+    for name, value in one.average.values.items():
+        assert torch.equal(value, other.average.values[name]), name
     best, same = (checkpoints.load(t.folder.best, "") for t in (one, other))
     assert (best["step"], best["dev_bleu"]) == (same["step"], same["dev_bleu"])
     assert all(torch.equal(v, same["weights"][k]) for k, v in best["weights"].items())
@@ -229,6 +228,36 @@ def test_other_settings_are_refused():
         Trainer(small("tr_s", d_filter=48), progress=False)
 
 
+def test_a_checkpoint_older_than_a_setting_is_at_its_default(monkeypatch, isolated):
+    """Of before `accumulate` and `teacher`, and with the random state that was kept then."""
+    config, expected, log = small("ga_b"), {}, {}
+    whole = run(config, expected)
+    elsewhere(monkeypatch, isolated, "other")
+    with pytest.raises(Interrupted):
+        run(config, log, 7)
+    path = run_folder(config).last
+    state = checkpoints.load(path, "")
+    state["config"]["dataset"].pop("teacher", None)
+    del state["config"]["training"]["accumulate"]
+    checkpoints.save(path, state | {"random": torch.get_rng_state(), "random_gpu": None})
+    assert_same_run(whole, run(config, log))
+    state["config"]["training"]["accumulate"] = 2
+    checkpoints.save(path, state)
+    with pytest.raises(CheckpointError, match=r"other settings of training\.accumulate: restore"):
+        Trainer(config, progress=False)
+
+
+def test_a_finished_run_of_before_a_setting_keeps_its_config():
+    config = small("tr_s", steps=3)
+    run(config, {})
+    path = run_folder(config).config
+    described = json.loads(path.read_text())
+    del described["training"]["patience"], described["evaluation"]["beam"]
+    path.write_text(json.dumps(described))
+    Trainer(config, progress=False)
+    assert json.loads(path.read_text()) == described
+
+
 def test_another_vocabulary_is_refused():
     config = small("tr_s", steps=3)
     run(config, {})
@@ -330,14 +359,14 @@ def test_validation_disturbs_nothing(model):
     trainer = Trainer(small(model), progress=False)
     for _ in range(6):
         trainer.train_step()
-    sums = dict(trainer._sums)
+    sums = dict(trainer.sums)
     random = torch.get_rng_state()
     weights = {n: v.clone() for n, v in trainer.model.state_dict().items()}
     first = trainer.validate()
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(v, weights[n]) for n, v in trainer.model.state_dict().items())
     torch.manual_seed(99)
-    trainer._sums = sums
+    trainer.sums = sums
     assert trainer.validate() == first
 
 
@@ -351,16 +380,16 @@ def test_averaged_weights_by_hand():
         trainer.train_step()
         decay = min(0.5, step / (step + 10))
         mean = decay * mean + (1 - decay) * trainer.model.embedding.weight.detach()
-        torch.testing.assert_close(trainer.average["embedding.weight"], mean, rtol=1e-5, atol=1e-7)
-    assert torch.equal(trainer.averaged_weights()["embedding.weight"],
-                       trainer.average["embedding.weight"])
+        found = trainer.average.values["embedding.weight"]
+        torch.testing.assert_close(found, mean, rtol=1e-5, atol=1e-7)
+    assert torch.equal(trainer.average.weights()["embedding.weight"], found)
 
 
 def test_no_average_is_the_last_weights():
     trainer = Trainer(small("tr_s", average=0.0), progress=False)
     trainer.train_step()
     for name, parameter in trainer.model.named_parameters():
-        torch.testing.assert_close(trainer.average[name], parameter.detach())
+        torch.testing.assert_close(trainer.average.values[name], parameter.detach())
 
 
 @pytest.mark.usefixtures("float64")
@@ -373,12 +402,11 @@ def test_accumulated_halves_are_one_batch(model, monkeypatch):
         config = small(model, accumulate=accumulate, dropout=0.0, clip_norm=1e9, kl_start=0,
                        kl_ramp=0)
         trainer = Trainer(config, progress=False)
-        queue = [collate(trainer.task.train, group, trainer.model.multiple) for group in groups]
-        monkeypatch.setattr(trainer, "_next_batch", iter(queue).__next__)
+        monkeypatch.setattr(trainer, "_next_rows", iter(groups).__next__)
         if model != "tr_s":  # no noise: the posterior's sample is its mean; no data-dependent start
             monkeypatch.setattr("lib.distributions.DiagonalGaussian.rsample",
                                 lambda self, *_: self.loc)
-            monkeypatch.setattr(trainer, "_initialise", lambda batch: None)
+            monkeypatch.setattr(trainer.model, "initialise", lambda batch, which: None)
         terms.append(trainer.train_step())
         gradients.append({n: p.grad for n, p in trainer.model.named_parameters()
                           if p.grad is not None})
@@ -455,7 +483,7 @@ def test_a_latent_model_starts_from_a_trained_transformer():
     weights = checkpoints.load(folder.best, "")["weights"]
     trainer = Trainer(small("ga_b", start_from="tr_s"), progress=False)
     assert torch.equal(trainer.model.embedding.weight, weights["embedding.weight"])
-    assert torch.equal(trainer.average["embedding.weight"], weights["embedding.weight"])
+    assert torch.equal(trainer.average.values["embedding.weight"], weights["embedding.weight"])
 
 
 def test_the_command_names_the_run():
