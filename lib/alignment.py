@@ -23,10 +23,14 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float64, Int64
 from scipy import sparse
 
-__all__ = ["ITERATIONS", "Complexity", "TranslationTable", "complexity", "fit", "words"]
+__all__ = [
+    "ITERATIONS", "Complexity", "TranslationTable", "complexity", "entropies_by_word", "fit",
+    "words",
+]
 
 ITERATIONS = 40  # of EM; on Multi30k as many again move C(d) by less than 0.01 nats
 CHUNK = 5_000  # sentence pairs of one round of sums: bounds the memory that these take
@@ -129,6 +133,18 @@ def complexity(source: Sequence[str], target: Sequence[str]) -> Complexity:
         conditional_entropy_by_use=float(np.average(entropies, weights=table.counts)),
         source_types=len(table.sources), target_types=len(table.targets), target_words=running,
         target_length=running / len(target))
+
+
+def entropies_by_word(source: Sequence[str], raw: Sequence[str],
+                      distilled: Sequence[str]) -> pd.DataFrame:
+    """H(y|x) in nats of every source word, towards two targets of the same lines.
+
+    Columns `occurrences`, `raw` and `distilled`, the most frequent word first; no word is named.
+    """
+    tables = {"raw": fit(source, raw), "distilled": fit(source, distilled)}
+    columns = {name: table.entropies() for name, table in tables.items()}
+    frame = pd.DataFrame({"occurrences": tables["raw"].counts, **columns})
+    return frame.sort_values("occurrences", ascending=False, kind="stable", ignore_index=True)
 
 
 def _side(lines: Sequence[str]) -> _Side:

@@ -33,16 +33,16 @@ from . import runtime, subword
 from .alignment import complexity
 from .batching import Tokenised, collate, evaluation_batches
 from .config import TEACHERS, Config, load_config, load_dataset, unknown
-from .corpora import Pairs, read
+from .corpora import read
 from .decoding import hypotheses
 from .errors import ConfigError, DataError, ReproError
 from .evaluation import TrainedRun, load_run
 from .paths import DistilledFolder
 from .synthetic import ToyTask
-from .task import TEACHER_SEED
+from .task import TEACHER_SEED, distilled_targets
 from .validation import bleu
 
-__all__ = ["distil", "distilled_set", "main"]
+__all__ = ["distil", "distilled_set", "distilled_texts", "main"]
 
 SHARD_LINES = 2000  # training pairs a shard
 BATCH_TOKENS = 4096  # source positions decoded at once, each with a beam of its own
@@ -56,6 +56,17 @@ def distilled_set(config: Config, lines: int = 0) -> DistilledFolder:
     return DistilledFolder(config.dataset.name, config.scale, config.model, config.seed, lines)
 
 
+def distilled_texts(config: Config, lines: int = 0) -> tuple[list[str], list[str], list[str]]:
+    """Sources, references, and the teacher's translations, of the pairs that have one.
+
+    Errors: DataError for a set that isn't there, with the command that makes it.
+    """
+    pairs = read(config.dataset, "train")
+    found = distilled_targets(distilled_set(config, lines), config.dataset.target, pairs)
+    rows = [row for row, line in enumerate(found) if line]
+    return tuple([side[row] for row in rows] for side in (pairs.source, pairs.target, found))
+
+
 @dataclass(frozen=True)
 class _Job:
     """A set to be made: who translates what, and the settings that decide every word of it."""
@@ -63,7 +74,6 @@ class _Job:
     teacher: TrainedRun
     folder: DistilledFolder
     sources: Tokenised  # the training pairs that training takes, or the first ones of them
-    pairs: Pairs  # the whole training set
     too_long: int  # pairs that training leaves out
     settings: dict
 
@@ -91,7 +101,7 @@ def distil(config: Config, shard: tuple[int, int] = (1, 1), lines: int = 0,
     made with the same settings by the same teacher isn't made again.
 
     Args:
-        config: the teacher's run: any Transformer, on raw or distilled data.
+        config: the teacher's run: any Transformer, trained on raw data.
         shard: (i, n) decodes every n-th shard from the i-th, i in 1..n: one of n processes.
         lines: translate only the first so many pairs, into a folder of its own that no training
             reads; 0 for all.
@@ -99,11 +109,14 @@ def distil(config: Config, shard: tuple[int, int] = (1, 1), lines: int = 0,
     Returns:
         What metrics.json holds (`_scores`); None while shards of other processes are missing.
 
-    Errors: CheckpointError for a teacher that isn't trained; ConfigError for one that can't search,
-    or a shard outside 1..n.
+    Errors: CheckpointError for a teacher that isn't trained; ConfigError for one that can't search
+    or learned from distilled data itself, and for a shard outside 1..n.
     """
     if config.model not in TEACHERS:
         raise ConfigError(unknown("teacher", config.model, TEACHERS))
+    if config.train_data != "raw":
+        raise ConfigError(f"teacher {config.model} has train_data = {config.train_data}: the "
+                          "teacher is the run on raw data")
     if not 1 <= shard[0] <= shard[1] or lines < 0:
         raise ConfigError(f"shard {shard[0]}/{shard[1]}, lines = {lines}: give i/n with i from 1 "
                           "to n, and 0 or more lines")
@@ -123,26 +136,25 @@ def distil(config: Config, shard: tuple[int, int] = (1, 1), lines: int = 0,
 
 def _job(config: Config, lines: int) -> _Job:
     teacher = load_run(config)
-    data, pairs = replace(config, train_data="raw"), read(config.dataset, "train")
-    task = teacher.task if config.train_data == "raw" else type(teacher.task)(data)
-    train = task.train
-    too_long = len(pairs) - len(train)
+    task, train = teacher.task, teacher.task.train
+    every = len(task.sources("train"))
+    too_long = every - len(train)
     train = train.take(np.arange(min(lines or len(train), len(train))))
-    precision = "bf16" if config.training.precision == "bf16" or (
-        config.training.precision == "auto" and runtime.has_fast_bf16()) else "fp32"
+    asked = config.training.precision
+    fast = asked == "bf16" or (asked == "auto" and runtime.has_fast_bf16())
     settings = {
         "dataset": config.dataset.name, "scale": config.scale,
         "teacher": {"model": config.model, "train_data": config.train_data, "seed": config.seed,
                     "step": teacher.step, "weights": _fingerprint(teacher.model.state_dict())},
         "vocabulary": task.vocabulary.fingerprint,
-        "training_text": subword.text_hash(pairs.source, pairs.target),
-        "training_pairs": len(pairs), "distilled_pairs": len(train),
+        "training_text": subword.text_hash(task.sources("train"), task.references("train")),
+        "training_pairs": every, "distilled_pairs": len(train),
         "max_tokens": config.dataset.max_tokens, "beam": config.evaluation.beam,
-        "length_penalty": config.evaluation.length_penalty, "precision": precision,
+        "length_penalty": config.evaluation.length_penalty, "precision": "bf16" if fast else "fp32",
         "shard_lines": SHARD_LINES, "batch_tokens": BATCH_TOKENS}
     # in place of the references stand the sources: nothing of a target is left to be looked at
     sources = replace(train, target_ids=train.source_ids, target_offsets=train.source_offsets)
-    return _Job(teacher, distilled_set(config, lines), sources, pairs, too_long, settings)
+    return _Job(teacher, distilled_set(config, lines), sources, too_long, settings)
 
 
 def _fingerprint(weights: dict[str, Tensor]) -> str:
@@ -218,7 +230,7 @@ def _join(job: _Job) -> dict:
     """Write text, metrics and config, each in one move, the config last."""
     parts = [_read_shard(job.shard(k)) for k in range(job.shards)]
     found = [line for part in parts for line in part["lines"]]
-    targets = [""] * len(job.pairs)
+    targets = [""] * job.settings["training_pairs"]
     for line, text in zip(job.sources.lines.tolist(), found, strict=True):
         targets[line] = text
     metrics = {**_scores(job, found), "seconds": sum(part["seconds"] for part in parts)}
@@ -247,14 +259,15 @@ def _scores(job: _Job, found: list[str]) -> dict:
     if not rows:
         raise DataError(f"teacher {job.folder.teacher} translates every source to nothing: train "
                         "it for longer")
-    lines = job.sources.lines.tolist()
-    references = [job.pairs.target[line] for line in lines]
+    references, sources = (
+        [text[line] for line in job.sources.lines.tolist()]
+        for text in (job.teacher.task.references("train"), job.teacher.task.sources("train")))
     same = sum(a == b for a, b in zip(found, references, strict=True))
     step = -(-len(found) // SCORED_PAIRS)
     score, signature = bleu(found[::step], references[::step])
     chrf = CHRF().corpus_score(found[::step], [references[::step]]).score
     sides = {"raw": references, "distilled": found}
-    sources = [job.pairs.source[lines[row]] for row in rows[::step]]
+    sources = [sources[row] for row in rows[::step]]
     texts = {name: [side[row] for row in rows[::step]] for name, side in sides.items()}
     metrics = {
         **{name: job.settings[name] for name in ("dataset", "scale", "teacher")},

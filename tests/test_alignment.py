@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lib import alignment
-from lib.alignment import complexity, fit, words
+from lib.alignment import complexity, entropies_by_word, fit, words
 
 
 def brute_force(source: list[str], target: list[str], iterations: int) -> dict:
@@ -122,6 +122,15 @@ def test_sizes_and_means_by_hand():
     assert h["c"] == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
     assert found.conditional_entropy == pytest.approx(sum(h.values()) / 3)
     assert found.conditional_entropy_by_use == pytest.approx((2 * h["a"] + h["b"] + h["c"]) / 4)
+
+
+def test_entropies_by_word_keep_the_two_texts_apart():
+    source, raw, distilled = ["a a b", "b c b b"], ["x y x", "y z"], ["x", "x x"]
+    found = entropies_by_word(source, raw, distilled)
+    assert found["occurrences"].tolist() == [4, 2, 1]  # b, a, c
+    for name, target in (("raw", raw), ("distilled", distilled)):
+        h = fit(source, target).entropies()
+        assert found[name].tolist() == pytest.approx([h[1], h[0], h[2]])
 
 
 @pytest.mark.parametrize(("line", "expected"), [

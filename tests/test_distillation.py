@@ -10,6 +10,8 @@ import time
 from dataclasses import asdict, replace
 
 import numpy as np
+import pandas as pd
+import papermill
 import pytest
 import torch
 
@@ -18,10 +20,11 @@ from lib.alignment import complexity
 from lib.batching import collate
 from lib.config import load_config
 from lib.decoding import beam_search
-from lib.distillation import distil, distilled_set, main
+from lib.distillation import distil, distilled_set, distilled_texts, main
 from lib.errors import CheckpointError, ConfigError, DataError
 from lib.evaluation import load_run
 from lib.models import build
+from lib.paths import NOTEBOOKS, ROOT
 from lib.synthetic import ToyTask
 from lib.task import Task
 from lib.training import run_folder
@@ -252,6 +255,16 @@ def test_the_scores_are_those_of_the_texts(config):
     assert metrics["modes"]["raw"][3] == 0
 
 
+def test_the_texts_are_those_of_the_pairs_that_have_a_translation(config):
+    with pytest.raises(DataError, match="make it with `python -m lib.distillation"):
+        distilled_texts(config)
+    distil(config, progress=False)
+    found, task = text_of(config), Task(config)
+    kept = [line for line in range(TRAIN) if found[line]]
+    assert distilled_texts(config) == tuple([side[line] for line in kept] for side in (
+        task.sources("train"), task.references("train"), found))
+
+
 def test_a_teacher_that_says_nothing_is_refused(config, monkeypatch):
     monkeypatch.setattr(distillation, "hypotheses", lambda model, source, mask, settings, penalty:
                         {setting: [[]] * len(source) for setting in settings})
@@ -272,11 +285,33 @@ def test_a_preview_touches_nothing_that_training_reads(config):
 def test_mistakes_are_named(config):
     with pytest.raises(ConfigError, match="unknown teacher 'ga_b'"):
         distil(load_config("ga_b"))
+    with pytest.raises(ConfigError, match="the teacher is the run on raw data"):
+        distil(replace(config, train_data="distilled"))
     for shard in ((0, 2), (3, 2)):
         with pytest.raises(ConfigError, match=f"shard {shard[0]}/{shard[1]}"):
             distil(config, shard)
     with pytest.raises(CheckpointError, match="train it first with"):
         distil(replace(config, seed=2))
+
+
+def test_the_notebook_previews_with_the_shipped_teacher(isolated):
+    """What it says is what metrics.json says, and the picture's points lie beside it."""
+    shipped = ROOT / "outputs/runs/toy/smoke/tr_s/raw/s1/checkpoints/best.pt"
+    if not shipped.exists():
+        pytest.skip("no committed teacher on toy/smoke: make demo")
+    folder = isolated / "outputs/runs/toy/smoke/tr_s/raw/s1/checkpoints"
+    folder.mkdir(parents=True)
+    shutil.copy(shipped, folder)
+    book = papermill.execute_notebook(
+        NOTEBOOKS / "09_distillation.ipynb", isolated / "out.ipynb", {"lines": 150},
+        cwd=isolated, kernel_name="python3", progress_bar=False)
+    said = "".join(o["data"].get("text/markdown", "") for cell in book.cells
+                   for o in cell.get("outputs", []) if "data" in o)
+    metrics = json.loads(distilled_set(load_config("tr_s"), 150).metrics.read_text())
+    assert metrics["pairs"] == 150 and "This is a preview" in said
+    assert f"{metrics['modes']['distilled'][0]:.0%} of the teacher's lines" in said
+    points = isolated / "outputs/figures/distillation_toy_smoke_tr_s_s1_first_150.csv"
+    assert len(pd.read_csv(points)) == 16
 
 
 def test_the_command(isolated, capsys):
