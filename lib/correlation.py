@@ -14,11 +14,19 @@ from scipy.stats import rankdata
 
 from lib.errors import DataError
 from lib.paths import outputs_root
-from lib.resampling import ACCOUNTINGS, Resamples, accounting_named, bootstrap
+from lib.resampling import (
+    ACCOUNTINGS,
+    Resamples,
+    accounting_named,
+    bootstrap,
+    with_accounting,
+)
+from lib.significance import average_seeds
 
 __all__ = [
     "COEFFICIENTS", "Correlation", "across_checkpoints", "collect", "correlate", "find_runs",
-    "kendall", "models_table", "pearson", "permutation_p", "resample_runs", "spearman",
+    "kendall", "models_table", "pearson", "permutation_p", "read_metrics", "resample_runs",
+    "spearman",
 ]
 
 EXACT_UP_TO = 8      # 8! = 40,320 permutations
@@ -155,7 +163,7 @@ def collect(runs: Iterable[Path] | None = None) -> pd.DataFrame:
     """
     rows = []
     for run in find_runs() if runs is None else runs:
-        metrics = _metrics(Path(run))
+        metrics = read_metrics(Path(run))
         try:
             headline = metrics["bleu"][metrics["headline"]]
             row = {key: metrics[key] for key in ("dataset", "scale", "model", "family",
@@ -180,9 +188,11 @@ def collect(runs: Iterable[Path] | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def resample_runs(frame: pd.DataFrame, references: Sequence[str], accounting: str,
-                  **options: int | bool) -> Resamples:
-    """`bootstrap` of the runs of `collect`'s rows (one data set), from their sentences.csv."""
+def resample_runs(frame: pd.DataFrame, references: Sequence[str], *accountings: str,
+                  **options: int | bool) -> dict[str, Resamples]:
+    """Accounting -> `bootstrap` of the runs of `collect`'s rows (one data set), from their
+    sentences.csv; the same resamples for all.
+    """
     tables = []
     for path in frame["path"]:
         file = Path(path) / "sentences.csv"
@@ -190,24 +200,30 @@ def resample_runs(frame: pd.DataFrame, references: Sequence[str], accounting: st
             raise DataError(f"{file} is missing: evaluate the run with notebooks/03_eval.ipynb")
         tables.append(pd.read_csv(file, keep_default_na=False, na_values={
             name: [""] for name in ("elbo", "released_estimate", "effective_sample_size")}))
-    return bootstrap(tables, references, accounting, **options)
+    first, *others = dict.fromkeys(accountings)
+    drawn = {first: bootstrap(tables, references, first, **options)}
+    seed = {name: value for name, value in options.items() if name == "seed"}
+    return drawn | {name: with_accounting(drawn[first], tables, name, **seed) for name in others}
 
 
 def models_table(frame: pd.DataFrame, accounting: str, *, resamples: Resamples | None = None,
                  ) -> pd.DataFrame:
-    """Correlation of log-likelihood and BLEU across the runs of one data set and scale.
+    """Correlation of log-likelihood and BLEU across the models of one data set and scale.
 
+    frame: `collect`'s rows; several seeds of a model are one point, their mean.
+    resamples: of the same rows, from `resample_runs(frame, ...)`; gives the intervals.
     One row a `scope` ("autoregressive", "gaussian", "flow": within a family; "latent": gaussian
     and flow; "all": across families) and a `train_data`; then `accounting` and the fields of
     `Correlation`. Bits per character enter with their sign turned, so that a positive coefficient
-    always means that better likelihood goes with better BLEU. Scopes of fewer than three runs
-    have n and NaN. `resamples`, from `resample_runs(frame, ...)`, gives the intervals.
+    always means that better likelihood goes with better BLEU. Scopes of fewer than three models
+    have n and NaN.
     """
     sign = accounting_named(accounting).sign
     if frame[["dataset", "scale"]].drop_duplicates().shape[0] > 1:
         raise DataError("the runs are of several data sets or scales; correlate one at a time: "
                         + ", ".join(sorted({f"{d}/{s}" for d, s in
                                             zip(frame["dataset"], frame["scale"], strict=True)})))
+    frame, averaged = average_seeds(frame, {} if resamples is None else {accounting: resamples})
     scopes = {"autoregressive": ["autoregressive"], "gaussian": ["gaussian"], "flow": ["flow"],
               "latent": ["gaussian", "flow"], "all": ["autoregressive", "gaussian", "flow"]}
     rows = []
@@ -217,9 +233,9 @@ def models_table(frame: pd.DataFrame, accounting: str, *, resamples: Resamples |
                       & frame[accounting].notna()).to_numpy()
             if not chosen.any():
                 continue
-            drawn = None if resamples is None else (
-                sign * resamples.likelihood_resampled[:, chosen],
-                resamples.bleu_resampled[:, chosen])
+            drawn = None if not averaged else (
+                sign * averaged[accounting].likelihood_resampled[:, chosen],
+                averaged[accounting].bleu_resampled[:, chosen])
             found = correlate(sign * frame.loc[chosen, accounting].to_numpy(np.float64),
                               frame.loc[chosen, "bleu"].to_numpy(np.float64), resampled=drawn)
             rows.append({"train_data": data, "scope": scope, "accounting": accounting,
@@ -230,23 +246,28 @@ def models_table(frame: pd.DataFrame, accounting: str, *, resamples: Resamples |
 def across_checkpoints(runs: Iterable[Path] | None = None) -> pd.DataFrame:
     """The paper's Table 2: for each run, dev log-likelihood against dev BLEU over its checkpoints.
 
-    One row a run: dataset, scale, model, family, train_data, seed, and the fields of
-    `Correlation` over the rows of history.csv (`dev_ll` in nats per token, strict accounting).
-    Checkpoints of one run aren't independent, so the p-value is a description, not a test.
+    One row a run: dataset, scale, model, family, train_data, seed, the fields of `Correlation`
+    over the rows of history.csv (`dev_ll` in nats per token, strict accounting), and
+    `pearson_changes`, Pearson's r of the changes from each checkpoint to the next, which a trend
+    that both share doesn't raise. Checkpoints of one run aren't independent, so the p-value is a
+    description, not a test; no interval can be given, for history.csv has no sentences to resample.
     """
     rows = []
     for run in find_runs() if runs is None else runs:
-        metrics, file = _metrics(Path(run)), Path(run) / "history.csv"
+        metrics, file = read_metrics(Path(run)), Path(run) / "history.csv"
         if not file.is_file():
             raise DataError(f"{file} is missing: train the model with notebooks/02_train.ipynb")
         history = pd.read_csv(file).dropna(subset=["dev_ll", "dev_bleu"])
-        found = correlate(history["dev_ll"].to_numpy(), history["dev_bleu"].to_numpy())
+        ll, bleu = history["dev_ll"].to_numpy(), history["dev_bleu"].to_numpy()
+        found = asdict(correlate(ll, bleu))
+        found["pearson_changes"] = float(pearson(np.diff(ll), np.diff(bleu)))
         rows.append({key: metrics[key] for key in ("dataset", "scale", "model", "family",
-                                                   "train_data", "seed")} | asdict(found))
+                                                   "train_data", "seed")} | found)
     return pd.DataFrame(rows)
 
 
-def _metrics(run: Path) -> dict:
+def read_metrics(run: Path) -> dict:
+    """What a run's metrics.json holds; DataError where it is missing or damaged."""
     file = run / "metrics.json"
     try:
         return json.loads(file.read_text(encoding="utf-8"))

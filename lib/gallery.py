@@ -1,10 +1,13 @@
-"""outputs/README.md: every figure and table there is, with a sentence, linked to its notebook."""
+"""outputs/README.md and outputs/report.html: every figure and table with a sentence, linked.
+
+The first is read beside its files, the second is one page that holds them all.
+"""
 
 import json
 import re
 from pathlib import Path
 
-from . import published
+from . import findings, html_report, published
 from .config import datasets
 from .errors import DataError
 from .paths import NOTEBOOKS, ROOT, outputs_root
@@ -17,20 +20,36 @@ KINDS = {
                "predictor meets", "01_data"),
     "likelihood_by_length": ("Strict log-likelihood of the test sentences by their length, beside "
                              "the truth's where it is known", "03_eval"),
+    "likelihood_audit": ("Log-likelihood exact or estimated, with upper bounds, beside the truth's "
+                         "and the released code's estimate", "06_likelihood_audit"),
     "latent_space": ("Samples of z for one test sentence: prior, approximate posterior, delta "
                      "posterior (the paper's Figure 1)", "04_latent_space"),
-    "ll_against_bleu": ("Log-likelihood against BLEU of every run, with the correlations",
+    "answer": ("Log-likelihood against BLEU of every model, raw and distilled, and how many pairs "
+               "of models the two order alike, strictly counted and by the released estimate",
+               "05_correlation"),
+    "ll_against_bleu": ("Log-likelihood against BLEU of every model, with the correlations",
                         "05_correlation"),
+    "significance": ("Every pair of models: differences of BLEU (sacreBLEU's paired bootstrap) and "
+                     "of log-likelihood, and whether they agree", "05_correlation"),
+    "concordance": ("How many pairs of models log-likelihood and BLEU order alike, within and "
+                    "across families", "05_correlation"),
     "table1": ("BLEU and log-likelihood of every model, beside the paper's (its Table 1)",
                "05_correlation"),
     "table2": ("Correlation of dev log-likelihood and dev BLEU across the checkpoints of each run "
                "(the paper's Table 2)", "05_correlation"),
     "correlations": ("Correlation of log-likelihood and BLEU across models, within and across "
                      "families", "05_correlation"),
+    "distillation": ("Entropy of the translations of each source word, in the raw and in the "
+                     "distilled training set", "09_distillation"),
     "model_sizes": ("Parameters of every model at every scale, beside the published ones",
                     "lib/sizes.py"),
 }
 
+TITLE = "When does a better density estimator generate better output?"
+LEAD = ("Every result of this repository on one page, made by `python -m lib.gallery` from the "
+        "committed files beside it; links lead to the runs and the notebooks that made them, "
+        "[README.md](README.md) to the same as single files.")
+RUNS_SAY = "BLEU is the headline setting's, LL strict, in nats per token."
 OF_ONE_RUN = "likelihood_by_length"  # one a run: too many to show them all
 
 
@@ -54,15 +73,32 @@ def _words(rest: str) -> list[str]:
 
 
 def write_gallery() -> Path:
-    """Write outputs/README.md from what lies in outputs/; the same files give the same bytes."""
+    """Write outputs/README.md and outputs/report.html from what lies in outputs/; the same files
+    give the same bytes. Returns the path of the first.
+    """
     root = outputs_root()
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "report.html").write_text(_report(root), encoding="utf-8")
+    page = root / "README.md"
+    page.write_text(_readme(root), encoding="utf-8")
+    return page
+
+
+def _files(root: Path) -> tuple[list[Path], list[Path], dict[str, Path]]:
+    """Figures of several runs, figures of one run, and tables (the readable file of each)."""
     drawn = sorted((root / "figures").glob("*.png"))
-    figures = [path for path in drawn if not path.stem.startswith(OF_ONE_RUN)]
-    single = [path for path in drawn if path.stem.startswith(OF_ONE_RUN)]
     texts = {path.stem: path for path in (root / "tables").glob("*.csv")}
     texts |= {path.stem: path for path in (root / "tables").glob("*.md")}
+    return ([path for path in drawn if not path.stem.startswith(OF_ONE_RUN)],
+            [path for path in drawn if path.stem.startswith(OF_ONE_RUN)],
+            dict(sorted(texts.items())))
+
+
+def _readme(root: Path) -> str:
+    figures, single, texts = _files(root)
     lines = ["# Results", "", "Made by `python -m lib.gallery` from the files beside it. Points of "
-             "a figure and numbers of a table lie as .csv next to them.", ""]
+             "a figure and numbers of a table lie as .csv next to them. "
+             "[report.html](report.html) holds all of this on one page.", ""]
     if figures:
         lines += ["## Figures", ""]
     for path in figures:
@@ -75,26 +111,83 @@ def write_gallery() -> Path:
     if texts:
         lines += ["## Tables", "", "| table | shows |", "|---|---|"]
         lines += [f"| [{stem}](tables/{path.name}) | {_line(path)} |"
-                  for stem, path in sorted(texts.items())] + [""]
-    runs = sorted((root / "runs").glob("*/*/*/*/s*/metrics.json"))
+                  for stem, path in texts.items()] + [""]
+    runs = _runs_table(root)
+    lines += ["## Runs", "", RUNS_SAY, "", *runs, ""] if runs else []
+    return "\n".join(lines)
+
+
+def _report(root: Path) -> str:
+    """The page: findings, figures, tables, runs, and the single runs' figures while they fit."""
+    figures, single, texts = _files(root)
+    parts = {title: html_report.Section(title) for title in (
+        "The paper's findings", "Figures", "Tables", "Runs", "Figures of single runs")}
+    for number, body in _findings(root):
+        parts["The paper's findings"].add(f"Finding {number}", body)
+    for path in figures:
+        parts["Figures"].add(path.stem, html_report.figure_html(path, _line(path)))
+    for stem, path in texts.items():
+        body = html_report.table_html(path.read_text(encoding="utf-8")) if path.suffix == ".md" \
+            else ""
+        link = html_report.inline(f"{_line(path)} [{path.name}](tables/{path.name})")
+        parts["Tables"].add(stem, f"<p>{link}</p>\n{body}")
+    runs = _runs_table(root)
     if runs:
-        lines += ["## Runs", "", "BLEU is the headline setting's, LL strict, in nats per token.",
-                  "", "| run | BLEU | LL | executed notebooks |", "|---|---:|---:|---|"]
-        lines += [_run(path, root) for path in runs] + [""]
-    path = root / "README.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines), encoding="utf-8")
-    return path
+        parts["Runs"].add("", html_report.table_html("\n".join([RUNS_SAY, *runs])))
+    size = sum(path.stat().st_size for path in figures) * 4 // 3
+    for path in single:
+        size += path.stat().st_size * 4 // 3
+        link = html_report.inline(f"[figures/{path.name}](figures/{path.name}). {_line(path)}")
+        parts["Figures of single runs"].add("", html_report.folded(
+            path.stem, html_report.figure_html(path, _line(path))
+            if size < html_report.LARGEST * 3 // 4 else f"<p>{link}</p>"))
+    return html_report.page(TITLE, html_report.inline(LEAD), list(parts.values()))
+
+
+def _findings(root: Path) -> list[tuple[int, str]]:
+    """(number, HTML) of each finding, over every data set and scale that was compared."""
+    places = sorted(path.stem.removeprefix("significance_").rpartition("_")[::2]
+                    for path in (root / "tables").glob("significance_*.csv"))
+    found = []
+    for finding in published.FINDINGS if places else ():
+        told = "".join(f"<li>{html_report.inline(sentence)}</li>\n"
+                       for sentence in findings.sentences(finding, places))
+        found.append((finding.number,
+                      f"<p><strong>{html_report.inline(finding.claim)}</strong></p>\n"
+                      f"<ul>\n{told}</ul>"))
+    return found
 
 
 def _line(path: Path) -> str:
+    """What a figure or table shows, the notebook or module that made it, the runs behind it."""
     found = describe(path.stem)
     if found is None:
         return "Not made by this repository's notebooks."
     sentence, maker = found
     where = f"notebooks/{maker}.ipynb" if (NOTEBOOKS / f"{maker}.ipynb").exists() else maker
-    return f"{sentence}. Made by [{where}](../{where})." if (ROOT / where).exists() else \
-        f"{sentence}. Made by {where}."
+    made = f"[{where}](../{where})" if (ROOT / where).exists() else where
+    runs = _behind(path.stem)
+    return f"{sentence}. Made by {made}" + (f" from [{runs}]({runs}/)." if runs else ".")
+
+
+def _behind(stem: str) -> str:
+    """The folder of the run, or of all runs of the data set and scale, that a file's name tells."""
+    dataset = max((d for d in datasets() if f"_{d}_" in f"{stem}_"), key=len, default="")
+    if not dataset:
+        return ""
+    folder = Path("runs") / dataset
+    for word in _words(stem.partition(dataset)[2]):
+        if not (outputs_root() / folder / word).is_dir():
+            break
+        folder /= word
+    return folder.as_posix() if (outputs_root() / folder).is_dir() else ""
+
+
+def _runs_table(root: Path) -> list[str]:
+    """Lines of a table: a row a run that was evaluated."""
+    runs = sorted((root / "runs").glob("*/*/*/*/s*/metrics.json"))
+    head = ["| run | BLEU | LL | executed notebooks |", "|---|---:|---:|---|"]
+    return [*head, *(_run(path, root) for path in runs)] if runs else []
 
 
 def _run(path: Path, root: Path) -> str:
@@ -114,7 +207,7 @@ def _run(path: Path, root: Path) -> str:
 
 
 def main() -> Path:
-    """Write the gallery; returns where."""
+    """Write both pages; returns where the first lies."""
     return write_gallery()
 
 

@@ -14,16 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import Bbox, BboxBase
 
-from lib.correlation import models_table
 from lib.paths import outputs_root
 from lib.published import MODELS
-from lib.resampling import Resamples, accounting_named
 
 __all__ = [
-    "FAMILY_COLOURS", "LATENT_STYLES", "SIZE_MARKERS", "corpus_overview", "latent_projection",
-    "latent_space", "ll_against_bleu", "save", "style", "training_curves",
+    "FAMILY_COLOURS", "LATENT_STYLES", "SIZE_MARKERS", "corpus_overview", "finish",
+    "latent_projection", "latent_space", "save", "style", "training_curves",
 ]
 
 FAMILY_COLOURS = {"autoregressive": "#0072B2", "gaussian": "#D55E00", "flow": "#009E73"}
@@ -63,45 +60,6 @@ def save(figure: Figure, name: str, points: pd.DataFrame) -> tuple[Path, Path]:
     return picture, table
 
 
-def ll_against_bleu(frame: pd.DataFrame, accounting: str, *,
-                    resamples: Resamples | None = None) -> Figure:
-    """Log-likelihood against BLEU of every run of one data set, its correlations below.
-
-    frame: rows of `correlation.collect`. resamples: from `correlation.resample_runs(frame, ...)`,
-    for 95% intervals. Filled markers are models trained on raw, hollow ones on distilled text;
-    bars are a standard error of the likelihood over sentences.
-    """
-    quantity = accounting_named(accounting)
-    frame = frame.reset_index(drop=True)
-    shown = frame[frame[accounting].notna()]
-    caption = _caption(models_table(frame, accounting, resamples=resamples))
-    below = 0.75 + 0.16 * caption.count("\n")             # inches: axis label and caption
-    height = 3.7 + below
-    figure = Figure(figsize=(7.2, height))
-    axes = figure.add_axes((0.09, (below + 0.2) / height, 0.69, 3.3 / height))
-    columns = [shown[name] for name in ("model", "train_data", accounting, f"{accounting}_error",
-                                        "bleu")]
-    for model, train_data, likelihood, error, bleu in zip(*columns, strict=True):
-        colour, marker = style(model)
-        fill = "white" if train_data == "distilled" else colour
-        axes.errorbar(likelihood, bleu, xerr=error, fmt=marker, color=colour, mfc=fill, mew=1.5,
-                      ms=8, elinewidth=1, zorder=3)
-    higher = quantity.sign > 0
-    x_label = f"{quantity.label}, “{accounting}” ({quantity.unit})"
-    _finish(axes, f"{x_label}, better →" if higher else f"← better, {x_label}",
-            "BLEU (0 to 100), better →")
-    axes.margins(x=0.14, y=0.12)
-    _label_points(figure, axes, shown[accounting].to_numpy(), shown["bleu"].to_numpy(),
-                  [MODELS[model] for model in shown["model"]],
-                  [style(model)[0] for model in shown["model"]])
-    figure.legend(handles=_legend(shown), loc="upper left",
-                  bbox_to_anchor=(0.785, 1 - 0.12 / height), frameon=False, fontsize=9,
-                  handletextpad=0.4)
-    figure.text(0.03, (below - 0.4) / height, caption, family="monospace", fontsize=7.6, va="top",
-                color=INK, linespacing=1.35)
-    return figure
-
-
 def training_curves(histories: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figure:
     """Dev log-likelihood, dev BLEU and the training loss against steps, a line a model.
 
@@ -118,7 +76,7 @@ def training_curves(histories: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Fig
         for model, history in histories.items():
             points = history.dropna(subset=column)
             ends.append(_curve(axes, model, points["step"], points[column]))
-        _finish(axes, "training step", label)
+        finish(axes, "training step", label)
         _label_ends(axes, ends)
     if len(histories) == 1:
         _loss_terms(right, next(iter(histories.values())))
@@ -130,7 +88,7 @@ def training_curves(histories: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Fig
                 column = "train_loss" if "train_loss" in terms else terms[0]
                 points = history.dropna(subset=column)
                 ends.append(_curve(right, model, points["step"], points[column]))
-        _finish(right, "training step", "← better, training loss (nats per token)")
+        finish(right, "training step", "← better, training loss (nats per token)")
         _label_ends(right, ends)
     return figure
 
@@ -194,7 +152,7 @@ def corpus_overview(source_lengths: Int[np.ndarray, " pairs"],
     kept = np.mean((source_lengths <= max_tokens) & (target_lengths <= max_tokens))
     left.axvline(max_tokens, color=INK, lw=1, ls="--")
     left.set_xlim(0, max(max_tokens * 1.06, np.quantile(edges, 0.5)))
-    _finish(left, "sentence length (subwords)", "sentences")
+    finish(left, "sentence length (subwords)", "sentences")
     left.legend(frameon=False, fontsize=9, title=f"{kept:.1%} of pairs within {max_tokens}",
                 title_fontsize=9, loc="upper right", bbox_to_anchor=(0.92, 1.0))
     difference = target_lengths - source_lengths
@@ -203,7 +161,7 @@ def corpus_overview(source_lengths: Int[np.ndarray, " pairs"],
                color="#0072B2", alpha=0.6)
     for end in (-max_difference, max_difference):
         right.axvline(end, color=INK, lw=1, ls="--")
-    _finish(right, "target minus source length (subwords)", "sentences")
+    finish(right, "target minus source length (subwords)", "sentences")
     right.text(0.5, 1.02, f"{inside:.1%} within ±{max_difference}, the length predictor's range",
                transform=right.transAxes, ha="center", fontsize=9, color=INK)
     return figure
@@ -211,7 +169,8 @@ def corpus_overview(source_lengths: Int[np.ndarray, " pairs"],
 
 # ---------------------------------------------------------------- parts
 
-def _finish(axes: Axes, x_label: str, y_label: str) -> None:
+def finish(axes: Axes, x_label: str, y_label: str) -> None:
+    """Labels, grid and ticks as every figure here has them."""
     axes.set_xlabel(x_label, color=INK, fontsize=9)
     axes.set_ylabel(y_label, color=INK, fontsize=9)
     axes.tick_params(labelsize=9)
@@ -243,50 +202,9 @@ def _loss_terms(axes: Axes, history: pd.DataFrame) -> None:
                 points = history.dropna(subset=f"{split}_{term}")
                 axes.plot(points["step"], points[f"{split}_{term}"], line, color=colour, lw=1.5,
                           label=f"{term.replace('_', ' ')}, {split}")
-    _finish(axes, "training step", "← better, loss terms (nats per token)")
+    finish(axes, "training step", "← better, loss terms (nats per token)")
     if names:
         axes.legend(frameon=False, fontsize=8)
-
-
-def _legend(shown: pd.DataFrame) -> list[Line2D]:
-    """Keys for the families, sizes and training sets that the figure holds."""
-    keys = [Line2D([], [], color=colour, marker="o", ls="", ms=8, label=family)
-            for family, colour in FAMILY_COLOURS.items() if family in set(shown["family"])]
-    sizes = {model[-1] for model in shown["model"]}
-    keys += [Line2D([], [], color="#888888", marker=marker, ls="", ms=8,
-                    label=f"size {size.upper()}")
-             for size, marker in SIZE_MARKERS.items() if size in sizes]
-    if "distilled" in set(shown["train_data"]):
-        keys += [Line2D([], [], color="#888888", marker="o", mfc=fill, mew=1.5, ls="", ms=8,
-                        label=f"{data} data")
-                 for data, fill in (("raw", "#888888"), ("distilled", "white"))]
-    return keys
-
-
-def _caption(table: pd.DataFrame) -> str:
-    """The correlations as lines of text: scope, n, Pearson and Spearman with interval and p."""
-    table = table[table["n"] > 2] if len(table) else table
-    if table.empty:
-        return "fewer than three runs have this accounting: no correlation"
-    names = {"all": "across families", "latent": "latent families"}
-    lines = [f"{'':<27}n   {'Pearson':<35}Spearman"]
-    for row in table.itertuples():
-        scope = f"{row.train_data}, {names.get(row.scope, row.scope)}"
-        parts = "".join(f"{_estimate(row, name):<35}" for name in ("pearson", "spearman"))
-        lines.append(f"{scope:<27}{row.n:<4}{parts}".rstrip())
-    resampled = table["pearson_low"].notna().any()
-    lines.append("p by permutation of the runs" + (
-        "; brackets: 95% interval over resampled test sentences" if resampled else ""))
-    return "\n".join(lines)
-
-
-def _estimate(row: tuple, name: str) -> str:
-    value, low = getattr(row, name), getattr(row, f"{name}_low")
-    if np.isnan(value):
-        return "–"
-    interval = "" if np.isnan(low) else f" [{low:+.2f}, {getattr(row, f'{name}_high'):+.2f}]"
-    text = f"{value:+.2f}{interval}  p = {getattr(row, f'{name}_p'):.3f}"
-    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def _label_ends(axes: Axes, ends: Sequence[tuple[str, str, float, float]]) -> None:
@@ -306,35 +224,3 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[str, str, float, float]]) -> No
     for (name, colour, _, _), place in zip(ends, height, strict=True):
         axes.annotate(name, (1.0, place), xycoords="axes fraction", xytext=(3, 0),
                       textcoords="offset points", color=colour, fontsize=9, va="center")
-
-
-def _label_points(figure: Figure, axes: Axes, x: Num[np.ndarray, " n"],
-                 y: Num[np.ndarray, " n"], labels: Sequence[str], colours: Sequence[str]) -> None:
-    """Name each point beside it, at that of 16 places that hides the least of points and names."""
-    figure.draw_without_rendering()      # settles the axes' limits
-    pixels = axes.transData.transform(np.column_stack([x, y])) if len(x) else np.empty((0, 2))
-    taken = [Bbox.from_bounds(px - 8, py - 8, 16, 16) for px, py in pixels]
-    frame = axes.get_window_extent()
-    places = [(radius * np.cos(angle), radius * np.sin(angle)) for radius in (9, 18)
-              for angle in np.pi / 4 * np.array([1, 7, 3, 5, 2, 6, 0, 4])]
-    for px, py, label, colour in zip(x, y, labels, colours, strict=True):
-        best, least = None, np.inf
-        for dx, dy in places:
-            text = axes.annotate(label, (px, py), xytext=(dx, dy), textcoords="offset points",
-                                 ha="left" if dx > 1 else "right" if dx < -1 else "center",
-                                 va="center", color=colour, fontsize=9)
-            box = text.get_window_extent()
-            cost = sum(_overlap(box, other) for other in taken)
-            cost += box.width * box.height - _overlap(box, frame)
-            if cost < least - 1e-6:
-                if best is not None:
-                    best.remove()
-                best, least, place = text, cost, box
-            else:
-                text.remove()
-        taken.append(place)
-
-
-def _overlap(one: BboxBase, other: BboxBase) -> float:
-    common = Bbox.intersection(one, other)
-    return 0.0 if common is None else common.width * common.height

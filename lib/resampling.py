@@ -2,13 +2,15 @@
 
 Corpus BLEU is a function of sums over sentences (matching and total n-grams of each order, two
 lengths), and every accounting of the log-likelihood is a ratio of two sums. A bootstrap over
-test sentences is therefore a product of multinomial weights [resamples, sentences] with those
-counts, and the same weights serve every model: the resampling is paired.
+test sentences is therefore a product of how often each sentence was drawn [resamples, sentences]
+with those counts, and the same draws serve every model: the resampling is paired. They are the
+very draws of sacreBLEU's paired bootstrap at its default seed, so that intervals and p-values here
+are those that `sacrebleu --paired-bs` finds.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -18,11 +20,13 @@ from sacrebleu.metrics import BLEU
 from lib.errors import ConfigError, DataError
 
 __all__ = [
-    "ACCOUNTINGS", "Accounting", "Resamples", "accounting_named", "bleu_from_counts",
-    "bleu_statistics", "bootstrap", "likelihood_terms", "resample_weights",
+    "ACCOUNTINGS", "SEED", "Accounting", "Resamples", "accounting_named", "bleu_from_counts",
+    "bleu_statistics", "bootstrap", "likelihood_terms", "resample_weights", "with_accounting",
 ]
 
 ORDERS = 4
+SEED = 12345
+"""SacreBLEU's default seed of its paired bootstrap."""
 
 
 @dataclass(frozen=True)
@@ -116,14 +120,15 @@ def likelihood_terms(sentences: pd.DataFrame, accounting: str,
     return np.where(np.isnan(released), log_prob / padded, released), one
 
 
-def resample_weights(sentences: int, resamples: int, seed: int = 0,
+def resample_weights(sentences: int, resamples: int, seed: int = SEED,
                      ) -> Float[np.ndarray, "resamples sentences"]:
     """How often each sentence is drawn in each resample of the same size; every row sums to
-    `sentences`.
+    `sentences`. The draws are sacreBLEU's own at that seed (sacrebleu/significance.py).
     """
-    draws = np.random.default_rng(seed).multinomial(
-        sentences, np.full(sentences, 1.0 / sentences), size=resamples)
-    return draws.astype(np.float64)
+    drawn = np.random.default_rng(seed).choice(sentences, size=(resamples, sentences))
+    places = drawn + sentences * np.arange(resamples)[:, None]
+    counts = np.bincount(places.ravel(), minlength=resamples * sentences)
+    return counts.reshape(resamples, sentences).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -150,9 +155,16 @@ class Resamples:
             bounds |= {f"{name}_low": low, f"{name}_high": high}
         return pd.DataFrame(bounds)
 
+    def averaged(self, groups: Int[np.ndarray, " models"]) -> "Resamples":
+        """The mean of the models of each group (0, 1, ...; seeds of one system, say), in order."""
+        member = groups[:, None] == np.arange(groups.max(initial=-1) + 1)     # [models, groups]
+        mean = member / member.sum(axis=0)
+        return Resamples(*(getattr(self, name) @ mean for name in (
+            "likelihood", "bleu", "likelihood_resampled", "bleu_resampled")))
+
 
 def bootstrap(sentences: Sequence[pd.DataFrame], references: Sequence[str], accounting: str, *,
-              resamples: int = 1000, seed: int = 0, lowercase: bool = False) -> Resamples:
+              resamples: int = 1000, seed: int = SEED, lowercase: bool = False) -> Resamples:
     """Paired bootstrap over test sentences: every model is scored on the same resamples.
 
     sentences: one sentences.csv a model, in corpus order, all of one test set.
@@ -164,16 +176,30 @@ def bootstrap(sentences: Sequence[pd.DataFrame], references: Sequence[str], acco
                             f"{len(references)} references: compare runs of one test set only")
     counts = np.stack([bleu_statistics(frame["hypothesis"].fillna("").astype(str).tolist(),
                                        references, lowercase=lowercase) for frame in sentences])
-    terms = np.array([likelihood_terms(frame, accounting) for frame in sentences])
     weights = resample_weights(len(references), resamples, seed)
     models = len(sentences)
     # [resamples, sentences] @ [sentences, models * 10] -> [resamples, models, 10]
     summed = (weights @ counts.transpose(1, 0, 2).reshape(len(references), -1).astype(np.float64)
               ).reshape(resamples, models, -1)
-    numerator, denominator = weights @ terms[:, 0].T, weights @ terms[:, 1].T
-    return Resamples(
-        likelihood=terms[:, 0].sum(axis=1) / terms[:, 1].sum(axis=1),
-        bleu=bleu_from_counts(counts.sum(axis=1)),
-        likelihood_resampled=numerator / denominator,
-        bleu_resampled=bleu_from_counts(summed),
-    )
+    likelihood, likelihood_resampled = _likelihoods(sentences, accounting, weights)
+    return Resamples(likelihood, bleu_from_counts(counts.sum(axis=1)), likelihood_resampled,
+                     bleu_from_counts(summed))
+
+
+def with_accounting(drawn: Resamples, sentences: Sequence[pd.DataFrame], accounting: str, *,
+                    seed: int = SEED) -> Resamples:
+    """The same resamples under another accounting, BLEU not computed again; `sentences` and
+    `seed` are those that `drawn` was made from.
+    """
+    weights = resample_weights(len(sentences[0]), len(drawn.bleu_resampled), seed)
+    likelihood, resampled = _likelihoods(sentences, accounting, weights)
+    return replace(drawn, likelihood=likelihood, likelihood_resampled=resampled)
+
+
+def _likelihoods(sentences: Sequence[pd.DataFrame], accounting: str,
+                 weights: Float[np.ndarray, "resamples sentences"],
+                 ) -> tuple[Float[np.ndarray, " models"], Float[np.ndarray, "resamples models"]]:
+    """The accounting's value of every model, on the test set and on its resamples."""
+    top, bottom = np.array([likelihood_terms(frame, accounting) for frame in sentences]
+                           ).swapaxes(0, 1)
+    return top.sum(axis=1) / bottom.sum(axis=1), (weights @ top.T) / (weights @ bottom.T)

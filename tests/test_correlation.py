@@ -131,11 +131,27 @@ def test_models_table_within_and_across_families(runs):
 def test_resampled_runs_give_intervals(runs):
     frame = module.collect(runs)
     references = ["null"] + [f"w{i} w w w x" for i in range(19)]
-    drawn = module.resample_runs(frame, references, "strict", resamples=50)
+    both = module.resample_runs(frame, references, "strict", "per_sentence", resamples=50)
+    assert list(both) == ["strict", "per_sentence"]
+    drawn = both["strict"]
+    np.testing.assert_array_equal(both["per_sentence"].bleu_resampled, drawn.bleu_resampled)
+    alone = module.resample_runs(frame, references, "per_sentence", resamples=50)["per_sentence"]
+    np.testing.assert_array_equal(both["per_sentence"].likelihood_resampled,
+                                  alone.likelihood_resampled)
     assert drawn.bleu_resampled.shape == (50, 5)
     assert drawn.bleu[0] > 0                                  # "null" was read as a word
     found = module.models_table(frame, "strict", resamples=drawn)
     assert set(found["scope"]) == {"autoregressive", "gaussian", "flow", "latent", "all"}
+
+
+def test_several_seeds_of_a_model_are_one_point(runs):
+    frame = module.collect(runs)
+    again = frame[frame["model"] == "tr_s"].assign(seed=2, bleu=36.0, strict=-1.6)
+    table = module.models_table(pd.concat([frame, again], ignore_index=True), "strict")
+    table = table.set_index("scope")
+    assert table.loc["autoregressive", "n"] == 3
+    # Tr-S is now at (33, -1.8), as Tr-B is: two points of three coincide
+    assert table.loc["autoregressive", "pearson"] == pytest.approx(1.0)
 
 
 def test_across_checkpoints(runs):
@@ -144,6 +160,18 @@ def test_across_checkpoints(runs):
     assert (table["n"] == 5).all()
     # ranks 1 3 2 4 5: 1 - 6 * 2 / (5 * 24)
     assert table["spearman"].to_numpy() == pytest.approx(0.9)
+    # LL rises by the same amount each time (up to rounding): no correlation of changes is defined
+    assert table["pearson_low"].isna().all()
+
+
+def test_changes_between_checkpoints_forget_the_common_trend(runs):
+    steps = np.arange(1, 8)
+    wave = np.array([0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0])
+    pd.DataFrame({"step": steps, "dev_ll": steps + 0.5 * wave, "dev_bleu": steps - 0.5 * wave}
+                 ).to_csv(runs[0] / "history.csv", index=False)
+    table = module.across_checkpoints(runs[:1])
+    assert table["pearson"][0] > 0.9
+    assert table["pearson_changes"][0] == pytest.approx(-1.0)
 
 
 def test_bad_input_has_one_clear_message(runs, tmp_path):

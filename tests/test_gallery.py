@@ -48,7 +48,32 @@ def test_the_page_links_what_there_is(isolated):
     assert "tables/table1_toy_smoke_strict.md" in links
     assert "tables/table1_toy_smoke_strict.csv" not in links
     assert "| 23.5 | −0.900 |" in text and "03_eval.ipynb" in text
+    assert "](runs/toy/smoke)" not in text and "(runs/toy/smoke/tr_s/raw/s1/)" in text
+    report = (outputs / "report.html").read_text()
+    for link in re.findall(r'href="([^"#]+)"', report):
+        assert (outputs / link).exists() or (ROOT / "outputs" / link).resolve().exists(), link
+    assert '<h3 id="tables-table1_toy_smoke_strict">' in report
     assert gallery.main().read_text() == text
+    assert (outputs / "report.html").read_text() == report
+
+
+def test_figures_of_single_runs_are_linked_where_they_would_be_too_much(isolated, monkeypatch):
+    figures = isolated / "outputs" / "figures"
+    figures.mkdir()
+    for model in ("tr_s", "ga_b"):
+        (figures / f"likelihood_by_length_toy_smoke_{model}_raw_s1.png").write_bytes(b"x" * 3000)
+    monkeypatch.setattr(gallery.html_report, "LARGEST", 8000)      # 4,000 bytes each, encoded
+    gallery.main()
+    report = (isolated / "outputs" / "report.html").read_text()
+    assert report.count("data:image/png") == 1
+    assert 'href="figures/likelihood_by_length_toy_smoke_tr_s_raw_s1.png"' in report
+
+
+def test_the_committed_page_is_small():
+    page = ROOT / "outputs" / "report.html"
+    if not page.exists():
+        pytest.skip("no results yet: make demo")
+    assert page.stat().st_size < gallery.html_report.LARGEST
 
 
 def test_damaged_metrics_are_named(isolated):

@@ -1,28 +1,12 @@
-"""Figures hold what they should: a marker a run, named beside it, unique colours, same bytes."""
-
-import itertools
+"""Figures hold what they should: unique colours, a line a model, the same bytes every time."""
 
 import numpy as np
 import pandas as pd
-import pytest
 from matplotlib.text import Annotation
 
 from lib import plots
-from lib.errors import ConfigError
-from lib.resampling import Resamples
 
-FAMILY = {"tr": "autoregressive", "ga": "gaussian", "fl": "flow"}
-POINTS = {"tr_s": (30, -2.0), "tr_b": (33, -1.8), "tr_l": (33.5, -1.78), "ga_b": (26, -2.4),
-          "ga_l": (26.3, -2.38), "fl_s": (20, -1.7), "fl_b": (22, -1.55), "fl_l": (22.3, -1.56)}
-
-
-def frame(models=tuple(POINTS), data=("raw", "distilled")):
-    return pd.DataFrame([{
-        "dataset": "toy", "scale": "smoke", "model": model, "family": FAMILY[model[:2]],
-        "train_data": kind, "seed": 1, "bleu": POINTS[model][0] + 2.0 * (kind != "raw"),
-        "strict": POINTS[model][1] - 0.4 * (kind != "raw"), "strict_error": 0.02,
-        "bits_per_char": -POINTS[model][1], "bits_per_char_error": 0.01,
-    } for kind in data for model in models])
+MODELS = ("tr_s", "tr_b", "tr_l", "ga_b", "ga_l", "fl_s", "fl_b", "fl_l")
 
 
 def labels(axes):
@@ -35,55 +19,8 @@ def test_colours_and_markers_are_unique():
     assert len(set(colours)) == len(colours) == 6
     assert len(set(plots.SIZE_MARKERS.values())) == 3
     assert len(set(latent_markers)) == 3
-    assert len({plots.style(model) for model in POINTS}) == 8
+    assert len({plots.style(model) for model in MODELS}) == 8
     assert plots.style("ga_b") == (plots.FAMILY_COLOURS["gaussian"], "s")
-
-
-def test_ll_against_bleu_marks_and_names_every_run_without_overlap():
-    figure = plots.ll_against_bleu(frame(), "strict")
-    axes = figure.axes[0]
-    assert len(axes.containers) == 16
-    names = labels(axes)
-    assert sorted(name.get_text() for name in names)[:4] == ["Fl-B", "Fl-B", "Fl-L", "Fl-L"]
-    figure.draw_without_rendering()
-    boxes = [name.get_window_extent() for name in names]
-    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
-    hollow = [bar for bar in axes.containers if bar[0].get_markerfacecolor() == "white"]
-    assert len(hollow) == 8
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "autoregressive", "gaussian", "flow", "size S", "size B", "size L", "raw data",
-        "distilled data"]
-
-
-def test_ll_against_bleu_prints_n_interval_pearson_and_spearman():
-    runs = frame(data=("raw",))
-    noise = np.random.default_rng(0).normal(0, 0.05, (50, 8))
-    drawn = Resamples(runs["strict"].to_numpy(), runs["bleu"].to_numpy(),
-                      runs["strict"].to_numpy() + noise, runs["bleu"].to_numpy() + noise)
-    figure = plots.ll_against_bleu(runs, "strict", resamples=drawn)
-    text = figure.texts[0].get_text()
-    across = next(line for line in text.splitlines() if line.startswith("raw, across families"))
-    assert across.split()[3] == "8"
-    assert across.count("[") == across.count("p = ") == 2
-    assert "Pearson" in text and "Spearman" in text and "95%" in text
-    assert "gaussian" not in text                              # two runs have no correlation
-
-
-def test_axes_say_quantity_unit_and_the_better_direction():
-    axes = plots.ll_against_bleu(frame(), "strict").axes[0]
-    assert axes.get_xlabel() == ("log-likelihood of the string, “strict” (nats per token), "
-                                 "better →")
-    assert axes.get_ylabel() == "BLEU (0 to 100), better →"
-    bits = plots.ll_against_bleu(frame(), "bits_per_char").axes[0]
-    assert bits.get_xlabel().startswith("← better")
-
-
-def test_few_or_no_runs_still_make_a_figure():
-    two = plots.ll_against_bleu(frame(["tr_s", "ga_b"], ["raw"]), "strict")
-    assert "fewer than three runs" in two.texts[0].get_text()
-    assert plots.ll_against_bleu(frame().iloc[:0], "strict").axes
-    with pytest.raises(ConfigError, match="unknown accounting"):
-        plots.ll_against_bleu(frame(), "nats")
 
 
 def history(end):
@@ -129,11 +66,11 @@ def test_corpus_overview_counts_every_pair():
 
 
 def test_saved_files_repeat_to_the_byte(isolated):
-    runs = frame()
-    picture, table = plots.save(plots.ll_against_bleu(runs, "strict"), "ll", runs)
-    assert picture == isolated / "outputs" / "figures" / "ll.png"
+    runs = history(1.0)
+    picture, table = plots.save(plots.training_curves(runs), "curves", runs)
+    assert picture == isolated / "outputs" / "figures" / "curves.png"
     before = picture.read_bytes(), table.read_bytes()
-    plots.save(plots.ll_against_bleu(runs, "strict"), "ll", runs)
+    plots.save(plots.training_curves(runs), "curves", runs)
     assert before == (picture.read_bytes(), table.read_bytes())
     assert b"atplotlib" not in before[0]
-    assert len(pd.read_csv(table)) == 16
+    assert len(pd.read_csv(table)) == 10

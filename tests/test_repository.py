@@ -29,7 +29,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LEVELS = [
     {"errors"},
     {"paths"},
-    {"config", "published", "runtime", "checkpoints", "parallel"},
+    {"config", "published", "runtime", "checkpoints", "parallel", "executed"},
+    {"guarded"},
     {"archives", "sources", "formats", "corpora", "synthetic", "subword", "batching", "task",
      "alignment"},
     {"layers", "objectives", "likelihood", "annealing", "averaging"},
@@ -38,19 +39,19 @@ LEVELS = [
     {"priors"},
     {"autoregressive", "latent"},
     {"models"},
-    {"search", "refinement", "risk"},
+    {"search", "refinement", "risk", "inference"},
     {"candidates"},
     {"decoding", "resampling", "significance"},
     {"validation"},
     {"training", "evaluation", "distillation", "scoring", "audit", "translate"},
-    {"correlation", "tables", "plots"},
-    {"reports", "sampling", "sizes", "notebook"},  # what notebooks and commands call
-    {"gallery", "workflow"},
-    {"demo"},
+    {"correlation", "tables", "plots", "scatter", "audit_figure"},
+    {"reports", "sampling", "sizes", "notebook", "findings"},  # what notebooks and commands call
+    {"gallery", "html_report", "workflow"},
+    {"grid"},
 ]
 RANK = {module: rank for rank, level in enumerate(LEVELS) for module in level}
 
-PRINTING = {"demo"}  # a command that people run; everything else returns what it has to say
+PRINTING = {"grid"}  # a command that people run; everything else returns what it has to say
 UNTESTED = {"__init__", "errors", "paths"}  # no decisions in them that could be wrong
 CONDA_NAMES = {"torch": "pytorch"}
 UNPINNED = re.compile(r"nvidia-|cuda-|triton$|setuptools$")  # torch's own, by platform and build
@@ -79,9 +80,10 @@ HOSTS = re.compile(
 # What is compared ----------------------------------------------------------------------------
 
 def requirements() -> dict[str, Requirement]:
-    """The direct packages of pyproject.toml, tests' included, by normal name."""
+    """The direct packages of pyproject.toml, those of `make`'s extras included, by normal name."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    lines = [*project["dependencies"], *project["optional-dependencies"]["test"],
+             *project["optional-dependencies"]["grid"]]
     return {canonicalize_name(r.name): r for r in map(Requirement, lines)}
 
 
@@ -101,9 +103,11 @@ def conda() -> dict[str, str]:
     """The exact versions of environment.yml, by pip's name, without python and pip."""
     names = {theirs: ours for ours, theirs in CONDA_NAMES.items()}
     found = {}
-    for line in yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]:
+    lines = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    by_pip = next(line["pip"] for line in lines if isinstance(line, dict))
+    for line in [*lines, *(line for line in by_pip if "==" in line)]:
         if isinstance(line, str) and line != "pip" and not line.startswith("python="):
-            name, version = line.split("=")
+            name, version = line.replace("==", "=").split("=")
             found[names.get(name, canonicalize_name(name))] = version
     return found
 

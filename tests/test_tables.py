@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import published, tables
+from lib import published, significance, tables
 from lib.errors import ConfigError
 from lib.resampling import Resamples
 
@@ -22,30 +22,48 @@ def frame(dataset="wmt14_en_de"):
         "strict": ll, "strict_error": 0.01 * seed} for model, family, data, seed, bleu, ll in rows])
 
 
-def test_table1_averages_seeds_in_the_papers_order():
+def test_table1_has_a_row_a_seed_and_their_mean_in_the_papers_order():
     table = tables.table1(frame(), "strict")
-    assert list(zip(table["model"], table["train_data"], strict=True)) == [
-        ("tr_s", "raw"), ("fl_b", "raw"), ("tr_s", "distilled")]
-    first = table.iloc[0]
-    assert (first["bleu"], first["seeds"], first["accounting"]) == (31.0, 2, "strict")
-    assert first["log_likelihood"] == pytest.approx(-2.1)
-    assert first["log_likelihood_error"] == 0.02
+    assert list(zip(table["model"], table["train_data"], table["seed"], strict=True)) == [
+        ("tr_s", "raw", "1"), ("tr_s", "raw", "2"), ("tr_s", "raw", "mean"), ("fl_b", "raw", "1"),
+        ("tr_s", "distilled", "1")]
+    mean = table.iloc[2]
+    assert (mean["bleu"], mean["seeds"], mean["accounting"]) == (31.0, 2, "strict")
+    assert mean["log_likelihood"] == pytest.approx(-2.1)
+    assert mean["log_likelihood_error"] == 0.02
+    assert mean["bleu_sd"] == pytest.approx(2 ** 0.5)
+    assert math.isnan(table.loc[0, "bleu_sd"])
+    assert tables.systems(table)["seed"].tolist() == ["mean", "1", "1"]
 
 
 def test_table1_shows_the_papers_number_where_there_is_one(monkeypatch):
     monkeypatch.setattr(published, "_TABLE1", {("wmt14_en_de", "fl_b", "raw"): (18.0, -1.0)})
-    table = tables.table1(frame(), "strict").set_index(["model", "train_data"])
-    assert table.loc[("fl_b", "raw"), "published_bleu"] == 18.0
-    assert math.isnan(table.loc[("tr_s", "raw"), "published_bleu"])
+    table = tables.table1(frame(), "strict").set_index(["model", "train_data", "seed"])
+    assert table.loc[("fl_b", "raw", "1"), "published_bleu"] == 18.0
+    assert math.isnan(table.loc[("tr_s", "raw", "1"), "published_bleu"])
     assert "published_bleu" not in tables.table1(frame("toy"), "strict")
+    beside = tables.side_by_side(table.reset_index()).set_index("model")
+    assert beside.loc["Fl-B", "paper's LL, raw"] == -1.0
 
 
 def test_table1_intervals_come_from_the_resamples_of_the_right_runs():
     drawn = np.tile([10.0, 20.0, 40.0, 50.0], (9, 1)) + np.linspace(-1, 1, 9)[:, None]
     resamples = Resamples(drawn[0], drawn[0], drawn, drawn)
     table = tables.table1(frame(), "strict", resamples=resamples)
-    assert table.loc[0, "bleu_low"] == pytest.approx(29, abs=0.1)      # mean of runs 2 and 3
-    assert table.loc[1, "bleu_high"] == pytest.approx(11, abs=0.1)
+    assert table.loc[0, "bleu_low"] == pytest.approx(19, abs=0.1)
+    assert table.loc[2, "bleu_low"] == pytest.approx(29, abs=0.1)      # mean of runs 2 and 3
+    assert table.loc[3, "bleu_high"] == pytest.approx(11, abs=0.1)
+
+
+def test_raw_and_distilled_stand_side_by_side():
+    beside = tables.side_by_side(tables.table1(frame("toy"), "strict"))
+    assert list(beside) == ["model", "parameters", "BLEU, raw", "LL, raw", "BLEU, distilled",
+                            "LL, distilled"]
+    assert beside["model"].tolist() == ["Tr-S", "Fl-B"]
+    assert beside.loc[0, "BLEU, raw"] == "31.0 (sd 1.4, 2 seeds)"
+    assert beside.loc[0, "LL, raw"] == "−2.100 ± 0.020 (sd 0.141, 2 seeds)"
+    assert beside.loc[0, "BLEU, distilled"] == "31.0"
+    assert beside.loc[1, "BLEU, distilled"] == "–"
 
 
 def test_unknown_accounting_is_refused():
@@ -63,6 +81,19 @@ def test_table2_has_the_published_correlation(monkeypatch):
     assert table.loc[0, "accounting"] == "strict"
 
 
+def test_table2_averages_seeds_below_them():
+    checkpoints = pd.DataFrame([{"dataset": "toy", "scale": "mini", "model": "tr_s",
+                                 "family": "autoregressive", "train_data": "raw", "seed": seed,
+                                 "n": 5, "pearson": r, "pearson_p": 0.1, "spearman": r,
+                                 "kendall": r} for seed, r in ((1, 0.5), (2, 0.9))])
+    table = tables.table2(checkpoints)
+    assert table["seed"].tolist() == ["1", "2", "mean"]
+    assert table["pearson"].tolist() == pytest.approx([0.5, 0.9, 0.7])
+    assert table["pearson_sd"][2] == pytest.approx(0.4 / 2 ** 0.5)
+    assert math.isnan(table["pearson_p"][2])
+    assert tables.table2(checkpoints.iloc[:0]).empty
+
+
 def test_empty_tables_have_their_columns():
     assert tables.table1(frame().iloc[:0], "strict").empty
 
@@ -76,6 +107,17 @@ def test_markdown_by_hand():
                     "| c | – | 6 | 2.00 |\n")
 
 
+def test_an_interval_in_words():
+    assert tables.interval(1.25, 0.5, 2.0, digits=2) == "1.25 [0.50, 2.00]"
+    assert tables.interval(-1.0, math.nan, math.nan) == "−1.0"
+    assert tables.interval(1.0, -0.5, 2.5, plus=True) == "+1.0 [−0.5, +2.5]"
+
+
+def test_nothing_to_show_is_said():
+    assert "nothing to show" in tables.markdown(tables.compact_pairs(pd.DataFrame(
+        columns=significance.PAIR_COLUMNS)))
+
+
 def test_write_names_the_accounting_and_repeats_itself(isolated):
     table = tables.table1(frame("toy"), "strict")
     csv, text = tables.write(table, "table1", notes=["Seeds are averaged."])
@@ -85,7 +127,7 @@ def test_write_names_the_accounting_and_repeats_itself(isolated):
     assert "accounting: strict (log-likelihood of the string, nats per token)" in written
     assert "BLEU low" not in written                     # no intervals were computed
     assert written.endswith("\nSeeds are averaged.\n")
-    assert len(pd.read_csv(csv)) == 3
+    assert len(pd.read_csv(csv)) == 5
     before = csv.read_bytes(), text.read_bytes()
     tables.write(table, "table1", notes=["Seeds are averaged."])
     assert before == (csv.read_bytes(), text.read_bytes())

@@ -1,0 +1,76 @@
+"""Run folders with results that were made up, for tests of what is read from them."""
+
+import json
+import random
+
+import numpy as np
+import pandas as pd
+from sacrebleu.metrics import BLEU
+
+from lib.evaluation import accountings
+from lib.paths import RunFolder
+
+FAMILY = {"tr": "autoregressive", "ga": "gaussian", "fl": "flow"}
+WORDS = [f"w{i}" for i in range(60)]
+
+
+def made_up_references(lines: int = 200) -> list[str]:
+    """Sentences of 5 to 12 words."""
+    rng = random.Random(7)
+    return [" ".join(rng.choices(WORDS, k=rng.randint(5, 12))) for _ in range(lines)]
+
+
+def made_up_run(model: str, wrong: float, nats: float, train_data: str = "raw", seed: int = 1, *,
+                released: float | None = None, k0_wrong: float | None = None,
+                references: list[str] | None = None, dataset: str = "toy",
+                scale: str = "smoke") -> RunFolder:
+    """A run whose words are wrong with probability `wrong` and cost `nats` each.
+
+    released: mean of the released estimate (latent models; default: that of the nats).
+    k0_wrong: what `wrong` is before any refinement (default: the same).
+    """
+    references = references or made_up_references()
+    run = RunFolder(dataset, scale, model, train_data, seed)
+    run.path.mkdir(parents=True)
+    latent = not model.startswith("tr")
+    settings = {"k0": wrong if k0_wrong is None else k0_wrong, "k4": wrong} if latent else {
+        "greedy": wrong, "beam4": wrong}
+    lines = {name: _noisy(references, share, f"{model}{train_data}{seed}")
+             for name, share in settings.items()}
+    headline = list(settings)[-1]
+    tokens = np.array([len(line.split()) + 1 for line in references])
+    rng = np.random.default_rng([seed, *map(ord, model + train_data)])
+    frame = pd.DataFrame({
+        "hypothesis": lines[headline], "n_tokens": tokens,
+        "n_tokens_padded": 4 * np.ceil(tokens / 4).astype(int) if latent else tokens,
+        "n_chars": [len(line) for line in references],
+        "log_prob": -nats * tokens + rng.normal(0, 0.1, len(tokens)), "log_p_length": 0.0,
+        "elbo": -nats * tokens if latent else np.nan,
+        "released_estimate": np.nan, "effective_sample_size": np.nan})
+    if latent:
+        per_token = -nats if released is None else released
+        frame["released_estimate"] = per_token + rng.normal(0, 0.02, len(tokens))
+    metrics = {
+        "model": model, "family": FAMILY[model[:2]], "dataset": dataset, "scale": scale,
+        "train_data": train_data, "seed": seed, "parameters": 1000,
+        "bleu": {name: _bleu(text, references) for name, text in lines.items()},
+        "headline": headline, "log_likelihood": accountings(frame, 1), "diagnostics": {},
+        "speed": {}, "test_set": {"name": "test", "lines": len(references)}}
+    run.metrics.write_text(json.dumps(metrics), encoding="utf-8")
+    frame.to_csv(run.sentences, index=False)
+    steps = np.arange(1, 7)
+    pd.DataFrame({"step": steps, "dev_ll": -nats - 1 / steps,
+                  "dev_bleu": 40 * (1 - wrong) - 5 / steps + rng.normal(0, 0.3, 6)}
+                 ).to_csv(run.history, index=False)
+    return run
+
+
+def _noisy(references: list[str], share: float, name: str) -> list[str]:
+    rng = random.Random(name)
+    return [" ".join(rng.choice(WORDS) if rng.random() < share else word for word in line.split())
+            for line in references]
+
+
+def _bleu(lines: list[str], references: list[str]) -> dict:
+    return {"score": BLEU().corpus_score(lines, [references]).score, "signature": "sig",
+            "chrf": 50.0}

@@ -1,0 +1,97 @@
+"""Each finding on made-up runs in which it holds, fails, or can't be tested."""
+
+import pytest
+from made_up import made_up_references, made_up_run
+
+from lib import correlation, findings, significance, tables
+
+# model: (share of wrong words, nats a token, mean of the released estimate)
+AS_PUBLISHED = {"tr_s": (0.20, 2.0, None), "tr_b": (0.10, 1.8, None), "ga_b": (0.30, 2.5, -1.9),
+                "ga_l": (0.22, 2.2, -1.7), "fl_s": (0.60, 1.7, -1.5), "fl_b": (0.45, 1.5, -1.3)}
+
+
+def compared(runs):
+    """Run folders and the tables that 05_correlation makes of them; runs: keyword lists."""
+    for run in runs:
+        made_up_run(**run)
+    frame = correlation.collect()
+    drawn = correlation.resample_runs(frame, made_up_references(), "strict", "released",
+                                      resamples=200)
+    pairs = significance.pairs(frame, drawn)
+    tables.write(pairs, "significance_toy_smoke")
+    tables.write(significance.concordance(pairs, frame, drawn), "concordance_toy_smoke")
+    return {(found.finding.number, found.accounting): found
+            for found in findings.verdicts("toy", "smoke")}
+
+
+def raw(spec, **changes):
+    return [{"model": model, "wrong": wrong, "nats": nats, "released": released} | {
+        name: values[model] for name, values in changes.items() if model in values}
+        for model, (wrong, nats, released) in spec.items()]
+
+
+def test_findings_as_published(isolated):
+    runs = raw(AS_PUBLISHED, k0_wrong={"ga_b": 0.6, "ga_l": 0.5, "fl_s": 0.62, "fl_b": 0.46})
+    runs += [run | {"train_data": "distilled", "nats": run["nats"] + 0.3,
+                    "wrong": run["wrong"] * 0.5,
+                    "k0_wrong": run.get("k0_wrong") and run["k0_wrong"] * 0.5,
+                    "released": run["released"] and run["released"] - 0.3} for run in runs]
+    told = compared(runs)
+    assert {key: found.verdict for key, found in told.items()} == {
+        (1, "strict"): "holds", (1, "released"): "holds", (2, "strict"): "holds",
+        (2, "released"): "holds", (3, "strict"): "holds", (3, "released"): "holds",
+        (4, ""): "holds", (5, ""): "not testable yet"}
+    assert told[1, "strict"].evidence.startswith("of 6 pairs within a family 5 agree, 0 disagree, ")
+    assert "(Fl-B) minus the best of the others (Tr-B) +0.3" in told[2, "strict"].evidence
+    assert "LL falls for 6 of 6 models, by 0.2" in told[3, "strict"].evidence
+    assert "BLEU of non-autoregressive models rises for 4 of 4 models" in told[3, "strict"].evidence
+    assert "Ga-B +" in told[4, ""].evidence
+
+
+def test_findings_the_other_way_round(isolated):
+    turned = {"tr_s": (0.10, 2.0, None), "tr_b": (0.25, 1.8, None), "ga_b": (0.60, 2.6, -2.6),
+              "ga_l": (0.75, 2.5, -2.5), "fl_s": (0.30, 2.4, -2.4), "fl_b": (0.45, 2.2, -2.2)}
+    runs = raw(turned, k0_wrong={"ga_b": 0.6, "ga_l": 0.75, "fl_s": 0.5, "fl_b": 0.6})
+    runs += [run | {"train_data": "distilled", "nats": run["nats"] - 0.3,
+                    "wrong": min(0.9, run["wrong"] * 1.4), "k0_wrong": None,
+                    "released": run["released"] and run["released"] + 0.3} for run in runs]
+    told = compared(runs)
+    assert {found.verdict for key, found in told.items() if key[0] < 5} == {"does not hold"}
+    assert "0 agree" in told[1, "strict"].evidence
+    assert "LL falls for 0 of 6 models (6 the other way)" in told[3, "strict"].evidence
+
+
+def test_accountings_can_differ(isolated):
+    spec = {"tr_b": (0.10, 1.8, None), "ga_b": (0.30, 2.5, -1.9), "fl_b": (0.60, 2.2, -1.3)}
+    told = compared(raw(spec))
+    assert told[2, "strict"].verdict == "holds in part"         # the worst BLEU, not the best LL
+    assert told[2, "released"].verdict == "holds"
+    sentence = findings.sentences(told[2, "strict"].finding, [("toy", "smoke")])[0]
+    assert sentence.startswith("toy, smoke: strict LL: *holds in part*: trained on raw text")
+    assert "Released LL: *holds*" in sentence
+
+
+def test_equal_models_decide_nothing(isolated):
+    told = compared(raw({"tr_s": (0.3, 2.0, None), "tr_b": (0.3, 2.0, None)}))
+    assert told[1, "strict"].verdict == "undecided"
+    assert told[2, "strict"].verdict == "not testable yet"
+    assert "missing: gaussian, flow" in told[2, "strict"].evidence
+    assert told[3, "strict"].verdict == told[4, ""].verdict == "not testable yet"
+
+
+def test_without_results_every_finding_names_what_it_needs(isolated):
+    found = findings.verdicts("toy", "smoke")
+    assert {verdict.verdict for verdict in found} == {"not testable yet"}
+    assert all(verdict.evidence.startswith("needs ") for verdict in found)
+    text = findings.paragraph([("toy", "smoke")])
+    assert text.count("not testable yet") == 5
+    assert text.startswith("1. **Within a family")
+
+
+@pytest.mark.parametrize(("answers", "verdict"), [
+    (["yes", "yes"], "holds"), (["yes", "no"], "holds in part"), (["no", "no"], "does not hold"),
+    (["yes", "undecided"], "undecided"), (["no", "undecided"], "does not hold"),
+    (["both"], "holds in part"),
+])
+def test_answers_make_a_verdict(answers, verdict):
+    assert findings._verdict(answers) == verdict

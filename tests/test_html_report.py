@@ -1,0 +1,86 @@
+"""The page of results in one file: nothing from elsewhere, every link to a place that exists."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from lib import html_report
+
+PIXEL = (b"\x89PNG\r\n\x1a\n" + b"\0" * 20)
+
+
+class Checker(HTMLParser):
+    """Notes what is open, what is linked to, and what has a name."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.links, self.names, self.sources = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.names += [found["id"]] if "id" in found else []
+        self.links += [found["href"]] if "href" in found else []
+        self.sources += [found["src"]] if "src" in found else []
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture
+def document(tmp_path):
+    picture = tmp_path / "a.png"
+    picture.write_bytes(PIXEL)
+    first, second = html_report.Section("Figures"), html_report.Section("Tables")
+    first.add("one", html_report.figure_html(picture, "Points & lines. Made by [x](x.ipynb)."))
+    second.add("one", html_report.table_html("dataset: toy\n\n| a | b |\n|---|---:|\n| x | 1 |\n"))
+    return html_report.page("T <1>", "lead", [first, second, html_report.Section("Empty")])
+
+
+def test_every_tag_closes_and_every_heading_is_linked(document):
+    checker = Checker()
+    checker.feed(document)
+    assert checker.open == []
+    assert len(set(checker.names)) == len(checker.names) == 4       # two sections, a part in each
+    assert {link[1:] for link in checker.links if link.startswith("#")} == set(checker.names)
+    assert "Empty" not in document and "T &lt;1&gt;" in document
+
+
+def test_nothing_comes_from_elsewhere(document):
+    checker = Checker()
+    checker.feed(document)
+    assert checker.sources and all(source.startswith("data:image/png;base64,")
+                                   for source in checker.sources)
+    assert "<script" not in document and "<link" not in document and "url(" not in document
+    assert not re.search(r"https?:", document)
+    assert "prefers-color-scheme: dark" in document
+
+
+def test_a_figure_is_told_to_those_who_cannot_see_it(document):
+    assert 'alt="Points &amp; lines. Made by x."' in document
+    assert 'Made by <a href="x.ipynb">x</a>.' in document
+
+
+def test_tables_keep_numbers_right_and_bars_in_cells():
+    text = html_report.table_html("scale: mini\n\n| a | n |\n|---|---:|\n| x\\|<y> | 1 |\n\n"
+                                  "A note.\n")
+    assert '<th>a</th><th class="number">n</th>' in text
+    assert '<td>x|&lt;y&gt;</td><td class="number">1</td>' in text
+    assert text.startswith('<p class="soft">scale: mini</p>')
+    assert text.endswith('<p class="soft">A note.</p>')
+    assert "<details>" not in text
+    rows = "| a |\n|---|\n" + "| x |\n" * (html_report.ROWS_SHOWN + 1)
+    assert "<summary>All 41 rows</summary>" in html_report.table_html(rows)
+
+
+def test_inline_markdown_is_escaped_first():
+    assert html_report.inline("a < b, **c** and *holds*: [d_e](f_g.md)") == (
+        "a &lt; b, <strong>c</strong> and <em>holds</em>: "
+        '<a href="f_g.md">d_e</a>')
+    assert html_report.inline("2 * 3 * 4") == "2 * 3 * 4"
+
+
+def test_no_results_are_said():
+    assert "no results yet" in html_report.page("t", "", [])

@@ -1,0 +1,137 @@
+"""Log-likelihood against BLEU: every run marked, every model named, pairs counted."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.text import Annotation
+
+from lib import plots, scatter, significance
+from lib.errors import ConfigError
+from lib.resampling import Resamples
+
+FAMILY = {"tr": "autoregressive", "ga": "gaussian", "fl": "flow"}
+POINTS = {"tr_s": (30, -2.0), "tr_b": (33, -1.8), "tr_l": (33.5, -1.78), "ga_b": (26, -2.4),
+          "ga_l": (26.3, -2.38), "fl_s": (20, -1.7), "fl_b": (22, -1.55), "fl_l": (22.3, -1.56)}
+
+
+def frame(models=tuple(POINTS), data=("raw", "distilled")):
+    return pd.DataFrame([{
+        "dataset": "toy", "scale": "smoke", "model": model, "family": FAMILY[model[:2]],
+        "train_data": kind, "seed": 1, "bleu": POINTS[model][0] + 2.0 * (kind != "raw"),
+        "strict": POINTS[model][1] - 0.4 * (kind != "raw"), "strict_error": 0.02,
+        "bits_per_char": -POINTS[model][1], "bits_per_char_error": 0.01,
+    } for kind in data for model in models])
+
+
+def labels(axes):
+    return [child for child in axes.get_children()
+            if isinstance(child, Annotation) and child.get_text()]
+
+
+def arrows(axes):
+    return [child for child in axes.get_children()
+            if isinstance(child, Annotation) and child.arrow_patch is not None]
+
+
+def test_every_run_is_marked_and_every_model_named_without_overlap():
+    figure = scatter.ll_against_bleu(frame(), "strict")
+    axes = figure.axes[0]
+    assert len(axes.containers) == 16
+    names = labels(axes)
+    assert sorted(name.get_text() for name in names)[:3] == ["Fl-B", "Fl-L", "Fl-S"]
+    assert len(names) == 8                                     # once a model, not once a run
+    figure.draw_without_rendering()
+    boxes = [name.get_window_extent() for name in names]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    hollow = [bar for bar in axes.containers if bar[0].get_markerfacecolor() == "white"]
+    assert len(hollow) == 8
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "autoregressive", "gaussian", "flow", "size S", "size B", "size L", "raw data",
+        "distilled data"]
+
+
+def test_ll_against_bleu_prints_n_interval_pearson_and_spearman():
+    runs = frame(data=("raw",))
+    noise = np.random.default_rng(0).normal(0, 0.05, (50, 8))
+    drawn = Resamples(runs["strict"].to_numpy(), runs["bleu"].to_numpy(),
+                      runs["strict"].to_numpy() + noise, runs["bleu"].to_numpy() + noise)
+    figure = scatter.ll_against_bleu(runs, "strict", resamples=drawn)
+    text = figure.texts[0].get_text()
+    across = next(line for line in text.splitlines() if line.startswith("raw, across families"))
+    assert across.split()[3] == "8"
+    assert across.count("[") == across.count("p = ") == 2
+    assert "Pearson" in text and "Spearman" in text and "95%" in text
+    assert "gaussian" not in text                              # two runs have no correlation
+
+
+def test_axes_say_quantity_unit_and_the_better_direction():
+    axes = scatter.ll_against_bleu(frame(), "strict").axes[0]
+    assert axes.get_xlabel() == ("log-likelihood of the string, “strict” (nats per token), "
+                                 "better →")
+    assert axes.get_ylabel() == "BLEU (0 to 100), better →"
+    bits = scatter.ll_against_bleu(frame(), "bits_per_char").axes[0]
+    assert bits.get_xlabel().startswith("← better")
+
+
+def test_few_or_no_runs_still_make_a_figure():
+    two = scatter.ll_against_bleu(frame(["tr_s", "ga_b"], ["raw"]), "strict")
+    assert "fewer than three models" in two.texts[0].get_text()
+    assert scatter.ll_against_bleu(frame().iloc[:0], "strict").axes
+    with pytest.raises(ConfigError, match="unknown accounting"):
+        scatter.ll_against_bleu(frame(), "nats")
+
+
+def test_an_arrow_leads_from_raw_to_distilled():
+    axes = scatter.ll_against_bleu(frame(["tr_s", "ga_b"]), "strict").axes[0]
+    drawn = {arrow.arrow_patch.get_edgecolor()[:3]: arrow for arrow in arrows(axes)}
+    assert len(drawn) == 2
+    ends = sorted((tuple(arrow.xyann), tuple(arrow.xy)) for arrow in drawn.values())
+    np.testing.assert_allclose(ends[0], [(-2.4, 26), (-2.8, 28)])
+    assert not arrows(scatter.ll_against_bleu(frame(data=("raw",)), "strict").axes[0])
+
+
+def test_seeds_are_dots_around_their_mean():
+    runs = frame(["tr_s"], ["raw"])
+    runs = pd.concat([runs, runs.assign(seed=2, bleu=34.0, strict=-2.2)])
+    axes = scatter.ll_against_bleu(runs, "strict").axes[0]
+    assert len(axes.containers) == 1
+    mean = axes.containers[0][0]
+    assert (mean.get_xdata()[0], mean.get_ydata()[0]) == (pytest.approx(-2.1), 32.0)
+    dots = [c.get_offsets() for c in axes.collections if len(c.get_offsets()) == 2]
+    np.testing.assert_allclose(dots[0], [(-2.0, 30), (-2.2, 34)])
+
+
+def test_the_answer_counts_pairs_below_each_scatter(isolated):
+    runs = frame(["tr_s", "tr_b", "ga_b", "fl_s"], ["raw"])
+    noise = np.random.default_rng(0).normal(0, 1e-3, (50, 4))
+    drawn = {"strict": Resamples(runs["strict"].to_numpy(), runs["bleu"].to_numpy(),
+                                 runs["strict"].to_numpy() + noise,
+                                 runs["bleu"].to_numpy() + noise)}
+    drawn["bits_per_char"] = drawn["strict"]
+    pairs = significance.pairs(runs, drawn)
+    summary = significance.concordance(pairs, runs, drawn)
+    figure = scatter.answer(runs, drawn, summary)
+    assert len(figure.axes) == 4
+    assert figure.axes[0].get_xlabel() == "“strict” LL (nats per token), better →"
+    assert figure.axes[1].get_xlabel().endswith("← better")
+    bars = figure.axes[2]
+    assert [tick.get_text() for tick in bars.get_yticklabels()] == [
+        "raw, within families", "raw, across families"]
+    # within: Tr-S, Tr-B agree. Across: both Tr beat Ga-B and Fl-S in BLEU, 33 and 30 to 26 and 20,
+    # but Fl-S (-1.7) has the best likelihood of all: it disagrees with three
+    assert [text.get_text() for text in bars.texts] == ["1", "2", "3"]
+    saved = plots.save(figure, "answer", summary)[0].read_bytes()
+    again = scatter.answer(runs, drawn, summary)
+    assert plots.save(again, "answer", summary)[0].read_bytes() == saved
+
+
+def test_the_answer_of_one_model_is_a_figure_without_pairs():
+    runs = frame(["ga_b"], ["raw"])
+    values = np.full((10, 1), 1.0)
+    drawn = {"strict": Resamples(values[0], values[0], values, values)}
+    pairs = significance.pairs(runs, drawn)
+    summary = significance.concordance(pairs, runs, drawn)
+    assert len(pairs) == len(summary) == 0
+    assert len(scatter.answer(runs, drawn, summary).axes) == 2

@@ -1,0 +1,132 @@
+"""Differences between models: sacreBLEU's own p-value, paired errors, orders and counts by hand."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up import made_up_references, made_up_run
+from sacrebleu.metrics import BLEU
+from sacrebleu.significance import PairedTest
+
+from lib import correlation, significance
+from lib.resampling import Resamples
+
+
+def frame(rows):
+    """(model, train_data, seed, BLEU, strict LL) a run."""
+    family = {"tr": "autoregressive", "ga": "gaussian", "fl": "flow"}
+    return pd.DataFrame([{
+        "dataset": "toy", "scale": "smoke", "model": model, "family": family[model[:2]],
+        "train_data": data, "seed": seed, "parameters": 1, "setting": "k4", "bleu": bleu,
+        "strict": ll, "strict_error": 0.01 * seed, "path": f"{model}{data}{seed}",
+    } for model, data, seed, bleu, ll in rows])
+
+
+def resampled(runs, spread=0.01, count=400, seed=0):
+    noise = np.random.default_rng(seed).normal(0, spread, (2, count, len(runs)))
+    return {"strict": Resamples(runs["strict"].to_numpy(), runs["bleu"].to_numpy(),
+                                runs["strict"].to_numpy() + noise[0],
+                                runs["bleu"].to_numpy() + noise[1])}
+
+
+def test_p_values_are_sacrebleus_own(isolated, monkeypatch):
+    monkeypatch.delenv("SACREBLEU_SEED", raising=False)
+    references = made_up_references(150)
+    for model, wrong in (("tr_s", 0.30), ("tr_b", 0.31), ("ga_b", 0.34), ("fl_s", 0.42)):
+        made_up_run(model, wrong, 2.0, references=references)
+    runs = correlation.collect()
+    table = significance.pairs(runs, correlation.resample_runs(runs, references, "strict"))
+    told = {model: pd.read_csv(f"{path}/sentences.csv")["hypothesis"].tolist()
+            for model, path in zip(runs["model"], runs["path"], strict=True)}
+    for first, found in table.groupby("first"):
+        names = [first, *found["second"]]
+        _, theirs = PairedTest([(name, told[name]) for name in names], {"BLEU": BLEU()},
+                               [references], test_type="bs")()
+        for result, row in zip(theirs["BLEU"][1:], found.itertuples(), strict=True):
+            assert row.bleu_p == pytest.approx(result.p_value, abs=1e-12)
+            assert row.bleu_delta == pytest.approx(theirs["BLEU"][0].score - result.score)
+    assert table["bleu_p"].min() < 0.01 < 0.1 < table["bleu_p"].max()
+
+
+def test_the_likelihoods_error_is_the_paired_one(isolated):
+    references = made_up_references(300)
+    for model, nats in (("tr_s", 2.0), ("tr_b", 2.2)):
+        made_up_run(model, 0.3, nats, references=references)
+    runs = correlation.collect()
+    row = significance.pairs(runs, correlation.resample_runs(runs, references, "strict")).iloc[0]
+    a, b = (pd.read_csv(f"{path}/sentences.csv") for path in
+            runs.set_index("model").loc[["tr_s", "tr_b"], "path"])
+    gap, tokens = a["log_prob"] - b["log_prob"], a["n_tokens"]
+    mean = gap.sum() / tokens.sum()
+    error = math.sqrt(len(gap) * (gap - mean * tokens).var(ddof=1)) / tokens.sum()
+    assert row["ll_delta"] == pytest.approx(mean, rel=1e-4)
+    assert row["ll_error"] == pytest.approx(error, rel=0.1)    # 1,000 resamples: +- 2%
+    assert row["ll_low"] < mean < row["ll_high"]
+
+
+def test_orders_of_pairs_by_hand():
+    runs = frame([("tr_s", "raw", 1, 30.0, -2.0), ("ga_b", "raw", 1, 20.0, -2.5),
+                  ("fl_s", "raw", 1, 15.0, -2.2), ("fl_b", "raw", 1, 15.0, -2.1)])
+    table = significance.pairs(runs, resampled(runs)).set_index(["first", "second"])
+    assert table["order"].to_dict() == {
+        ("tr_s", "ga_b"): "agree", ("tr_s", "fl_s"): "agree", ("tr_s", "fl_b"): "agree",
+        ("ga_b", "fl_s"): "disagree", ("ga_b", "fl_b"): "disagree",
+        ("fl_s", "fl_b"): "undecided"}                          # equal BLEU
+    assert table.loc[("fl_s", "fl_b"), "scope"] == "flow"
+    assert set(table["scope"].drop(("fl_s", "fl_b"))) == {"across"}
+    assert table.loc[("tr_s", "ga_b"), "bleu_delta"] == pytest.approx(10.0)
+    assert table.loc[("fl_s", "fl_b"), "ll_delta"] == pytest.approx(-0.1)
+
+
+def test_concordance_counts_every_pair_once():
+    runs = frame([("tr_s", "raw", 1, 30.0, -2.0), ("ga_b", "raw", 1, 20.0, -2.5),
+                  ("fl_s", "raw", 1, 15.0, -2.2), ("fl_b", "raw", 1, 15.0, -2.1),
+                  ("ga_b", "distilled", 1, 25.0, -3.0)])
+    drawn = resampled(runs)
+    pairs = significance.pairs(runs, drawn)
+    table = significance.concordance(pairs, runs, drawn).set_index(["train_data", "scope"])
+    counts = table[["pairs", *significance.ORDERS]]
+    assert counts.loc[("raw", "across")].tolist() == [5, 3, 0, 2]
+    assert counts.loc[("raw", "within")].tolist() == counts.loc[("raw", "flow")].tolist() == [
+        1, 0, 1, 0]
+    # the distilled Ga-B has the worst likelihood, and more BLEU than all but Tr-S
+    assert counts.loc[("mixed", "all")].tolist() == [4, 1, 0, 3]
+    assert counts.loc[("mixed", "gaussian")].tolist() == [1, 0, 0, 1]
+    assert counts.loc[("all", "all")].tolist() == [10, 4, 1, 5]
+    assert table.loc[("raw", "across"), "alike"] == pytest.approx(3 / 5)
+    assert table.loc[("raw", "flow"), ["alike_low", "alike_high"]].tolist() == [0.0, 1.0]
+
+
+def test_seeds_are_averaged_and_widen_the_interval():
+    runs = frame([("tr_s", "raw", 1, 30.0, -2.0), ("tr_s", "raw", 2, 34.0, -2.2),
+                  ("ga_b", "raw", 1, 28.0, -2.5)])
+    systems, drawn = significance.average_seeds(runs, resampled(runs))
+    assert systems["model"].tolist() == ["tr_s", "ga_b"]
+    assert systems["seeds"].tolist() == [2, 1]
+    assert systems.loc[0, "bleu"] == drawn["strict"].bleu[0] == 32.0
+    assert systems.loc[0, "bleu_sd"] == pytest.approx(math.sqrt(8))
+    assert systems.loc[0, "strict_error"] == 0.02
+    assert significance.average_seeds(systems, drawn)[0] is systems
+    row = significance.pairs(runs, resampled(runs)).iloc[0]
+    # standard error over seeds: sqrt(8 / 2) = 2 BLEU; sentences hardly vary here
+    assert row["bleu_delta"] == pytest.approx(4.0)
+    assert (row["bleu_low"], row["bleu_high"]) == (pytest.approx(4 - 1.96 * 2, abs=0.01),
+                                                   pytest.approx(4 + 1.96 * 2, abs=0.01))
+    assert row["order"] == "agree"
+    single = significance.pairs(runs[runs["seed"] == 1], resampled(runs[runs["seed"] == 1]))
+    assert single["bleu_high"][0] - single["bleu_low"][0] < 0.1
+
+
+def test_fewer_bits_are_better():
+    runs = frame([("tr_s", "raw", 1, 30.0, 1.0), ("ga_b", "raw", 1, 20.0, 2.0)])
+    runs = runs.rename(columns={"strict": "bits_per_char", "strict_error": "bits_per_char_error"})
+    drawn = {"bits_per_char": resampled(runs.assign(strict=runs["bits_per_char"]))["strict"]}
+    row = significance.pairs(runs, drawn).iloc[0]
+    assert row["ll_delta"] == 1.0
+    assert row["order"] == "agree"
+
+
+def test_names_of_pairs():
+    assert significance.pair_name("tr_s", "raw", "ga_b", "raw") == "Tr-S, Ga-B"
+    assert significance.pair_name("ga_b", "raw", "ga_b", "distilled") == "Ga-B, Ga-B distilled"
