@@ -29,7 +29,16 @@ define step
 	printf '    done in %d s\n' $$(( $$(date +%s) - start ))
 endef
 
-.PHONY: help demo test lint unit nbval bench gallery notebooks clean distclean
+# The grid: make grid DATASET=toy SCALE=smoke MODELS="tr_s ga_b" TRAIN_DATA="raw distilled" SEEDS="1 2"
+DATASET ?= toy
+SCALE ?= smoke
+GRID = --dataset $(DATASET) --scale $(SCALE) $(if $(MODELS),--models $(MODELS)) \
+	$(if $(TRAIN_DATA),--train-data $(TRAIN_DATA)) $(if $(SEEDS),--seeds $(SEEDS)) \
+	$(if $(SEEDED),--seeded $(SEEDED)) $(if $(SEEDED_DATA),--seeded-data $(SEEDED_DATA)) \
+	$(if $(ACCOUNTINGS),--accountings $(ACCOUNTINGS)) $(if $(OVERRIDES),--overrides '$(OVERRIDES)') \
+	$(if $(CORES),--cores $(CORES))
+
+.PHONY: help demo grid test lint unit nbval bench gallery notebooks clean distclean
 
 help:  ## this list
 	@printf 'make TARGET, where TARGET is one of\n\n'
@@ -48,11 +57,14 @@ $(STAMP): pyproject.toml constraints.txt
 	fi
 	$(call step,[2/3] installing torch (200 MB or a few gigabytes with CUDA: minutes),$(PIP) $(TORCH))
 	$(call step,[3/3] installing the rest at the versions in constraints.txt (1-2 minutes),\
-		$(PIP) -e '.[test]' -c constraints.txt)
+		$(PIP) -e '.[test,grid]' -c constraints.txt)
 	@touch $@
 
 demo: $(STAMP)  ## the whole experiment on the toy corpus: every model, tables, figures (minutes)
-	@$(PY) -m lib.demo
+	@$(PY) -m lib.grid --seeds 1 2 3 --seeded tr_s ga_b fl_s --seeded-data raw
+
+grid: $(STAMP)  ## every model on raw and distilled text: DATASET=toy SCALE=smoke (hours at mini)
+	@$(PY) -m lib.grid $(GRID)
 
 test: lint unit nbval  ## linter, tests, every notebook (minutes); what .ci/run calls
 

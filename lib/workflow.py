@@ -1,202 +1,157 @@
-"""Steps that depend on one another, run as processes side by side; what is done isn't done again.
+"""Which runs a grid has, what each of them waits for, and the files that say it is done.
 
-No process outlives its starter: each has a group of its own, which ends with the run, and (on
-Linux) a signal for the case that the starter is killed.
+`workflow/Snakefile` holds the lines that make these files. A stamp below `checkpoints/` or the
+cache says that a line has ended well on this machine; neither is in git, so that a fresh clone
+makes everything itself. Deleting a run's checkpoints folder takes its stamps along.
 """
 
-import ctypes
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+import hashlib
+import itertools
+import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import nbformat
+from .config import MODELS, Config, build, load_config
+from .errors import ConfigError
+from .paths import NOTEBOOKS, ROOT, DistilledFolder, RunFolder, cache_root, outputs_root
 
-from .notebook import clean
-from .paths import NOTEBOOKS, ROOT, cache_root
+__all__ = ["SMALL", "STUDIES", "Grid", "shown"]
 
-__all__ = ["Event", "Step", "notebook_step", "order_problem", "run_steps"]
+SMALL = ("tr_s", "ga_b", "fl_s")  # the smallest model of each family
+STUDIES = ("06_likelihood_audit", "07_refinement", "08_speed")  # notebooks on all runs together
+LATENT = ("ga_b", "fl_b")  # the default of 04_latent_space
+TEACHER_SEED = 1  # as lib.task has it, which imports torch
 
-_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-PR_SET_PDEATHSIG = 1
-GRACE = 5.0  # seconds that a process has to end by itself
+
+def shown(path: Path) -> str:
+    """The path as a line of the workflow gives it: from the repository's root where it is below."""
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
 @dataclass(frozen=True)
-class Step:
-    """One process, and how to tell that its work is done already.
+class Grid:
+    """The runs of one data set and scale: models x training data x seeds."""
 
-    name: unique. command: its words. seconds: expected, on one core. needs: names of the steps
-    that must be done before. stamp: the file that is written last. makes: other files that must
-    exist. inputs: files that must not be newer than the stamp. work: where an executed notebook
-    lies until it has succeeded, None for a step that isn't a notebook.
-    """
+    dataset: str = "toy"
+    scale: str = "smoke"
+    models: tuple[str, ...] = MODELS
+    train_data: tuple[str, ...] = ("raw", "distilled")
+    seeds: tuple[int, ...] = (1,)
+    seeded: tuple[str, ...] = ()  # models that take every seed, others the first; () = all
+    seeded_data: tuple[str, ...] = ()  # training data on which they do; () = all
+    accountings: tuple[str, ...] = ("strict",)  # of log-likelihood, a table each
+    overrides: dict = field(default_factory=dict)  # settings of params/, for training, evaluation
 
-    name: str
-    command: tuple[str, ...]
-    seconds: float
-    stamp: Path
-    needs: tuple[str, ...] = ()
-    makes: tuple[Path, ...] = ()
-    inputs: tuple[Path, ...] = ()
-    work: Path | None = None
+    @classmethod
+    def of(cls, values: dict) -> "Grid":
+        """The grid that Snakemake's `--config` or our own command line describes.
+
+        Lists may be texts, "tr_s ga_b". Errors: ConfigError for an unknown name (with the nearest
+        right one), type or value.
+        """
+        values = dict(values)
+        for name in ("models", "train_data", "seeds", "seeded", "seeded_data", "accountings"):
+            if isinstance(values.get(name), str):
+                values[name] = values[name].split()
+            elif isinstance(values.get(name), int):
+                values[name] = [values[name]]
+        if "seeds" in values:
+            values["seeds"] = [_whole(seed) for seed in values["seeds"]]
+        grid = build(cls, {name: value for name, value in values.items() if value is not None},
+                     "grid")
+        for name in ("models", "train_data", "seeds", "accountings"):
+            if not getattr(grid, name):
+                raise ConfigError(f"grid: {name} is empty, name at least one")
+        for run in grid.runs:
+            grid.config(run)
+        return grid
 
     @property
-    def log(self) -> Path:
-        """What the process wrote to its two outputs."""
-        return cache_root() / "steps" / f"{self.name.replace(' ', '-')}.log"
+    def runs(self) -> list[RunFolder]:
+        """Every run, smaller models first, raw before distilled."""
+        seeded, on = self.seeded or self.models, self.seeded_data or self.train_data
+        return [RunFolder(self.dataset, self.scale, model, data, seed)
+                for model, data in itertools.product(self.models, self.train_data)
+                for seed in (self.seeds if model in seeded and data in on else self.seeds[:1])]
 
-    def done(self) -> bool:
-        """Whether everything exists and nothing that it was made from is newer."""
-        if not all(path.exists() for path in (self.stamp, *self.makes, *self.inputs)):
-            return False
-        made = self.stamp.stat().st_mtime_ns
-        return all(path.stat().st_mtime_ns <= made for path in self.inputs)
+    def run(self, wildcards) -> RunFolder:
+        """The run that a rule's wildcards name."""
+        return RunFolder(self.dataset, self.scale, wildcards.model, wildcards.train_data,
+                         int(wildcards.seed))
 
+    def config(self, run: RunFolder) -> Config:
+        """The resolved settings of a run of this grid."""
+        return load_config(run.model, run.dataset, run.scale, run.seed, run.train_data,
+                           **self.overrides)
 
-@dataclass(frozen=True)
-class Event:
-    """What happened to a step: `kept` (was done), `started`, `done`, `failed` or `skipped`.
+    def settings(self, run: RunFolder, *sections: str) -> str:
+        """What the sections of the run's settings come to: another text, another result."""
+        described = self.config(run).as_dict()
+        text = json.dumps([described[section] for section in sections], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    seconds: what it took. reason: of a failure, its last error line; of a skip, the step it needs.
-    """
+    @property
+    def distilled(self) -> DistilledFolder:
+        """The teacher's translation of the training set."""
+        teacher = load_config(self.models[0], self.dataset, self.scale).dataset.teacher
+        return DistilledFolder(self.dataset, self.scale, teacher, TEACHER_SEED)
 
-    step: Step
-    kind: str
-    seconds: float = 0.0
-    reason: str = ""
+    @property
+    def distilled_text(self) -> Path:
+        """The file that says that the distilled set is there."""
+        dataset = load_config(self.models[0], self.dataset, self.scale).dataset
+        return self.distilled.text(dataset.target)
 
+    @property
+    def teacher_run(self) -> RunFolder:
+        """The run that translates the training set."""
+        return RunFolder(self.dataset, self.scale, self.distilled.teacher, "raw", TEACHER_SEED)
 
-def notebook_step(name: str, notebook: str, target: Path, seconds: float,
-                  parameters: Mapping[str, str | int], **others) -> Step:
-    """A step that runs notebooks/<notebook>.ipynb by papermill; its clean copy goes to `target`."""
-    work = cache_root() / "steps" / f"{name.replace(' ', '-')}.ipynb"
-    words = [word for key, value in parameters.items() for word in ("-p", key, str(value))]
-    command = (sys.executable, "-m", "papermill", "--no-progress-bar",
-               str(NOTEBOOKS / f"{notebook}.ipynb"), str(work), *words)
-    return Step(name, command, seconds, target, work=work, **others)
+    def before_training(self, run: RunFolder) -> list[str]:
+        """The files that must be there before the run can start."""
+        parent = self.config(run).training.start_from
+        files = [self.distilled_text] if run.train_data == "distilled" else []
+        if parent:
+            before = RunFolder(run.dataset, run.scale, parent, run.train_data, run.seed)
+            files.append(before.checkpoints / "trained")
+        return [shown(path) for path in files]
 
+    @property
+    def latent(self) -> list[RunFolder]:
+        """The runs that the picture of the latent space shows, none if the grid lacks one."""
+        first = [RunFolder(self.dataset, self.scale, model, "raw", 1) for model in LATENT]
+        return first if set(first) <= set(self.runs) else []
 
-def order_problem(steps: list[Step]) -> str:
-    """What is wrong with the steps' order, "" if each needs only steps before it."""
-    seen: set[str] = set()
-    for step in steps:
-        for name in step.needs:
-            if name not in seen:
-                return f"{step.name} needs {name}, which no step before it makes"
-        seen.add(step.name)
-    return ""
+    @property
+    def studies(self) -> list[str]:
+        """The notebooks on all runs together that there are."""
+        return [name for name in STUDIES if (NOTEBOOKS / f"{name}.ipynb").exists()]
 
+    @property
+    def options(self) -> str:
+        """The overrides as words of a papermill line."""
+        return f"-y 'overrides: {json.dumps(self.overrides)}'" if self.overrides else ""
 
-def run_steps(steps: list[Step], slots: int, on_event: Callable[[Event], None],
-              on_tick: Callable[[], None] = lambda: None, poll: float = 0.5) -> list[Event]:
-    """Run all steps, `slots` at a time, in the given order as far as their needs allow.
+    # ---- places, as the Snakefile names them ----
 
-    A failure skips the steps that need it; the others go on. Returns the last event of each step.
-    However this ends, no process of it is left.
-    """
-    if problem := order_problem(steps):
-        raise ValueError(problem)
-    ended: dict[str, Event] = {}
-    running: dict[str, tuple[Step, subprocess.Popen, float]] = {}
-    waiting = list(steps)
+    def shared(self, name: str) -> str:
+        """A file of the whole grid: a stamp, or the executed notebook of several runs."""
+        return shown(cache_root() / "grid" / f"{self.dataset}-{self.scale}" / name)
 
-    def tell(event: Event) -> None:
-        if event.kind != "started":
-            ended[event.step.name] = event
-        on_event(event)
+    def file(self, name: str, run: RunFolder | None = None) -> str:
+        """A file in a run's folder; without a run, in that of any, with Snakemake's wildcards."""
+        if run is not None:
+            return shown(run.path / name)
+        folder = RunFolder(self.dataset, self.scale, "{model}", "{train_data}").path.parent
+        return shown(folder / "s{seed}" / name)
 
-    with _none_survives(running):
-        while waiting or running:
-            for name, (step, process, started) in list(running.items()):
-                if process.poll() is not None:
-                    del running[name]
-                    tell(_ended(step, process.returncode, time.monotonic() - started))
-            for step in list(waiting):
-                bad = [n for n in step.needs if n in ended and ended[n].kind in _BAD]
-                if bad:
-                    waiting.remove(step)
-                    tell(Event(step, "skipped", reason=bad[0]))
-                elif all(n in ended for n in step.needs) and len(running) < slots:
-                    waiting.remove(step)
-                    fresh = [n for n in step.needs if ended[n].kind == "done"]
-                    if not fresh and step.done():
-                        tell(Event(step, "kept"))
-                    else:
-                        running[step.name] = (step, _start(step), time.monotonic())
-                        tell(Event(step, "started"))
-            on_tick()
-            if running:
-                time.sleep(poll)
-    return [ended[step.name] for step in steps]
+    def table(self, name: str) -> str:
+        """A file in the folder of tables."""
+        return shown(outputs_root() / "tables" / name)
 
 
-_BAD = ("failed", "skipped")
-
-
-def _start(step: Step) -> subprocess.Popen:
-    """The step's process, in a group of its own, with one thread and nothing to read from."""
-    step.log.parent.mkdir(parents=True, exist_ok=True)
-    step.stamp.parent.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1",
-                                "JUPYTER_PREFER_ENV_PATH": "1"}
-    with open(step.log, "wb") as log:
-        return subprocess.Popen(step.command, cwd=ROOT, env=environment, stdout=log,
-                                stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                                start_new_session=True, preexec_fn=_die_with_parent)
-
-
-def _die_with_parent() -> None:
-    """Between fork and exec: have the kernel end this process when its starter is gone."""
-    if _LIBC is not None:
-        _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-
-
-def _ended(step: Step, code: int, seconds: float) -> Event:
-    if code:
-        return Event(step, "failed", seconds, _error_line(step, code))
-    if step.work is not None:
-        notebook = nbformat.read(step.work, as_version=4)
-        clean(notebook)
-        partial = step.stamp.with_name(step.stamp.name + ".partial")
-        nbformat.write(notebook, partial)
-        partial.replace(step.stamp)
-        step.work.unlink()
-    missing = [path for path in (step.stamp, *step.makes) if not path.exists()]
-    if missing:
-        return Event(step, "failed", seconds, f"it ended well, but made no {missing[0]}")
-    return Event(step, "done", seconds)
-
-
-def _error_line(step: Step, code: int) -> str:
-    """The error of the executed notebook, else the last line that the process wrote."""
-    if step.work is not None and step.work.exists():
-        notebook = nbformat.read(step.work, as_version=4)
-        for cell in notebook.cells:
-            for output in cell.get("outputs", []):
-                if output.output_type == "error":
-                    return f"{output.ename}: {(output.evalue.splitlines() or [''])[0]}"
-    lines = step.log.read_text(encoding="utf-8", errors="replace").split("\n")
-    said = [line.strip() for line in lines if line.strip()]
-    return said[-1] if said else f"it ended with code {code} and said nothing"
-
-
-@contextmanager
-def _none_survives(running: dict) -> Iterator[None]:
-    """End the groups of all running processes when the block is left, by whatever way."""
+def _whole(text: str | int) -> int:
     try:
-        yield
-    finally:
-        processes = [process for _, process, _ in running.values()]
-        for how, wait in ((signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
-            for process in processes:
-                if process.poll() is None:
-                    os.killpg(process.pid, how)
-            limit = time.monotonic() + wait
-            while any(p.poll() is None for p in processes) and time.monotonic() < limit:
-                time.sleep(0.05)
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"grid: seeds: {text!r} must be a whole number, 0 or more") from None

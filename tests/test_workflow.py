@@ -1,168 +1,87 @@
-"""Steps as real processes: order, what is done already, failures, and that none survives."""
+"""Which runs a grid has and what they wait for; no line is run here."""
 
-import os
-import signal
-import subprocess
-import sys
-import textwrap
-import time
-
-import nbformat
 import pytest
 
 from lib import workflow
-from lib.paths import ROOT
-from lib.workflow import Event, Step, order_problem, run_steps
+from lib.config import MODELS, load_config
+from lib.errors import ConfigError
+from lib.paths import ROOT, RunFolder, outputs_root
+from lib.workflow import SMALL, Grid, shown
 
 
-@pytest.fixture
-def folder(isolated):
-    return isolated
+def test_the_grid_of_the_paper_is_every_model_on_raw_and_distilled_text():
+    runs = Grid().runs
+    assert len(runs) == len(set(runs)) == 2 * len(MODELS)
+    assert {run.model for run in runs} == set(MODELS)
+    assert {run.train_data for run in runs} == {"raw", "distilled"}
+    assert {run.seed for run in runs} == {1}
 
 
-def step(folder, name, code="", needs=(), inputs=(), **others):
-    """A step that runs `code` and then writes its stamp."""
-    stamp = folder / f"{name}.txt"
-    code = f"{textwrap.dedent(code)}\nopen({str(stamp)!r}, 'w').close()"
-    return Step(name, (sys.executable, "-c", code), 1.0, stamp, needs=needs, inputs=inputs,
-                **others)
+def test_only_seeded_models_take_every_seed():
+    runs = Grid.of({"seeds": "1 2 3", "seeded": list(SMALL)}).runs
+    assert len(runs) == 2 * (len(MODELS) + 2 * len(SMALL))
+    assert {run.model for run in runs if run.seed > 1} == set(SMALL)
 
 
-def run(steps, slots=2):
-    heard: list[Event] = []
-    last = run_steps(steps, slots, heard.append, poll=0.02)
-    return {event.step.name: event for event in last}, [(e.step.name, e.kind) for e in heard]
+def test_further_seeds_may_be_of_one_kind_of_data():
+    grid = Grid(models=("tr_s", "tr_b"), seeds=(1, 2), seeded=("tr_s",), seeded_data=("raw",))
+    assert [(r.model, r.train_data, r.seed) for r in grid.runs] == [
+        ("tr_s", "raw", 1), ("tr_s", "raw", 2), ("tr_s", "distilled", 1), ("tr_b", "raw", 1),
+        ("tr_b", "distilled", 1)]
 
 
-def test_steps_run_after_what_they_need(folder):
-    steps = [step(folder, "a"), step(folder, "b", needs=("a",)),
-             step(folder, "c", needs=("a", "b"))]
-    last, heard = run(steps)
-    assert heard == [("a", "started"), ("a", "done"), ("b", "started"), ("b", "done"),
-                     ("c", "started"), ("c", "done")]
-    assert all(event.seconds > 0 for event in last.values())
+def test_settings_come_as_snakemake_gives_them():
+    grid = Grid.of({"models": "tr_s ga_b", "seeds": 2, "train_data": "raw", "scale": "mini",
+                    "overrides": {"samples": 3}})
+    assert grid.runs == [RunFolder("toy", "mini", model, "raw", 2) for model in ("tr_s", "ga_b")]
+    assert grid.config(grid.runs[1]).evaluation.samples == 3
+    assert grid.options == """-y 'overrides: {"samples": 3}'"""
 
 
-def test_no_more_than_the_slots_run_at_once(folder):
-    wait = "import time; time.sleep(0.3)"
-    _, heard = run([step(folder, name, wait) for name in "abc"], slots=2)
-    assert [kind for _, kind in heard[:3]] == ["started", "started", "done"]
+@pytest.mark.parametrize(("values", "message"), [
+    ({"models": "tr_s gab"}, "did you mean ga_b"), ({"model": "tr_s"}, "did you mean models"),
+    ({"dataset": "tory"}, "did you mean toy"), ({"seeds": []}, "seeds is empty"),
+    ({"overrides": {"step": 3}}, "did you mean steps"), ({"seeds": "one"}, "whole number"),
+])
+def test_what_cannot_be_run_is_refused_before_anything_starts(values, message):
+    with pytest.raises(ConfigError, match=message):
+        Grid.of(values)
 
 
-def test_a_second_run_does_nothing(folder):
-    steps = [step(folder, "a"), step(folder, "b", needs=("a",), inputs=(folder / "a.txt",))]
-    run(steps)
-    assert run(steps)[1] == [("a", "kept"), ("b", "kept")]
+def test_a_run_waits_for_the_model_that_it_starts_from_and_for_its_text():
+    grid = Grid()
+    for run in grid.runs:
+        parent = load_config(run.model).training.start_from
+        start = RunFolder("toy", "smoke", parent, run.train_data, run.seed)
+        text = [shown(outputs_root() / "distilled/toy/smoke/tr_s_s1/train.qab.gz")]
+        assert grid.before_training(run) == [
+            *(text if run.train_data == "distilled" else []),
+            *([shown(start.checkpoints / "trained")] if parent else [])]
+    assert grid.teacher_run == RunFolder("toy", "smoke", "tr_s", "raw", 1)
 
 
-def test_what_is_older_than_its_input_is_made_again(folder):
-    source = folder / "source"
-    source.touch()
-    steps = [step(folder, "a", inputs=(source,)), step(folder, "b")]
-    run(steps)
-    os.utime(source, (time.time() + 5,) * 2)
-    assert run(steps)[1][0] == ("a", "started")
-    (folder / "b.txt").unlink()
-    assert ("b", "done") in run(steps)[1]
+def test_the_teacher_s_seed_is_the_one_of_training():
+    from lib.task import TEACHER_SEED
+
+    assert workflow.TEACHER_SEED == TEACHER_SEED
 
 
-def test_what_follows_a_step_made_again_is_made_again(folder):
-    steps = [step(folder, "a"), step(folder, "b", needs=("a",))]
-    run(steps)
-    (folder / "a.txt").unlink()
-    assert ("b", "done") in run(steps)[1]
+def test_settings_tell_apart_what_gives_another_result():
+    run = RunFolder("toy", "smoke", "ga_b")
+    plain, more = Grid(), Grid(overrides={"samples": 51})
+    assert plain.settings(run, "training") == more.settings(run, "training")
+    assert plain.settings(run, "evaluation") != more.settings(run, "evaluation")
 
 
-def test_a_failure_skips_what_needs_it_and_nothing_else(folder):
-    steps = [step(folder, "a", "raise ValueError('too green')"), step(folder, "b", needs=("a",)),
-             step(folder, "c", needs=("b",)), step(folder, "d")]
-    last, _ = run(steps)
-    assert {n: e.kind for n, e in last.items()} == {"a": "failed", "b": "skipped", "c": "skipped",
-                                                    "d": "done"}
-    assert last["a"].reason == "ValueError: too green"
-    assert last["b"].reason == "a"
+def test_the_latent_space_is_drawn_where_both_models_are():
+    assert [run.model for run in Grid().latent] == ["ga_b", "fl_b"]
+    assert Grid(models=("tr_s", "ga_b")).latent == []
+    assert Grid(train_data=("distilled",)).latent == []
 
 
-def test_a_step_that_made_nothing_has_failed(folder):
-    silent = Step("a", (sys.executable, "-c", ""), 1.0, folder / "never")
-    last, _ = run([silent])
-    assert last["a"].kind == "failed" and "never" in last["a"].reason
-
-
-def test_processes_read_nothing_and_use_one_thread(folder):
-    code = "import os, sys\nassert sys.stdin.read() == '' and os.environ['OMP_NUM_THREADS'] == '1'"
-    assert run([step(folder, "a", code)])[0]["a"].kind == "done"
-
-
-def test_an_order_that_cannot_be_kept_is_refused(folder):
-    steps = [step(folder, "a", needs=("b",)), step(folder, "b")]
-    assert order_problem(steps) == "a needs b, which no step before it makes"
-    with pytest.raises(ValueError, match="a needs b"):
-        run(steps)
-
-
-def test_interruption_ends_every_process(folder):
-    pids = []
-
-    def interrupt():
-        found = folder / "pid"
-        if found.exists() and found.read_text():
-            pids.append(int(found.read_text()))
-            raise KeyboardInterrupt
-
-    code = f"""
-        import os, time
-        open({str(folder / 'pid')!r}, 'w').write(str(os.getpid()))
-        time.sleep(60)"""
-    with pytest.raises(KeyboardInterrupt):
-        run_steps([step(folder, "a", code)], 1, lambda event: None, interrupt, poll=0.02)
-    assert not _alive(pids[0])
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the signal for a killed starter is Linux's")
-def test_a_killed_starter_leaves_nothing_behind(folder):
-    starter = textwrap.dedent(f"""
-        import sys
-        from pathlib import Path
-        from lib.workflow import Step, run_steps
-        code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
-        step = Step("a", (sys.executable, "-c", code), 1.0, Path({str(folder)!r}) / "never")
-        run_steps([step], 1, lambda event: None)
-    """)
-    process = subprocess.Popen([sys.executable, "-c", starter], cwd=ROOT, stdin=subprocess.DEVNULL)
-    log = folder / "cache/steps/a.log"
-    try:
-        _until(lambda: log.exists() and log.read_text().strip())
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    child = int(log.read_text())
-    _until(lambda: not _alive(child))
-
-
-def test_a_failing_notebook_is_told_by_its_error(folder, monkeypatch):
-    monkeypatch.setattr(workflow, "NOTEBOOKS", folder)
-    cells = [nbformat.v4.new_code_cell("raise ValueError('first line\\nsecond line')")]
-    book = nbformat.v4.new_notebook(cells=cells, metadata={
-        "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
-    nbformat.write(book, folder / "x.ipynb")
-    failing = workflow.notebook_step("x", "x", folder / "out.ipynb", 1.0, {})
-    last, _ = run([failing])
-    assert last["x"].reason == "ValueError: first line"
-    assert failing.work.exists() and not failing.stamp.exists()
-
-
-def _alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and waits to be collected doesn't."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def _until(what, seconds=60.0):
-    limit = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < limit, "waited in vain"
-        time.sleep(0.05)
+def test_paths_below_the_repository_are_named_from_its_root(isolated):
+    assert shown(ROOT / "outputs" / "tables") == "outputs/tables"
+    assert Grid().table("x.csv") == str(isolated / "outputs" / "tables" / "x.csv")
+    folder = str(isolated / "outputs" / "runs" / "toy" / "smoke")
+    assert Grid().file("x") == f"{folder}/{{model}}/{{train_data}}/s{{seed}}/x"
+    assert Grid().file("x", RunFolder("toy", "smoke", "tr_s")) == f"{folder}/tr_s/raw/s1/x"

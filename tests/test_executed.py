@@ -1,0 +1,40 @@
+"""What executed notebooks are cleaned of, and the error that one holds."""
+
+import tempfile
+from pathlib import Path
+
+import nbformat
+
+from lib import executed
+from lib.paths import ROOT
+
+
+def test_scrub_removes_the_machines_paths_wherever_they_are(monkeypatch):
+    root = Path("/srv/someone/repository")  # the real one may lie below another scrubbed folder
+    monkeypatch.setattr(executed, "ROOT", root)
+    here = {"text": [f"{root}/lib/x.py", f"in {tempfile.gettempdir()}/ipykernel_12/345.py"], "n": 1}
+    assert executed.scrub(here) == {"text": ["./lib/x.py", "in <cell>"], "n": 1}
+    assert executed.scrub(f"{root}-other/x") == f"{root}-other/x"
+
+
+def test_clean_keeps_outputs_and_tags_and_drops_the_run():
+    cell = nbformat.v4.new_code_cell("1", metadata={
+        "tags": ["parameters"], "papermill": {"duration": 1.0}, "execution": {"a": "b"}})
+    cell.outputs = [nbformat.v4.new_output("display_data", {"text/plain": f"{ROOT}/x",
+                                                            "image/png": "aGk="})]
+    book = nbformat.v4.new_notebook(cells=[cell], metadata={
+        "papermill": {"input_path": "a"}, "kernelspec": {"name": "mine", "display_name": "mine"}})
+    executed.clean(book)
+    assert book.cells[0].metadata == {"tags": ["parameters"]}
+    assert book.cells[0].outputs[0].data == {"text/plain": "./x", "image/png": "aGk="}
+    assert book.metadata == {"kernelspec": executed.KERNEL, "language_info": {"name": "python"}}
+    nbformat.validate(book)
+
+
+def test_the_first_error_is_told_in_one_line():
+    fine, bad = nbformat.v4.new_code_cell("1"), nbformat.v4.new_code_cell("1 / 0")
+    bad.outputs = [nbformat.v4.new_output("error", ename="ValueError", evalue="first\nsecond",
+                                          traceback=[])]
+    book = nbformat.v4.new_notebook(cells=[fine, bad])
+    assert executed.error_line(book) == "ValueError: first"
+    assert executed.error_line(nbformat.v4.new_notebook(cells=[fine])) == ""

@@ -1,0 +1,301 @@
+"""The grid as a whole: what is shown of it, its profiles, and that killing it costs nothing.
+
+The last test runs the real workflow on a copy of the repository whose toy corpus and models are
+tiny, once without a break and once killed in each kind of step.
+"""
+
+import gzip
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from lib import grid
+from lib.config import load_config
+from lib.paths import NOTEBOOKS, ROOT, RunFolder
+from lib.workflow import Grid
+
+pytest.importorskip("snakemake")
+
+PROFILES = ROOT / "workflow" / "profiles"
+
+
+def snakemake(*words: str, **environment: str) -> str:
+    """What Snakemake says; fails with it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow/Snakefile"),
+         "--nolock", *words],
+        cwd=ROOT, env=os.environ | environment, stdin=subprocess.DEVNULL, capture_output=True,
+        text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+# What is planned ------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def dry(tmp_path_factory):
+    """A dry run under the SLURM profile, which checks the profile's names and values too."""
+    place = tmp_path_factory.mktemp("dry")
+    pytest.importorskip("snakemake_executor_plugin_slurm")
+    return snakemake("-n", "-p", "--cores", "8", "--workflow-profile", str(PROFILES / "slurm"),
+                     DISCREPANCY_OUTPUTS=str(place / "outputs"),
+                     DISCREPANCY_CACHE=str(place / "cache"))
+
+
+def test_the_slurm_profile_plans_the_whole_grid(dry):
+    counts = dict(re.findall(r"^(\w+) +(\d+) *$", dry, flags=re.MULTILINE))
+    assert counts["train"] == counts["evaluate"] == "16"
+    assert counts["corpus"] == counts["distil"] == counts["correlation"] == "1"
+    train = dry.partition("rule train:")[2].partition("rule ")[0]
+    assert "threads: 4" in train and "runtime=2880" in train and "gpu:1" in train
+
+
+def test_every_line_on_a_notebook_gives_papermill_two_paths_and_known_parameters(dry):
+    lines = re.findall(r"^Shell command: (papermill .*)$", dry, flags=re.MULTILINE)
+    assert len(lines) > 30
+    for line in lines:
+        _, notebook, executed, *rest = line.split()
+        source = json.loads((ROOT / notebook).read_text(encoding="utf-8"))
+        cell = next("".join(c["source"]) for c in source["cells"]
+                    if "parameters" in c["metadata"].get("tags", []))
+        assert executed.endswith(".ipynb") and executed != notebook
+        for name in re.findall(r"-p (\w+)", " ".join(rest)):
+            assert re.search(rf"^{name} = ", cell, flags=re.MULTILINE), (notebook, name)
+
+
+@pytest.mark.parametrize("path", sorted(PROFILES.glob("*/config.yaml")),
+                         ids=lambda path: path.parent.name)
+def test_profiles_keep_what_a_killed_workflow_needs(path):
+    profile = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert profile["rerun-incomplete"] is True
+    assert "code" not in profile["rerun-triggers"]
+
+
+def test_all_settings_reach_snakemake():
+    asked = Grid(models=("tr_s",), train_data=("raw",), seeds=(1, 2), seeded=("tr_s",),
+                 overrides={"steps": 3})
+    given = grid.words(asked, 2)
+    settings = dict(word.split("=", 1) for word in given[given.index("--config") + 1:])
+    settings["overrides"] = json.loads(settings["overrides"])
+    assert Grid.of(settings) == asked
+
+
+# What is shown --------------------------------------------------------------------------------
+
+@pytest.fixture
+def display(isolated):
+    shown = grid.Display(Grid(), 2)
+    yield shown
+    shown.bar.close()
+
+
+def tell(display, event, **fields):
+    record = logging.LogRecord("snakemake", logging.INFO, "", 0, None, None, None)
+    record.__dict__ |= {"event": event, **fields}
+    display.emit(record)
+
+
+def test_every_outcome_is_shown(display, capsys):
+    tell(display, "run_info", stats={"train": 2, "distil": 1, "all": 1, "total": 4})
+    run = {"model": "ga_b", "train_data": "raw", "seed": "1"}
+    tell(display, "job_info", jobid=1, rule_name="train", wildcards=run)
+    tell(display, "job_info", jobid=2, rule_name="distil", wildcards=None)
+    display.tick()
+    assert "left: ga_b raw s1 train 0/500, distil" in display.bar.desc
+    tell(display, "job_finished", job_id=1)
+    tell(display, "job_error", jobid=2, log=["outputs/09_distillation.ipynb"])
+    tell(display, "job_finished", job_id=0)
+    said = capsys.readouterr().out
+    assert "3 steps to go" in said
+    assert re.search(r"\[ 1/3\] ga_b raw s1 train +0 s", said)
+    assert re.search(r"\[ 2/3\] distil +FAILED after 0 s, see outputs/09_distillation.ipynb", said)
+    assert display.failed == 1 and display.waiting == {"train": 1, "distil": 0}
+
+
+def test_progress_of_a_training_comes_from_its_own_history(isolated):
+    history, steps = RunFolder("toy", "smoke", "tr_s").history, load_config("tr_s").training.steps
+    name, begun = "tr_s raw s1 train", time.monotonic() - 60
+    assert grid._doing(Grid(), "train", name, begun) == f"{name} 0/{steps}"
+    history.parent.mkdir(parents=True)
+    history.write_text("step,seconds\n100,1.5\n200,3.0\n")
+    assert grid._doing(Grid(), "train", name, begun) == f"{name} 200/{steps}"
+    os.utime(history, (0, 0))
+    assert grid._doing(Grid(), "train", name, begun) == f"{name} 0/{steps}"
+    assert grid._doing(Grid(), "distil", "distil", begun) == "distil"
+
+
+def test_only_one_call_at_a_time_works_on_a_grid(isolated, capsys):
+    with grid._alone(Grid()):
+        assert grid.main(["--cores", "1"]) == 1
+    assert "is being run already" in capsys.readouterr().err
+
+
+def test_fresh_forgets_what_it_would_go_on_from(isolated, monkeypatch, capsys):
+    monkeypatch.setattr(grid, "_run", lambda asked, cores: 0)
+    folder = RunFolder("toy", "smoke", "tr_s")
+    folder.checkpoints.mkdir(parents=True)
+    folder.last.touch()
+    folder.metrics.touch()
+    assert grid.main([]) == 0 and folder.last.exists()
+    assert grid.main(["--fresh"]) == 0
+    assert not folder.checkpoints.exists() and folder.metrics.exists()
+    assert "README.md" in capsys.readouterr().out
+
+
+def test_a_wrong_name_is_refused_with_the_right_one(isolated, capsys):
+    assert grid.main(["--models", "gab"]) == 1
+    assert "did you mean ga_b?" in capsys.readouterr().err
+
+
+# Killed and started again ---------------------------------------------------------------------
+
+TINY = {
+    "params/datasets/toy.yaml": {"train_pairs": 300, "dev_pairs": 30, "test_pairs": 30},
+    "params/smoke/tr_s.yaml": {"steps": 60, "validate_every": 3, "dev_sentences": 30},
+}
+
+
+def copy_of_the_repository(folder: Path) -> Path:
+    """What the workflow needs of the repository, with a tiny corpus, model and shards."""
+    for name in ("lib", "notebooks", "params", "workflow"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, values in TINY.items():
+        text = (folder / name).read_text(encoding="utf-8")
+        for key, value in values.items():
+            text, count = re.subn(rf"^(\s*{key}:) *\S+", rf"\1 {value}", text, flags=re.MULTILINE)
+            assert count == 1, (name, key)
+        (folder / name).write_text(text, encoding="utf-8")
+    module = folder / "lib" / "distillation.py"
+    text, count = re.subn(r"^SHARD_LINES = \d+", "SHARD_LINES = 30", module.read_text(),
+                          flags=re.MULTILINE)
+    assert count == 1
+    module.write_text(text)
+    return folder
+
+
+class Workflow:
+    """The workflow in a copy of the repository, up to the evaluated runs on both kinds of data."""
+
+    def __init__(self, folder: Path):
+        self.folder = copy_of_the_repository(folder)
+        self.outputs = folder / "outputs"
+        self.run = self.outputs / "runs/toy/smoke/tr_s"
+
+    def start(self) -> subprocess.Popen:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("DISCREPANCY_")}
+        goals = [f"outputs/runs/toy/smoke/tr_s/{data}/s1/metrics.json"
+                 for data in ("raw", "distilled")]
+        with open(self.folder / "said.txt", "ab") as said:
+            return subprocess.Popen(
+                [sys.executable, "-m", "snakemake", *goals, "--cores", "1", "--nolock"],
+                cwd=self.folder, env=environment | {"PYTHONPATH": str(self.folder)},
+                stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT)
+
+    def finish(self) -> None:
+        process = self.start()
+        assert process.wait(LONG) == 0, self.said()
+
+    def kill_once(self, reached) -> None:
+        """Start, wait until something is reached, then SIGKILL; nothing may be left of it."""
+        process, limit = self.start(), time.monotonic() + LONG
+        try:
+            while not reached():
+                assert process.poll() is None and time.monotonic() < limit, self.said()
+                time.sleep(0.02)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        while self.processes():
+            assert time.monotonic() < limit, self.processes()
+            time.sleep(0.05)
+
+    def processes(self) -> list[str]:
+        """What runs in the copy's folder (Linux), or nothing."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if (entry / "cwd").resolve() == self.folder.resolve():
+                    found.append((entry / "cmdline").read_text().replace("\0", " "))
+            except OSError:
+                continue
+        return [line for line in found if line]
+
+    def said(self) -> str:
+        return (self.folder / "said.txt").read_text(encoding="utf-8")[-4000:]
+
+    def results(self) -> dict:
+        """Every result that doesn't tell of the machine or of the time."""
+        found = {}
+        for data in ("raw", "distilled"):
+            run = self.run / data / "s1"
+            found[data, "history"] = pd.read_csv(run / "history.csv").drop(columns="seconds")
+            found[data, "sentences"] = (run / "sentences.csv").read_bytes()
+            metrics = json.loads((run / "metrics.json").read_text())
+            metrics.pop("speed")
+            found[data, "metrics"] = metrics
+            found[data, "config"] = json.loads((run / "config.json").read_text())
+            for name in ("best", "last"):
+                content = torch.load(run / f"checkpoints/{name}.pt", weights_only=True)
+                found[data, name] = content["weights"]
+        [text] = self.outputs.glob("distilled/toy/smoke/tr_s_s1/train.*.gz")
+        found["distilled text"] = gzip.decompress(text.read_bytes())
+        return found
+
+
+LONG = 900.0  # seconds, on a machine that others use too
+
+
+def same(ours, theirs) -> bool:
+    if isinstance(ours, pd.DataFrame):
+        return ours.equals(theirs)
+    if isinstance(ours, dict):
+        return ours.keys() == theirs.keys() and all(same(ours[k], theirs[k]) for k in ours)
+    return torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+@pytest.mark.skipif(not (NOTEBOOKS / "09_distillation.ipynb").exists(), reason="no distillation")
+def test_a_workflow_killed_in_every_kind_of_step_gives_the_files_of_one_that_was_not(tmp_path):
+    whole, broken = Workflow(tmp_path / "whole"), Workflow(tmp_path / "broken")
+    at_once = whole.start()
+    last = broken.run / "raw/s1/checkpoints/last.pt"
+    shards = broken.outputs / "distilled/toy/smoke/tr_s_s1/shards"
+    evaluation = broken.run / "distilled/s1/03_eval.ipynb"
+    try:
+        broken.kill_once(last.exists)
+        assert not (last.parent / "trained").exists()
+        kept = torch.load(last, weights_only=True)["step"]
+        assert 0 < kept < TINY["params/smoke/tr_s.yaml"]["steps"]
+
+        broken.kill_once(lambda: len(list(shards.glob("*/*.json.gz"))) >= 2)
+        part = list(shards.glob("*/*.json.gz"))
+        assert len(part) < 10 and not list(shards.parent.glob("train.*.gz"))
+        made = {path: path.stat().st_mtime_ns for path in part}
+
+        broken.kill_once(evaluation.exists)
+        assert not evaluation.with_name("metrics.json").exists()
+        assert made == {path: path.stat().st_mtime_ns for path in part}  # none decoded again
+        broken.finish()
+        assert at_once.wait(LONG) == 0, whole.said()
+    finally:
+        at_once.kill()
+
+    ours, theirs = broken.results(), whole.results()
+    for name in theirs:
+        assert same(ours[name], theirs[name]), name
+    before = {p: p.stat().st_mtime_ns for p in broken.outputs.rglob("*") if p.is_file()}
+    broken.finish()
+    assert before == {p: p.stat().st_mtime_ns for p in broken.outputs.rglob("*") if p.is_file()}
+    assert "Nothing to be done" in broken.said()
