@@ -1,0 +1,169 @@
+"""The audit's table, verdict and figure, from made-up runs whose numbers are worked by hand."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib.audit_figure import (
+    AuditedRun,
+    audit_points,
+    audit_table,
+    audited_runs,
+    certainty_table,
+    family_ranking,
+    likelihood_audit,
+    verdict,
+)
+from lib.errors import DataError
+from lib.paths import RunFolder
+from lib.plots import FAMILY_COLOURS
+
+
+def sentences(log_prob, released=math.nan, padded=(4, 8), log_p_length=-0.5, elbo=math.nan):
+    frame = pd.DataFrame({
+        "n_tokens": [4, 6], "n_tokens_padded": padded, "n_chars": [20, 30],
+        "log_prob": log_prob, "log_p_length": log_p_length, "elbo": elbo,
+        "released_estimate": released, "effective_sample_size": math.nan})
+    return frame if math.isnan(elbo) else frame.assign(iw_bound_1=elbo, iw_bound_10=elbo + 1)
+
+
+def audit_of(ais, gaps, lines=(1, 0)):
+    return pd.DataFrame({"line": lines, "ais": ais, "simulated_lower": -9.0,
+                         "simulated_upper": -9.0 + np.array(gaps)})
+
+
+RUNS = [
+    AuditedRun("fl_s", "flow", sentences([-7.0, -11.0], -1.0, elbo=-13.0),
+               audit_of([-10.0, -6.5], [0.3, 0.2])),
+    AuditedRun("tr_s", "autoregressive", sentences([-4.0, -8.0], padded=(4, 6), log_p_length=0.0)),
+    AuditedRun("ga_b", "gaussian", sentences([-9.0, -13.0], -1.4, elbo=-15.0)),
+]
+TRUTH = np.array([-3.0, -6.0])
+
+
+def table():
+    return audit_table(RUNS, TRUTH)
+
+
+def test_table_hand_worked():
+    found = table().set_index("model")
+    assert list(found.index) == ["tr_s", "ga_b", "fl_s"], "the paper's order"
+    assert found["truth"].tolist() == [-0.9] * 3
+    assert found.loc["tr_s", ["bound", "best", "paper"]].tolist() == [-1.2] * 3
+    assert found.loc["tr_s", "paper_mean"] == pytest.approx((-1 - 8 / 6) / 2)
+    assert found.loc["tr_s", "released"] == found.loc["tr_s", "paper_mean"]
+    assert found.loc["tr_s", "kl"] == pytest.approx((1 + 2) / 2)
+    assert math.isnan(found.loc["tr_s", "elbo"])
+    flow = found.loc["fl_s"]
+    assert flow["bound"] == pytest.approx(-19 / 10)
+    assert flow["elbo"] == flow["iw_bound_1"] == pytest.approx(-27 / 10)
+    # line 1: -10 instead of -11; line 0: -6.5 instead of -7
+    assert flow["annealing_adds"] == pytest.approx(1.5 / 10)
+    assert flow["best"] == pytest.approx(-1.75)
+    assert flow["gap"] == pytest.approx(0.5 / 10)
+    assert flow["paper"] == pytest.approx(-18 / 12)
+    assert flow["paper_mean"] == pytest.approx((-7 / 4 - 11 / 8) / 2)
+    assert flow["released"] == -1.0
+    assert flow["kl"] == pytest.approx((4.5 + 5.5) / 2 - 0.15 * 5)
+    assert (flow["audited"], found.loc["ga_b", "audited"]) == (2, 0)
+    assert found.loc["ga_b", "best"] == found.loc["ga_b", "bound"]
+
+
+def test_error_of_a_ratio_is_that_of_the_delta_method():
+    flow = table().set_index("model").loc["fl_s"]
+    residuals = np.array([-7.5, -11.5]) + 1.9 * np.array([4, 6])
+    assert flow["bound_error"] == pytest.approx(math.sqrt(2 * np.square(residuals).sum()) / 10)
+    assert flow["best_error"] == pytest.approx(
+        math.hypot(flow["bound_error"], flow["annealing_adds_error"]))
+
+
+def test_without_truth_there_is_no_divergence():
+    found = audit_table(RUNS)
+    assert found["truth"].isna().all()
+    assert "kl" not in found
+    with pytest.raises(DataError, match="log p\\* of 3 sentences"):
+        audit_table(RUNS, np.zeros(3))
+
+
+def test_certainty_has_a_row_an_audited_run():
+    frame = RUNS[0].audit.assign(
+        n_tokens_padded=4, iw_bound_10=-10.0, released_estimate=-1.0, simulated_iw_bound=-9.5,
+        simulated_released_estimate=-2.0)
+    runs = [AuditedRun("fl_s", "flow", RUNS[0].sentences, frame), *RUNS[1:]]
+    found = certainty_table(runs)
+    assert found["model"].tolist() == ["fl_s"]
+    row = found.iloc[0]
+    assert row["ais_minus_iw"] == pytest.approx((0.0 + 3.5) / 2)
+    assert row["gap"] == pytest.approx(0.25)
+    assert (row["sentences"], row["released_above_upper"]) == (2, 2)
+    assert certainty_table(RUNS[1:]).empty
+
+
+def test_verdict_names_what_changes():
+    found = table()
+    assert family_ranking(found, "best") == ["autoregressive", "flow", "Gaussian"]
+    assert family_ranking(found, "released") == ["flow", "autoregressive", "Gaussian"]
+    said = verdict(found)
+    assert "strictly, the families rank autoregressive > flow > Gaussian" in said
+    assert "the paper's accounting keeps this ranking" in said
+    assert "the released estimate does not keep this ranking but says flow > autoregr" in said
+    assert verdict(found[found["model"] == "tr_s"]) == "One family alone has no rank."
+
+
+def test_points_hold_what_the_figure_shows():
+    points = audit_points({"toy": table(), "other": audit_table(RUNS)})
+    counts = points.groupby("dataset")["quantity"].value_counts()
+    assert counts["toy", "log-likelihood"] == 3
+    assert counts["toy", "released estimate"] == counts["toy", "range"] == 2
+    assert counts["toy", "truth"] == 1
+    assert "truth" not in counts["other"]
+    bar = points[(points["model"] == "fl_s") & (points["quantity"] == "range")].iloc[0]
+    assert (bar["low"], bar["high"]) == pytest.approx((-2.7, -1.75 + 0.05))
+
+
+def test_figure_has_a_panel_a_data_set_and_a_row_a_model():
+    figure = likelihood_audit({"toy": table(), "other": audit_table(RUNS[:2])})
+    first, second = figure.axes
+    assert [label.get_text() for label in first.get_yticklabels()] == ["Tr-S", "Ga-B", "Fl-S"]
+    assert [label.get_text() for label in second.get_yticklabels()] == ["Tr-S", "Fl-S"]
+    assert first.get_title(loc="left") == (
+        "toy   filled: autoregressive > flow > Gaussian · "
+        "hollow: flow > autoregressive > Gaussian")
+    hollow = [line for line in first.lines if line.get_markerfacecolor() == "white"]
+    assert {line.get_color() for line in hollow} == {FAMILY_COLOURS["gaussian"],
+                                                     FAMILY_COLOURS["flow"]}
+    assert first.get_xlim()[1] > -0.9 > max(line.get_xdata()[0] for line in hollow)
+    assert first.yaxis_inverted()
+
+
+def test_runs_are_found_with_their_audits(isolated):
+    assert audited_runs("toy", "smoke") == []
+    for model, log_prob in (("fl_s", -7.0), ("tr_s", -4.0)):
+        folder = RunFolder("toy", "smoke", model)
+        folder.path.mkdir(parents=True)
+        frame = sentences([log_prob, 2 * log_prob])
+        frame.insert(0, "hypothesis", ["nan", ""])
+        frame.to_csv(folder.sentences, index=False)
+        folder.metrics.write_text(json.dumps({"step": 3, "dev_bleu": 1.0}))
+    runs = audited_runs("toy", "smoke")
+    assert [(run.model, run.family, run.audit is None) for run in runs] == [
+        ("tr_s", "autoregressive", True), ("fl_s", "flow", True)]
+    assert runs[1].sentences["log_prob"].tolist() == [-7.0, -14.0]
+    audit_of([-6.0, -12.0], [0.1, 0.1]).to_csv(
+        RunFolder("toy", "smoke", "fl_s").path / "audit.csv", index=False)
+    annealing = {"temperatures": 30, "chains": 16, "leapfrog_steps": 2, "target_acceptance": 0.8,
+                 "tuning_chains": 4}
+    (RunFolder("toy", "smoke", "fl_s").path / "audit.json").write_text(json.dumps({
+        "settings": {"sentences": 2, "samples": 100, "seed": 0, "precision": "fp32",
+                     "annealing": annealing}, "step": 3, "dev_bleu": 1.0}))
+    assert audited_runs("toy", "smoke")[1].audit["ais"].tolist() == [-6.0, -12.0]
+
+
+def test_no_run_at_all_names_the_commands(isolated):
+    from lib.audit import AuditSettings
+
+    with pytest.raises(DataError, match="no evaluated run of toy/smoke.*02_train"):
+        audited_runs("toy", "smoke", compute=AuditSettings(2))
