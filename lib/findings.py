@@ -9,6 +9,7 @@ interval leaves zero out.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from lib import correlation
@@ -158,13 +159,21 @@ def _refinement(dataset: str, scale: str) -> tuple[str, str]:
     answers, told = [], []
     for data in both:
         found = gains[gains["train_data"] == data]
-        means = found.groupby("family")["gain"].mean()
-        answers.append("yes" if means["gaussian"] > max(0.0, means["flow"]) else "no")
+        ours, theirs = (found[found["family"] == family] for family in ("gaussian", "flow"))
+        ahead = ours["gain"].mean() - theirs["gain"].mean()
+        spread = float(np.hypot(*(np.linalg.norm(half) / len(half) for half in (
+            (part["high"] - part["low"]).to_numpy() / 2 for part in (ours, theirs)))))
+        ends = (ahead, ahead) if np.isnan(spread) else (ahead - spread, ahead + spread)
+        answers.append(_side(ends) if ours["gain"].mean() > 0 else "no")
         told.append(f"trained on {data} text, four steps change BLEU by " + ", ".join(
-            f"{MODELS[row.model]} {interval(row.gain, NAN, NAN, plus=True)}"
-            for row in found.itertuples()))
-    return _verdict(answers), ("; ".join(told) + " (differences of test BLEU without intervals: "
-                               "run folders keep the hypotheses of one k only)")
+            f"{MODELS[row.model]} {interval(row.gain, row.low, row.high, plus=True)}"
+            for row in found.itertuples()) + "; mean change with "
+            "Gaussian priors minus that with flow priors "
+            f"{interval(ahead, *((NAN, NAN) if np.isnan(spread) else ends), plus=True)}")
+    without = gains.loc[gains["train_data"].isin(both), "low"].isna().any()
+    return _verdict(answers), "; ".join(told) + (
+        " (no interval where notebooks/07_refinement.ipynb was not run: run folders keep the "
+        "hypotheses of one k only)" if without else "")
 
 
 def _speed(table: pd.DataFrame | None) -> tuple[str, str]:
@@ -237,13 +246,14 @@ def _best(pairs: pd.DataFrame, data: str, name: str) -> dict[str, tuple[str, flo
     reference = same["first"].iloc[0]
     ahead = {reference: 0.0} | {row.second: -getattr(row, f"{name}_delta")
                                 for row in same[same["first"] == reference].itertuples()}
-    families = {model: _FAMILY[model.partition("_")[0]] for model in ahead}
+    families = {model: _family(model) for model in ahead}
     return {family: max(((model, ahead[model]) for model in ahead if families[model] == family),
                         key=lambda found: found[1])
             for family in FAMILIES if family in families.values()}
 
 
-_FAMILY = dict(zip(("tr", "ga", "fl"), FAMILIES, strict=True))
+def _family(model: str) -> str:
+    return dict(zip(("tr", "ga", "fl"), FAMILIES, strict=True))[model.partition("_")[0]]
 
 
 def _told(effects: Sequence[tuple], digits: int) -> str:
@@ -263,14 +273,29 @@ def _number(count: int, noun: str) -> str:
 
 
 def _refinement_gains(dataset: str, scale: str) -> pd.DataFrame:
-    """BLEU after four steps minus before any, a row a latent system, means over seeds."""
-    rows = []
+    """BLEU after four steps minus before any, a row a latent system: model, family, train_data,
+    gain, low, high.
+
+    From Table 3 where it has the system (all test sentences, with an interval), else from
+    metrics.json (means over seeds, no interval).
+    """
+    rows = {}
     for run in correlation.find_runs(dataset, scale):
         metrics = correlation.read_metrics(run)
         if {"k0", "k4"} <= set(metrics["bleu"]):
-            rows.append({key: metrics[key] for key in ("model", "family", "train_data")} | {
-                "gain": metrics["bleu"]["k4"]["score"] - metrics["bleu"]["k0"]["score"]})
-    frame = pd.DataFrame(rows, columns=["model", "family", "train_data", "gain"])
-    order = {model: place for place, model in enumerate(MODELS)}
-    means = frame.groupby(["model", "family", "train_data"], as_index=False)["gain"].mean()
-    return means.sort_values("model", key=lambda names: names.map(order), ignore_index=True)
+            key = tuple(metrics[name] for name in ("model", "family", "train_data"))
+            rows.setdefault(key, []).append(
+                metrics["bleu"]["k4"]["score"] - metrics["bleu"]["k0"]["score"])
+    found = {key: (float(np.mean(gains)), NAN, NAN) for key, gains in rows.items()}
+    for data, end in (("raw", ""), ("raw", "_raw"), ("distilled", "_distilled")):
+        table = _read(f"table3_{dataset}_{scale}{end}")
+        if table is None or "bleu_gain_low" not in table:
+            continue
+        measured = table[table["k"] == 4].astype({"bleu_gain": float})
+        found |= {(row.model, _family(row.model), data):
+                  (row.bleu_gain, row.bleu_gain_low, row.bleu_gain_high)
+                  for row in measured.itertuples()}
+    order = list(MODELS)
+    return pd.DataFrame([(*key, *gain) for key, gain in sorted(
+        found.items(), key=lambda item: order.index(item[0][0]))],
+        columns=["model", "family", "train_data", "gain", "low", "high"])

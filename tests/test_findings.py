@@ -1,5 +1,6 @@
 """Each finding on made-up runs in which it holds, fails, or can't be tested."""
 
+import pandas as pd
 import pytest
 from made_up import made_up_references, made_up_run
 
@@ -46,6 +47,7 @@ def test_findings_as_published(isolated):
     assert "LL falls for 6 of 6 models, by 0.2" in told[3, "strict"].evidence
     assert "BLEU of non-autoregressive models rises for 4 of 4 models" in told[3, "strict"].evidence
     assert "Ga-B +" in told[4, ""].evidence
+    assert "[" not in told[4, ""].evidence and "no interval" in told[4, ""].evidence
 
 
 def test_findings_the_other_way_round(isolated):
@@ -69,6 +71,20 @@ def test_accountings_can_differ(isolated):
     sentence = findings.sentences(told[2, "strict"].finding, [("toy", "smoke")])[0]
     assert sentence.startswith("toy, smoke: strict LL: *holds in part*: trained on raw text")
     assert "Released LL: *holds*" in sentence
+
+
+def test_refinement_takes_its_intervals_from_table_3(isolated):
+    for model in ("ga_b", "fl_b"):
+        made_up_run(model, 0.3, 2.0, k0_wrong=0.4)
+    # means 4 and 1; half-widths 1 and 2: 3 +- sqrt(5)
+    tables.write(pd.DataFrame({"model": ["ga_b", "ga_b", "fl_b"], "k": [0, 4, 4],
+                               "bleu_gain": [0, 4, 1], "bleu_gain_low": [0, 3, -1],
+                               "bleu_gain_high": [0, 5, 3]}), "table3_toy_smoke")
+    found = findings.verdicts("toy", "smoke")[-2]
+    assert found.verdict == "holds"
+    assert "Ga-B +4.0 [+3.0, +5.0], Fl-B +1.0 [−1.0, +3.0]" in found.evidence
+    assert "minus that with flow priors +3.0 [+0.8, +5.2]" in found.evidence
+    assert "no interval" not in found.evidence
 
 
 def test_equal_models_decide_nothing(isolated):
