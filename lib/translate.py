@@ -1,0 +1,196 @@
+"""Translate standard input line by line: python -m lib.translate --model ga_b < source.txt.
+
+One line out for each line in, in order, and an empty line for an empty one. Input is read in chunks
+of bounded memory; inside a chunk sentences are sorted by length, and every chunk is written out as
+soon as it is done. Progress goes to standard error.
+"""
+
+import argparse
+import io
+import os
+import stat
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from . import runtime
+from .batching import Tokenised
+from .config import MODELS, SCALES, Config, load_config
+from .decoding import Procedure
+from .errors import DataError, ReproError
+from .evaluation import load_run
+from .inference import WEIGHTS, freeze
+from .layers import LONGEST
+from .subword import Vocabulary
+from .validation import translate
+
+__all__ = ["Translator", "main", "read_lines"]
+
+CHUNK_LINES, CHUNK_BYTES = 2048, 2**22  # at most so much of the input is in memory
+LONGEST_LINE = 2**20  # bytes: far beyond what a model takes
+
+
+class Translator:
+    """A trained run that turns source lines into target lines."""
+
+    def __init__(self, config: Config, setting: str = "", weights: str = "auto",
+                 teacher: str = "", batch_tokens: int = 1024, seed: int = 0):
+        """`setting`: as in lib/decoding.py, by default the run's headline; `teacher`: a model.
+
+        Errors: ConfigError for a setting that doesn't exist or that the model can't do;
+        CheckpointError, with the command that trains it, for a missing checkpoint.
+        """
+        self.config, self.setting = config, setting or config.evaluation.headline
+        self.batch_tokens, self.seed = batch_tokens, seed
+        procedure = Procedure.parse(self.setting)
+        run = load_run(config)
+        self.vocabulary: Vocabulary = run.task.vocabulary
+        precision = config.training.precision if weights == "auto" else weights
+        self.model: nn.Module = freeze(run.model, precision)
+        self.teacher = None
+        if teacher:
+            other = load_config(teacher, config.dataset.name, config.scale, config.seed,
+                                config.train_data)
+            self.teacher = load_run(other).model
+        procedure.check(self.model, self.teacher, self.vocabulary)
+
+    @torch.inference_mode()
+    def __call__(self, lines: list[str], first: int = 1) -> list[str]:
+        """Translations of source lines, in order; `first` is the first one's number in messages.
+
+        Errors: DataError, with the line's number, for one longer than a model has positions.
+        """
+        if self.config.dataset.lowercase:
+            lines = [line.lower() for line in lines]
+        rows = self.vocabulary.encode([line if line.strip() else "" for line in lines])
+        for number, row in enumerate(rows, first):
+            if len(row) >= LONGEST:
+                raise DataError(f"line {number} has {len(row)} subwords, models take "
+                                f"{LONGEST - 1} at most: split it")
+        sizes = [len(row) for row in rows]
+        data = Tokenised(np.array([i for row in rows for i in row], np.int32),
+                         np.cumsum([0, *sizes]), np.empty(0, np.int32),
+                         np.zeros(len(rows) + 1, np.int64), np.arange(len(rows)))
+        return translate(self.model, data, self.vocabulary, [self.setting], self.batch_tokens,
+                         self.config.evaluation.length_penalty, seed=self.seed,
+                         teacher=self.teacher)[self.setting]
+
+
+def read_lines(source: io.IOBase) -> Iterator[tuple[str, int]]:
+    """Each line without its end (LF or CR LF), and its bytes; a last one may lack the end.
+
+    Errors: DataError, with the line's number, for a line that isn't UTF-8 or beyond all bounds.
+    """
+    number = 0
+    while line := source.readline(LONGEST_LINE):
+        number += 1
+        if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
+            raise DataError(f"line {number} has over {LONGEST_LINE:,} bytes: is the input text "
+                            "with one sentence a line?")
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"line {number} isn't UTF-8 (byte {line[error.start]:#04x} at place "
+                            f"{error.start + 1}): convert the input first, e.g. with "
+                            "`iconv -f LATIN1 -t UTF-8`") from None
+        yield text.removesuffix("\n").removesuffix("\r"), len(line)
+
+
+def _chunks(source: io.IOBase, most: int) -> Iterator[list[tuple[str, int]]]:
+    """Lines in groups of at most `most` lines and about CHUNK_BYTES bytes."""
+    lines, group, size = read_lines(source), [], 0
+    for item in lines:
+        group.append(item)
+        size += item[1]
+        if len(group) == most or size >= CHUNK_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def translate_stream(translator: Translator, source: io.IOBase, output: io.TextIOBase,
+                     chunk_lines: int = CHUNK_LINES, progress: bool = True) -> int:
+    """Translate all of `source` into `output`; returns the number of lines.
+
+    Errors: those of `read_lines` and `Translator`; BrokenPipeError where nobody reads on.
+    """
+    done = 0
+    with tqdm(total=_size(source), desc="translating", unit="B", unit_scale=True,
+              disable=not progress, file=sys.stderr) as bar:
+        for group in _chunks(source, chunk_lines):
+            found = translator([text for text, _ in group], first=done + 1)
+            output.writelines(f"{line}\n" for line in found)
+            output.flush()
+            done += len(group)
+            bar.update(sum(size for _, size in group))
+            bar.set_postfix_str(f"{done} lines")
+    return done
+
+
+def _size(source: io.IOBase) -> int | None:
+    """Bytes of a regular file, None for a pipe or terminal."""
+    try:
+        status = os.fstat(source.fileno())
+    except (OSError, ValueError):
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text}: a whole number, 1 or more")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lib.translate",
+                                     description="Translate standard input, a sentence a line.")
+    parser.add_argument("--model", default="ga_b", help=" ".join(MODELS))
+    parser.add_argument("--dataset", default="toy", help="a file of params/datasets/")
+    parser.add_argument("--scale", default="smoke", help=" ".join(SCALES))
+    parser.add_argument("--train-data", default="raw", help="raw distilled")
+    parser.add_argument("--seed", type=int, default=1, help="of the run")
+    parser.add_argument("--decoding", default="", help="greedy, beam4, k4, ... (lib/decoding.py); "
+                        "default: the run's headline setting")
+    parser.add_argument("--weights", default="auto", choices=WEIGHTS,
+                        help="precision of the products; int8 is fastest on a CPU, rounds most")
+    parser.add_argument("--teacher", default="", help="model that scores candidates (-teacher)")
+    parser.add_argument("--draw", type=int, default=0, help="seed of everything random")
+    parser.add_argument("--batch-tokens", type=_positive, default=1024,
+                        help="source subwords translated together, with padding")
+    parser.add_argument("--chunk-lines", type=_positive, default=CHUNK_LINES,
+                        help="lines read before any is translated; 1 to answer line by line")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; errors end it with status 1 and one line on standard error."""
+    asked = _parser().parse_args(arguments)
+    try:
+        runtime.prepare()
+        config = load_config(asked.model, asked.dataset, asked.scale, asked.seed,
+                             asked.train_data)
+        translator = Translator(config, asked.decoding, asked.weights, asked.teacher,
+                                asked.batch_tokens, asked.draw)
+        sys.stdout.reconfigure(encoding="utf-8", newline="\n")
+        translate_stream(translator, sys.stdin.buffer, sys.stdout, asked.chunk_lines,
+                         not asked.quiet)
+    except ReproError as error:
+        raise SystemExit(f"error: {error}") from None
+    except BrokenPipeError:
+        # nothing more can be written there, not even when Python closes it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit("stopped: whatever read the translations has closed (broken pipe)"
+                         ) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()
