@@ -3,14 +3,16 @@
 Candidates differ by padded length T (the most probable ones) and by prior sample (at some
 temperature), and may be refined. Scores, in nats, higher is better:
 
-    bound       log p(T|x) + log p(y|z, x) + log p(z|x), the delta posterior's proxy bound
+    bound       log p(T|x) + log p(y|z, x) + log p(z|x) - log q(m|y, x): the delta posterior's proxy
+                bound, less the density of q(z|y, x) at its mean m
     importance  log p(T'|x) + importance-weighted bound of log p(y|T', x), T' the length that the
                 string y itself pads to: the model's own (strict) log-likelihood of the string
     teacher     log p(y|x) / lp(|y|) of an autoregressive model, as its beam search would rank it
 
 log p(T|x) counts in the first two, for candidates differ in length, and p(y|x) = p(T|x) p(y|T, x);
-an autoregressive model's EOS is its own length model. Between lengths the proxy bound compares
-densities of different dimension, which the importance-weighted bound doesn't.
+an autoregressive model's EOS is its own length model. Among candidates of one length the last term
+of the first is nearly constant; between lengths the proxy bound alone would compare densities of
+different dimension, and choose the shortest.
 """
 
 from dataclasses import dataclass
@@ -119,23 +121,32 @@ def ancestral(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "ba
 @torch.no_grad()
 def bound_scores(model, memory: Memory, candidates: Candidates,
                  ) -> Float[Tensor, "batch candidates"]:
-    """The proxy bound of every candidate where refinement left it, with log p(T|x)."""
+    """log p(T|x) + log p(y|z, x) + log p(z|x) - log q(m|y, x) of every candidate, m the mean of q.
+
+    What it takes off the proxy bound makes it the logarithm of an importance weight at one point,
+    so that candidates with latents of different dimension can be compared.
+    """
     c = candidates
     real = c.real[::len(c.real) // c.lengths.numel()]  # one row a length
     prior = model.prior(memory, c.real.shape[1], real)
     log_p_y, log_p_z = proxy_bound(model, memory, prior, c.z, c.y, c.real)
-    by_length = (log_p_y + log_p_z).view(*c.lengths.shape, -1)
+    q = model.posterior(memory, c.y, c.real)
+    by_length = (log_p_y + log_p_z - q.log_prob(q.mean)).view(*c.lengths.shape, -1)
     return (by_length + c.log_p_length[..., None]).flatten(1)
 
 
 @torch.no_grad()
 def importance_scores(model, source: Int[Tensor, "batch source"],
                       mask: Bool[Tensor, "batch source"] | None, memory: Memory, strings: Strings,
-                      samples: int, seed: int = 0) -> Float[Tensor, "batch candidates"]:
-    """log p(y, T'|x) of every string, its integral over z bounded with `samples` samples."""
+                      samples: int, seed: int = 0, estimate=iw_bound,
+                      ) -> Float[Tensor, "batch candidates"]:
+    """log p(y, T'|x) of every string, its integral over z bounded with `samples` samples.
+
+    `estimate` is the bound: `iw_bound`, or another of lib.likelihood with the same arguments.
+    """
     distinct, places = _distinct(strings)
     terms = own_terms(model, source, mask, memory, distinct, samples, seed)
-    scores = iw_bound(terms.log_p_y, terms.log_p_z, terms.log_q_z) + terms.log_p_length
+    scores = estimate(terms.log_p_y, terms.log_p_z, terms.log_q_z) + terms.log_p_length
     return scores.view(len(strings), -1).gather(1, places.to(scores.device))
 
 

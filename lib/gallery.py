@@ -37,10 +37,18 @@ KINDS = {
                "05_correlation"),
     "table2": ("Correlation of dev log-likelihood and dev BLEU across the checkpoints of each run "
                "(the paper's Table 2)", "05_correlation"),
+    "table3": ("BLEU, proxy bound and ELBO after every refinement step (the paper's Table 3)",
+               "07_refinement"),
+    "refinement": ("BLEU and the ELBO of the output against refinement steps", "07_refinement"),
+    "procedures": ("BLEU of other ways to decode: length candidates, prior samples, minimum Bayes "
+                   "risk", "07_refinement"),
     "correlations": ("Correlation of log-likelihood and BLEU across models, within and across "
                      "families", "05_correlation"),
     "distillation": ("Entropy of the translations of each source word, in the raw and in the "
                      "distilled training set", "09_distillation"),
+    "table4": ("Sizes, sentences a second and speed over beam search (the paper's Table 4)",
+               "08_speed"),
+    "latency": ("Latency of single sentences against their target length", "08_speed"),
     "model_sizes": ("Parameters of every model at every scale, beside the published ones",
                     "lib/sizes.py"),
 }

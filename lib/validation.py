@@ -24,14 +24,18 @@ def bleu(lines: list[str], references: list[str]) -> tuple[BLEUScore, str]:
 @torch.no_grad()
 def translate(model, data: Tokenised, vocabulary: Vocabulary, settings: list[str],
               batch_tokens: int, length_penalty: float = 0.6,
-              progress: str | None = None) -> dict[str, list[str]]:
-    """Detokenised hypotheses of every setting, in corpus order. Targets aren't looked at."""
+              progress: str | None = None, **options) -> dict[str, list[str]]:
+    """Detokenised hypotheses of every setting, in corpus order. Targets aren't looked at.
+
+    `options` are those of `decoding.hypotheses`: `seed`, `teacher`.
+    """
     where = next(model.parameters()).device
     lines = {s: [""] * len(data) for s in settings}
     groups = evaluation_batches(data, batch_tokens, model.multiple)
     for rows in tqdm(groups, desc=progress, disable=progress is None, leave=False):
         batch = collate(data, rows, model.multiple).to(where)
-        found = hypotheses(model, batch.source, batch.source_mask, settings, length_penalty)
+        found = hypotheses(model, batch.source, batch.source_mask, settings, length_penalty,
+                           vocabulary=vocabulary, **options)
         for setting, ids in found.items():
             for row, line in zip(rows, vocabulary.decode(ids), strict=True):
                 lines[setting][row] = line

@@ -45,6 +45,7 @@ LEVELS = [
     {"validation"},
     {"training", "evaluation", "distillation", "scoring", "audit", "translate"},
     {"correlation", "tables", "plots", "scatter", "audit_figure"},
+    {"refinement_table"},
     {"reports", "sampling", "sizes", "notebook", "findings"},  # what notebooks and commands call
     {"gallery", "html_report", "workflow"},
     {"grid"},
