@@ -29,6 +29,7 @@ from .errors import ReproError, TrainingError
 from .models import build, count_parameters, start_from
 from .objectives import kl_weight, learning_rate
 from .paths import RunFolder, write_text
+from .search_space import read_record
 from .task import Task
 from .validation import dev_scores
 
@@ -61,10 +62,10 @@ def train(config: Config, progress: bool = True,
 class Trainer:
     """One run's whole state, between two steps."""
 
-    def __init__(self, config: Config, progress: bool = True):
+    def __init__(self, config: Config, progress: bool = True, folder: RunFolder | None = None):
         self.config, self.settings = config, config.training
         self.progress = progress and parallel.is_first()
-        self.folder, self.task = run_folder(config), Task(config)
+        self.folder, self.task = folder or run_folder(config), Task(config)
         self.device, self.threads = runtime.device(), runtime.prepare()
         self._places = parallel.share(range(self.settings.accumulate))  # own batches of a step
         self.step = self.epoch = self.place = self.stale = 0
@@ -115,6 +116,8 @@ class Trainer:
                      "training_pairs": len(self.data), "device": str(self.device),
                      "threads": self.threads, "processes": parallel.processes(),
                      "versions": runtime.versions(), "commit": runtime.commit()}
+        if search := read_record(self.config):
+            described["search"] = search  # how warm-up and dropout were chosen
         write_text(self.folder.config, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
 
     def _resume(self) -> None:

@@ -30,7 +30,7 @@ LEVELS = [
     {"errors"},
     {"paths"},
     {"config", "published", "runtime", "checkpoints", "parallel", "executed"},
-    {"guarded"},
+    {"guarded", "search_space"},
     {"archives", "sources", "formats", "corpora", "synthetic", "subword", "batching", "task",
      "alignment"},
     {"layers", "objectives", "likelihood", "annealing", "averaging"},
@@ -46,7 +46,8 @@ LEVELS = [
     {"training", "evaluation", "distillation", "scoring", "audit", "translate"},
     {"correlation", "tables", "plots", "scatter", "audit_figure"},
     {"refinement_table"},
-    {"reports", "sampling", "sizes", "notebook", "findings"},  # what notebooks and commands call
+    {"reports", "sampling", "sizes", "notebook", "hyperparameters", "findings",
+     "speed"},  # what notebooks and commands call
     {"gallery", "html_report", "workflow"},
     {"grid"},
 ]
