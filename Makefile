@@ -88,9 +88,11 @@ nbval: $(STAMP)  ## every notebook, run and compared with its committed outputs 
 		--nbval-cell-timeout=120 --durations=5 notebooks)
 	@rm -rf $(SCRATCH)
 
-bench: $(STAMP)  ## speed of training and of the likelihood beside the machine's own limit (minutes)
+bench: $(STAMP)  ## speed of training, likelihood and decoding, beside the machine's own limit (minutes)
 	@$(PY) -m benchmarks.training
 	@$(PY) -m benchmarks.likelihood
+	@$(PIP) -e '.[speed]' -c constraints.txt || echo 'no CTranslate2 here: decoding goes without it'
+	@OMP_NUM_THREADS=1 $(PY) -m benchmarks.decoding
 	@$(PY) scripts/fill_readme.py
 
 gallery: $(STAMP)  ## outputs/README.md and the README's tables, from what lies in outputs/

@@ -1,0 +1,119 @@
+"""Decoding speed of every family, beside CTranslate2's beam search with the same weights.
+
+    make bench     (python -m benchmarks.decoding [--quick])
+
+Published IWSLT sizes, an 8K vocabulary, random weights, Multi30k's sentence lengths, one thread.
+Random weights know no end, so all systems are made to write outputs of the reference's length: beam
+search takes that many steps in ours and in CTranslate2, latent models get that padded length and
+take every refinement step. Batches of 32 hold sentences of one target length, so that nobody waits
+for a longer neighbour. Passes are interleaved. Writes outputs/bench/decoding.csv (sentences a
+second) and latency.csv (milliseconds against target length, batch size 1).
+"""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from benchmarks import ctranslate2
+from benchmarks.machine import describe
+from benchmarks.training import VOCABULARY, corpus
+from lib import runtime, speed
+from lib.batching import Tokenised
+from lib.config import load_config
+from lib.models import build
+from lib.paths import outputs_root
+
+SETTINGS = {"tr_s": ("greedy", "beam4"), "ga_b": ("k0", "k1", "k4"), "fl_s": ("k0", "k1")}
+ALONE, TOGETHER, SIZE, ROUNDS = 20, 4, 32, 5
+
+
+def model(name: str) -> torch.nn.Module:
+    """Random weights at the published size; what starts at zero is moved away from it."""
+    torch.manual_seed(0)
+    made = build(load_config(name, "iwslt16_de_en", "paper").architecture, VOCABULARY).eval()
+    with torch.no_grad():
+        for key, parameter in made.named_parameters():
+            if key.endswith(".g"):
+                parameter.fill_(0.3)
+    return speed.never_ending(made) if made.decoding == "stepwise" else made
+
+
+def groups(data: Tokenised, alone: int, together: int, size: int) -> list[np.ndarray]:
+    """Rows of `alone` single sentences, then of `together` batches of `size` sentences.
+
+    Target lengths are evenly spaced quantiles of the corpus; a batch has one target length.
+    """
+    order = np.argsort(data.target_lengths, kind="stable")
+
+    def at(places: int) -> np.ndarray:
+        return order[((np.arange(places) + 0.5) / places * len(order)).astype(int)]
+
+    same = [np.flatnonzero(data.target_lengths == data.target_lengths[row])[:size]
+            for row in at(together)]
+    return [*at(alone)[:, None], *same]
+
+
+def outside(transformer: torch.nn.Module, folder: Path, weights: str) -> speed.System:
+    """CTranslate2's beam search with a Transformer's weights."""
+    engine = ctranslate2.Engine(ctranslate2.export(transformer, folder / weights), weights)
+
+    def translate(given: speed.Work) -> Sequence[Sequence[int]]:
+        mask = torch.ones_like(given.source, dtype=torch.bool) if given.mask is None else given.mask
+        rows = [ids[real][:-1].tolist() for ids, real in zip(given.source, mask, strict=True)]
+        return engine.translate(rows, 4, given.length)[0]
+
+    parameters = sum(p.numel() for p in transformer.parameters())
+    return speed.System("ctranslate2", "beam4", weights, parameters, translate)
+
+
+def systems(names: Sequence[str], folder: Path) -> list[speed.System]:
+    """Ours in the machine's own precision and in int8, and CTranslate2 where it is installed."""
+    found = []
+    for name in names:
+        made = model(name)
+        found += [speed.controlled(name, made, setting, weights)
+                  for weights in ("auto", "int8") for setting in SETTINGS[name]]
+        if made.decoding == "stepwise" and ctranslate2.is_installed():
+            found += [outside(made, folder, weights) for weights in ("float32", "int8")]
+    return found
+
+
+def run(alone: int = ALONE, together: int = TOGETHER, size: int = SIZE, rounds: int = ROUNDS,
+        names: Sequence[str] = tuple(SETTINGS)) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Sentences a second of every system, and latencies."""
+    runtime.prepare(batch=1)
+    data = corpus()
+    works = speed.work(data, groups(data, alone, together, size))
+    with tempfile.TemporaryDirectory() as folder:
+        times = speed.measure(systems(names, Path(folder)), works, rounds)
+    rates = speed.speeds(times)
+    rates["threads"], rates["machine"] = torch.get_num_threads(), describe()
+    return rates, speed.latencies(times)
+
+
+def main() -> None:
+    """Measure, write outputs/bench/, and show the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few sentences, one round")
+    quick = parser.parse_args().quick
+    rates, latency = run(4, 1, SIZE, 1) if quick else run()
+    folder = outputs_root() / "bench"
+    folder.mkdir(parents=True, exist_ok=True)
+    rates.to_csv(folder / "decoding.csv", index=False, float_format="%.4g")
+    latency.to_csv(folder / "latency.csv", index=False, float_format="%.4g")
+    shown = rates.drop(columns=["machine", "parameters", "rounds", "threads"])
+    tqdm.write(f"{folder.name}/decoding.csv, {rates['machine'].iloc[0]}, one thread\n"
+               f"{shown.round(1).to_string(index=False)}")
+    if not ctranslate2.is_installed():
+        tqdm.write("CTranslate2 isn't installed: without it there is no yardstick from outside "
+                   "(pip install -e '.[speed]')")
+
+
+if __name__ == "__main__":
+    main()
