@@ -5,7 +5,6 @@ differences have intervals of their own. Bounds are in nats per sentence: refine
 sentence's padded length, while the number of its real tokens may change from step to step.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -24,10 +23,11 @@ from .plots import style
 from .refinement import trace
 from .resampling import bleu_from_counts, bleu_statistics, resample_weights
 from .scoring import TrainedRun
+from .tables import interval
 from .validation import translate
 
-__all__ = ["latent_models", "procedures_table", "read_gains", "refined_sentences",
-           "refinement_figure", "some_lines", "table3"]
+__all__ = ["compact", "latent_models", "procedures_table", "read_best", "read_gains",
+           "refined_sentences", "refinement_figure", "some_lines", "table3"]
 
 TOKENS = 1024  # of the longest side, with padding, that are decoded together
 RESAMPLES = 1000
@@ -136,8 +136,8 @@ def read_gains(table: pd.DataFrame, k: int) -> str:
         fell = table.loc[table["model"] == row.model].set_index("k")["lowered"]
         told.append(
             f"{published.MODELS[row.model]}: {k} steps change BLEU by "
-            f"{_interval(row.bleu_gain, row.bleu_gain_low, row.bleu_gain_high)} and the ELBO of "
-            f"the output by {_interval(row.elbo_gain, row.elbo_gain_low, row.elbo_gain_high)} nats "
+            f"{_told(row, 'bleu_gain')} and the ELBO of "
+            f"the output by {_told(row, 'elbo_gain')} nats "
             f"a sentence. The first step lowers the proxy bound of {fell.get(1, 0.0):.0%} of the "
             f"sentences, step {int(last['k'])} that of {last['lowered']:.0%}; it still changes "
             f"{last['changed']:.0%} of the outputs.")
@@ -146,7 +146,7 @@ def read_gains(table: pd.DataFrame, k: int) -> str:
 
 def refinement_figure(table: pd.DataFrame) -> Figure:
     """BLEU and the ELBO's rise against k, a line a model, with 95% intervals over sentences."""
-    figure = Figure(figsize=(9.0, 3.6), layout="constrained")
+    figure = Figure(figsize=(9.6, 3.6), layout="constrained")
     panels = zip(figure.subplots(1, 2), ("bleu", "elbo_gain"), (
         "BLEU (0 to 100), better →",
         "ELBO of the output minus that at k = 0\n(nats per sentence), better →"), strict=True)
@@ -156,13 +156,13 @@ def refinement_figure(table: pd.DataFrame) -> Figure:
             axes.plot(frame["k"], frame[column], color=colour, marker=marker, ms=5, lw=1.5,
                       label=published.MODELS[model])
             axes.fill_between(frame["k"], frame[f"{column}_low"], frame[f"{column}_high"],
-                              color=colour, alpha=0.13, lw=0)
+                              color=colour, alpha=0.08, lw=0)
         axes.set_xlabel("refinement steps k")
         axes.set_ylabel(label)
         axes.set_xticks(sorted(table["k"].unique()))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#dddddd", lw=0.6)
-    axes.legend(frameon=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure
 
 
@@ -201,7 +201,36 @@ def procedures_table(run: TrainedRun, settings: Sequence[str], *, teacher: Train
     return pd.DataFrame(rows)
 
 
+def read_best(table: pd.DataFrame) -> str:
+    """Each model's best setting of `procedures_table`, in a sentence."""
+    told = []
+    for model, frame in table.groupby("model", sort=False):
+        best, first = frame.loc[frame["bleu"].idxmax()], frame.iloc[0]
+        gain = "" if best["setting"] == first["setting"] else (
+            f", {_told(best, 'bleu_gain')} over {first['setting']}")
+        told.append(f"{published.MODELS[model]} translates best with {best['setting']} "
+                    f"({best['bleu']:.1f} BLEU{gain})")
+    return "; ".join(told) + ". The best of several looks better than it is."
+
+
 # ---- parts ----
+
+def compact(table: pd.DataFrame) -> pd.DataFrame:
+    """`table3` or `procedures_table` for reading: an interval beside its number in one column."""
+    shown = table.assign(model=table["model"].map(published.MODELS))
+    start = ~table.duplicated("model")  # has no gain: the others are compared with it
+    for name in [column.removesuffix("_low") for column in table if column.endswith("_low")]:
+        gain = name.endswith("_gain")
+        told = table[[name, f"{name}_low", f"{name}_high"]].apply(
+            lambda row, gain=gain: interval(*row, plus=gain), axis=1)
+        shown[name] = told.where(~start, "") if gain else told
+    return shown.drop(columns=[c for c in table if c.endswith(("_low", "_high"))])
+
+
+def _told(row, name: str) -> str:
+    """A gain with its interval."""
+    return interval(*(getattr(row, f"{name}{end}") for end in ("", "_low", "_high")), plus=True)
+
 
 def _resampled_bleu(texts: Sequence[str], references: Sequence[str],
                     weights: Float[np.ndarray, "resamples sentences"],
@@ -216,8 +245,3 @@ def _with_interval(name: str, value: float, drawn: Float[np.ndarray, " resamples
     low, high = np.quantile(drawn, [0.025, 0.975])
     return {name: value, f"{name}_low": float(low), f"{name}_high": float(high)}
 
-
-def _interval(value: float, low: float, high: float) -> str:
-    if math.isnan(low):
-        return f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")
-    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]".replace("-", "\N{MINUS SIGN}")

@@ -130,3 +130,19 @@ def test_models_are_those_with_a_checkpoint(isolated):
         path.parent.mkdir(parents=True)
         path.touch()
     assert refinement_table.latent_models("toy", "smoke") == ["ga_l", "fl_s"]
+
+
+def test_tables_are_told_compactly():
+    table = pd.DataFrame({
+        "model": ["ga_b", "ga_b", "fl_s"], "setting": ["k4", "k4-lengths5-iw10", "k4"],
+        "bleu": [10.0, 12.5, 9.0], "bleu_low": [9.0, 11.0, 8.0], "bleu_high": [11.0, 14.0, 10.0],
+        "bleu_gain": [0.0, 2.5, 0.0], "bleu_gain_low": [0.0, -1.0, 0.0],
+        "bleu_gain_high": [0.0, 4.0, 0.0]})
+    shown = refinement_table.compact(table)
+    assert shown["model"].tolist() == ["Ga-B", "Ga-B", "Fl-S"]
+    assert shown["bleu"].tolist() == ["10.0 [9.0, 11.0]", "12.5 [11.0, 14.0]", "9.0 [8.0, 10.0]"]
+    assert shown["bleu_gain"].tolist() == ["", "+2.5 [\N{MINUS SIGN}1.0, +4.0]", ""]
+    assert shown.columns.tolist() == ["model", "setting", "bleu", "bleu_gain"]
+    text = refinement_table.read_best(table)
+    assert "Ga-B translates best with k4-lengths5-iw10 (12.5 BLEU, +2.5 [" in text
+    assert "] over k4); Fl-S translates best with k4 (9.0 BLEU)." in text
