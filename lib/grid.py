@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -45,6 +46,7 @@ class Display(logging.Handler):
         self.running: dict[int, tuple[str, str, float]] = {}  # job -> rule, name, start
         self.took: dict[str, list[float]] = {}
         self.done = self.failed = self.all = 0
+        self.stopped = False
         self.errors: list[str] = []
         self.bar = tqdm(total=1.0, disable=not sys.stderr.isatty(), leave=False,
                         bar_format="{percentage:3.0f}% |{bar:24}| {desc}")
@@ -76,7 +78,9 @@ class Display(logging.Handler):
         seconds = time.monotonic() - since
         self.waiting[rule] -= 1
         self.done += 1
-        if log:
+        if log and self.stopped:
+            said = f"stopped after {seconds:.0f} s"
+        elif log:
             self.failed += 1
             said = f"FAILED after {seconds:.0f} s, see {log}"
         else:
@@ -190,11 +194,21 @@ def _run(grid: Grid, cores: int) -> int:
     from snakemake.cli import main as snakemake
 
     display = Display(grid, cores)
-    with display.shown():
-        try:
+
+    def stop(_number: int, _frame) -> None:
+        display.stopped = True  # Snakemake ends its lines, and exits as if one had failed
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        with display.shown():
             snakemake(words(grid, cores))
-        except SystemExit as ended:
-            code = ended.code or 0
+    except SystemExit as ended:
+        code = ended.code or 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if display.stopped:
+        raise KeyboardInterrupt
     if code and not display.failed:
         print("\n".join(display.errors) or "Snakemake couldn't start", file=sys.stderr)
     return code

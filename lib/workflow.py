@@ -15,10 +15,9 @@ from .config import MODELS, Config, build, load_config
 from .errors import ConfigError
 from .paths import NOTEBOOKS, ROOT, DistilledFolder, RunFolder, cache_root, outputs_root
 
-__all__ = ["SMALL", "STUDIES", "Grid", "shown"]
+__all__ = ["SMALL", "Grid", "shown"]
 
 SMALL = ("tr_s", "ga_b", "fl_s")  # the smallest model of each family
-STUDIES = ("06_likelihood_audit", "07_refinement", "08_speed")  # notebooks on all runs together
 LATENT = ("ga_b", "fl_b")  # the default of 04_latent_space
 TEACHER_SEED = 1  # as lib.task has it, which imports torch
 
@@ -122,10 +121,29 @@ class Grid:
         first = [RunFolder(self.dataset, self.scale, model, "raw", 1) for model in LATENT]
         return first if set(first) <= set(self.runs) else []
 
-    @property
-    def studies(self) -> list[str]:
-        """The notebooks on all runs together that there are."""
-        return [name for name in STUDIES if (NOTEBOOKS / f"{name}.ipynb").exists()]
+    def studies(self) -> dict[str, dict]:
+        """The notebooks on all runs together that this grid can feed, with their parameters."""
+        trained = list(self.models) if "raw" in self.train_data and 1 in self.seeds else []
+        latent = [model for model in trained if not model.startswith("tr_")]
+        flow = "fl_b" if "fl_b" in trained else "fl_s"
+        baseline = "tr_b" if "tr_b" in trained else "tr_s"
+        teacher = self.teacher_run.model
+        asked = {
+            "06_likelihood_audit": {} if latent else None,
+            "07_refinement": {"models": latent, "teacher": teacher, "compared": [
+                model for model in (teacher, "ga_b", flow) if model in trained]},
+            "08_speed": {"models": trained, "baseline": baseline}}
+        if not latent or teacher not in trained:
+            asked["07_refinement"] = None
+        if baseline not in trained:
+            asked["08_speed"] = None
+        return {name: parameters for name, parameters in asked.items()
+                if parameters is not None and (NOTEBOOKS / f"{name}.ipynb").exists()}
+
+    def study_options(self, wildcards) -> str:
+        """The parameters of the study that a rule's wildcard names, as words of its line."""
+        parameters = self.studies()[wildcards.study]
+        return f"-y '{json.dumps(parameters)}'" if parameters else ""
 
     @property
     def options(self) -> str:

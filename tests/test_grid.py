@@ -71,7 +71,8 @@ def test_every_line_on_a_notebook_gives_papermill_two_paths_and_known_parameters
         cell = next("".join(c["source"]) for c in source["cells"]
                     if "parameters" in c["metadata"].get("tags", []))
         assert executed.endswith(".ipynb") and executed != notebook
-        for name in re.findall(r"-p (\w+)", " ".join(rest)):
+        for name in re.findall(r"-p (\w+)|\"(\w+)\": ", " ".join(rest)):
+            name = "".join(name)
             assert re.search(rf"^{name} = ", cell, flags=re.MULTILINE), (notebook, name)
 
 

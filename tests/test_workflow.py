@@ -79,6 +79,17 @@ def test_the_latent_space_is_drawn_where_both_models_are():
     assert Grid(train_data=("distilled",)).latent == []
 
 
+def test_a_study_is_given_the_runs_that_the_grid_has():
+    whole, small = Grid().studies(), Grid(models=("tr_s", "ga_b", "fl_s")).studies()
+    assert whole["07_refinement"] == {"models": list(MODELS[3:]), "teacher": "tr_s",
+                                      "compared": ["tr_s", "ga_b", "fl_b"]}
+    assert small["07_refinement"]["compared"] == ["tr_s", "ga_b", "fl_s"]
+    assert whole["08_speed"] == {"models": list(MODELS), "baseline": "tr_b"}
+    assert small["08_speed"]["baseline"] == "tr_s"
+    assert set(Grid(models=("tr_s",)).studies()) == {"08_speed"}
+    assert Grid(train_data=("distilled",)).studies() == {}
+
+
 def test_paths_below_the_repository_are_named_from_its_root(isolated):
     assert shown(ROOT / "outputs" / "tables") == "outputs/tables"
     assert Grid().table("x.csv") == str(isolated / "outputs" / "tables" / "x.csv")
