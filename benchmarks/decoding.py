@@ -7,7 +7,8 @@ Random weights know no end, so all systems are made to write outputs of the refe
 search takes that many steps in ours and in CTranslate2, latent models get that padded length and
 take every refinement step. Batches of 32 hold sentences of one target length, so that nobody waits
 for a longer neighbour. Passes are interleaved. Writes outputs/bench/decoding.csv (sentences a
-second) and latency.csv (milliseconds against target length, batch size 1).
+second), latency.csv (milliseconds against target length, batch size 1), and weights.csv (what fewer
+bits cost in BLEU, of the trained runs that there are).
 """
 
 import argparse
@@ -26,10 +27,15 @@ from benchmarks.training import VOCABULARY, corpus
 from lib import runtime, speed
 from lib.batching import Tokenised
 from lib.config import load_config
+from lib.errors import ReproError
+from lib.evaluation import load_run
+from lib.inference import freeze
 from lib.models import build
 from lib.paths import outputs_root
+from lib.validation import bleu, translate
 
 SETTINGS = {"tr_s": ("greedy", "beam4"), "ga_b": ("k0", "k1", "k4"), "fl_s": ("k0", "k1")}
+TRAINED = (("toy", "smoke"), ("multi30k_de_en", "mini"))  # runs whose BLEU is taken, where trained
 ALONE, TOGETHER, SIZE, ROUNDS = 20, 4, 32, 5
 
 
@@ -97,6 +103,31 @@ def run(alone: int = ALONE, together: int = TOGETHER, size: int = SIZE, rounds: 
     return rates, speed.latencies(times)
 
 
+def cost(names: Sequence[str] = tuple(SETTINGS), lines: int = 0) -> pd.DataFrame:
+    """BLEU on the test set with weights of 32, 16 and 8 bits; `lines`: only the first so many."""
+    rows = []
+    for dataset, scale in TRAINED:
+        for name in names:
+            config = load_config(name, dataset, scale)
+            try:
+                trained = load_run(config)
+                data, references = trained.task.test, trained.task.references("test")
+            except ReproError:
+                continue  # no such run here, or not its corpus
+            data = data.take(np.arange(lines or len(data)))
+            for setting in SETTINGS[name]:
+                for weights in ("fp32", "bf16", "int8"):
+                    found = translate(freeze(trained.model, weights), data,
+                                      trained.task.vocabulary, [setting], 1024,
+                                      config.evaluation.length_penalty,
+                                      f"{dataset} {name} {setting} {weights}")[setting]
+                    score, signature = bleu(found, references[:len(data)])
+                    rows.append({"dataset": dataset, "scale": scale, "model": name,
+                                 "setting": setting, "weights": weights, "bleu": score.score,
+                                 "lines": len(data), "signature": signature})
+    return pd.DataFrame(rows)
+
+
 def main() -> None:
     """Measure, write outputs/bench/, and show the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -107,9 +138,13 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rates.to_csv(folder / "decoding.csv", index=False, float_format="%.4g")
     latency.to_csv(folder / "latency.csv", index=False, float_format="%.4g")
+    bits = cost(lines=100 if quick else 0)
+    bits.to_csv(folder / "weights.csv", index=False, float_format="%.4g")
     shown = rates.drop(columns=["machine", "parameters", "rounds", "threads"])
     tqdm.write(f"{folder.name}/decoding.csv, {rates['machine'].iloc[0]}, one thread\n"
                f"{shown.round(1).to_string(index=False)}")
+    tqdm.write(f"{folder.name}/weights.csv\n"
+               f"{bits.drop(columns='signature', errors='ignore').to_string(index=False)}")
     if not ctranslate2.is_installed():
         tqdm.write("CTranslate2 isn't installed: without it there is no yardstick from outside "
                    "(pip install -e '.[speed]')")

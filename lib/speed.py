@@ -1,4 +1,4 @@
-"""How fast models translate: sentences a second, latency against target length, and the ratios.
+"""How fast models translate: sentences a second, and latency against target length.
 
 Every system translates the same work in each round, one after the other, so that a noisy machine
 hits all alike; medians over rounds are reported, and work a CPU-second beside work a second.
@@ -14,22 +14,25 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Int64
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from . import plots, published
+from . import runtime
 from .batching import Tokenised, collate, padded_length
+from .config import Config
 from .decoding import Procedure, hypotheses
 from .errors import ConfigError
+from .evaluation import load_run
 from .inference import freeze
 from .models import count_parameters
 from .refinement import refine
 from .search import beam_search
 from .subword import EOS
 
-__all__ = ["System", "Work", "controlled", "free", "latencies", "latency_figure", "latency_slopes",
-           "measure", "never_ending", "speeds", "table4", "work"]
+__all__ = [
+    "KEYS", "System", "Work", "controlled", "free", "latencies", "measure", "never_ending",
+    "speeds", "time_runs", "work",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +170,35 @@ def measure(systems: Sequence[System], works: Sequence[Work], rounds: int = 3,
     return pd.DataFrame(rows)
 
 
-KEYS = ["system", "setting", "weights", "parameters", "batch"]
+def time_runs(configs: Sequence[Config], sentences: int = 24, size: int = 32, rounds: int = 3,
+              weights: str = "auto", progress: bool = True) -> pd.DataFrame:
+    """`measure` of trained runs on their test set, on one thread.
+
+    `sentences` lines at evenly spaced target lengths alone, then one batch of `size` lines; search
+    and length predictors decide how long the outputs are. Settings: greedy and beam search, or
+    k = 0, 1, 4.
+
+    Errors: ConfigError for counts below 1; CheckpointError for a run that isn't trained.
+    """
+    if min(sentences, size, rounds) < 1:
+        raise ConfigError(f"sentences = {sentences}, size = {size}, rounds = {rounds}: 1 or more")
+    runtime.prepare(batch=1)
+    systems = []
+    for config in configs:
+        run = load_run(config)
+        stepwise = run.model.decoding == "stepwise"
+        settings = ("greedy", f"beam{config.evaluation.beam}") if stepwise else ("k0", "k1", "k4")
+        systems += [free(config.model, run.model, setting, weights,
+                         config.evaluation.length_penalty) for setting in settings]
+    data = run.task.test
+    order = np.argsort(data.target_lengths, kind="stable")
+    alone = order[((np.arange(sentences) + 0.5) / sentences * len(order)).astype(int)]
+    middle = len(order) // 2 - size // 2
+    works = work(data, [*alone[:, None], order[max(0, middle):middle + size]], runtime.device())
+    return measure(systems, works, rounds, progress)
+
+
+KEYS = ["system", "setting", "weights", "parameters", "batch"]  # what tells speeds apart
 
 
 def speeds(times: pd.DataFrame) -> pd.DataFrame:
@@ -194,76 +225,3 @@ def latencies(times: pd.DataFrame) -> pd.DataFrame:
     result = groups[["target_length", "seconds", "cpu_seconds"]].median().reset_index()
     return result.assign(milliseconds=1e3 * result.pop("seconds"),
                          cpu_milliseconds=1e3 * result.pop("cpu_seconds"))
-
-
-def latency_slopes(latency: pd.DataFrame) -> pd.DataFrame:
-    """What a subword more costs: least squares of CPU milliseconds on target length, a system.
-
-    `growth` is the slope times the span of lengths, over the mean: 0 for a constant latency.
-    """
-    rows = []
-    for (system, setting, weights), part in latency.groupby(["system", "setting", "weights"],
-                                                            sort=False):
-        lengths, spent = part["target_length"], part["cpu_milliseconds"]
-        slope = np.polyfit(lengths, spent, 1)[0] if lengths.max() > lengths.min() else np.nan
-        rows.append({"system": system, "setting": setting, "weights": weights,
-                     "milliseconds": part["milliseconds"].median(),
-                     "milliseconds a subword": slope,
-                     "growth": slope * (lengths.max() - lengths.min()) / spent.mean()})
-    return pd.DataFrame(rows)
-
-
-def latency_figure(latency: pd.DataFrame) -> Figure:
-    """Latency against target length, one colour a family, one panel for all systems."""
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.subplots()
-    styles = iter(["-", "--", ":", "-."] * len(latency))
-    for (system, setting, weights), part in latency.groupby(["system", "setting", "weights"],
-                                                            sort=False):
-        colour, marker = plots.style(system) if system in published.MODELS else (plots.INK, "x")
-        mean = part.groupby(part["target_length"].round())["milliseconds"].median()
-        label = f"{published.MODELS.get(system, system)} {setting}"
-        label += "" if weights == "auto" else f" {weights}"
-        axes.plot(mean.index, mean, next(styles), color=colour, marker=marker, markersize=3,
-                  label=label)
-    axes.set_yscale("log")
-    plots.finish(axes, "target length (subwords with EOS)",
-                 "latency (ms a sentence, lower is better)")
-    axes.legend(fontsize=8, frameon=False, ncols=2)
-    return figure
-
-
-def table4(speed: pd.DataFrame, baseline: tuple[str, str] = ("tr_b", "beam4")) -> pd.DataFrame:
-    """Sizes, sentences a second and ratios, a row a system: the paper's Table 4 and its neighbours.
-
-    `vs <baseline>`: speed at batch size 1 over the baseline's at the same weights (`auto` where it
-    has no such row); `vs CTranslate2`: over that engine's beam search in fp32, where it was timed;
-    `paper`: over Tr-B's beam search on a GPU, NaN where it isn't transcribed.
-
-    Errors: ConfigError where the baseline wasn't timed.
-    """
-    wide = speed.pivot_table(index=KEYS[:4], columns="batch", values="sentences_per_second",
-                             sort=False).reset_index()
-    own = wide[(wide["system"] == baseline[0]) & (wide["setting"] == baseline[1])]
-    if own.empty or 1 not in wide:
-        raise ConfigError(f"Table 4 compares with {' '.join(baseline)} at batch size 1: "
-                          "time it too")
-    own = own.set_index("weights")[1]
-    outside = wide[(wide["system"] == "ctranslate2") & (wide["weights"] == "float32")]
-    theirs = float(outside[1].iloc[0]) if len(outside) else np.nan
-    name = published.MODELS.get(baseline[0], baseline[0])
-    cells = published.table4()
-    result = wide.rename(columns={b: f"sentences/s, batch {b}" for b in speed["batch"].unique()})
-    result[f"vs {name} {baseline[1]}"] = [
-        row[1] / own.get(row["weights"], own.iloc[0]) for _, row in wide.iterrows()]
-    result["vs CTranslate2"] = wide[1] / theirs
-    result["paper"] = [_published(cells, row.system, row.setting) for row in wide.itertuples()]
-    return result
-
-
-def _published(cells: pd.DataFrame, model: str, setting: str) -> float:
-    """The paper's ratio; its Fl-B is taken for k = 0 and its beam search for any width."""
-    found = published.value(cells, model=model, setting=setting, metric="speed_ratio")
-    if np.isnan(found) and (setting == "k0" or setting.startswith("beam")):
-        found = published.value(cells, model=model, setting="", metric="speed_ratio")
-    return found

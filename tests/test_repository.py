@@ -47,7 +47,7 @@ LEVELS = [
     {"correlation", "tables", "plots", "scatter", "audit_figure"},
     {"refinement_table"},
     {"reports", "sampling", "sizes", "notebook", "hyperparameters", "findings",
-     "speed"},  # what notebooks and commands call
+     "speed", "speed_table"},  # what notebooks and commands call
     {"gallery", "html_report", "workflow"},
     {"grid"},
 ]

@@ -1,16 +1,22 @@
 """Timing: what is counted and compared is right; no time itself is tested."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
+import papermill
 import pytest
 import torch
+from made_times import times
 from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, model_of, ragged, tokenised
 
 from benchmarks import ctranslate2, decoding
 from lib import speed
+from lib.config import load_config
 from lib.decoding import hypotheses
 from lib.errors import ConfigError
 from lib.inference import freeze
+from lib.paths import NOTEBOOKS, ROOT, RunFolder
 
 VOCABULARY = 9
 
@@ -19,13 +25,6 @@ VOCABULARY = 9
 def works():
     data = tokenised(ragged(12, VOCABULARY))
     return speed.work(data, [[0], [1], [2, 3, 4], [5, 6, 7]])
-
-
-def times(*rows: tuple) -> pd.DataFrame:
-    """Rows of (system, setting, weights, batch, work, round, target length, seconds)."""
-    names = ["system", "setting", "weights", "batch", "work", "round", "target_length", "seconds"]
-    frame = pd.DataFrame(rows, columns=names)
-    return frame.assign(parameters=1000, cpu_seconds=frame["seconds"] / 2)
 
 
 def test_work_has_the_longest_target_with_its_end():
@@ -112,35 +111,36 @@ def test_latency_is_of_single_sentences():
     latency = speed.latencies(frame)
     assert latency["target_length"].tolist() == [4, 8, 12]
     assert latency["milliseconds"].tolist() == pytest.approx([10, 30, 50])
-    slope = speed.latency_slopes(latency).iloc[0]
-    assert slope["milliseconds a subword"] == pytest.approx(2.5)  # CPU time is half of it here
-    assert slope["growth"] == pytest.approx(2.5 * 8 / 15)
-    assert len(speed.latency_figure(latency).axes[0].lines) == 1
 
 
-def test_table_4_compares_at_batch_size_1():
-    rows = [("tr_b", "beam4", "auto", 1, 0, 0, 9, 1.0), ("tr_b", "beam4", "auto", 32, 1, 0, 9, 8.0),
-            ("ga_b", "k1", "auto", 1, 0, 0, 9, 0.1), ("ga_b", "k1", "auto", 32, 1, 0, 9, 1.0),
-            ("ctranslate2", "beam4", "float32", 1, 0, 0, 9, 0.5),
-            ("ctranslate2", "beam4", "float32", 32, 1, 0, 9, 4.0)]
-    table = speed.table4(speed.speeds(times(*rows))).set_index("system")
-    assert table.loc["ga_b", "vs Tr-B beam4"] == pytest.approx(10)
-    assert table.loc["ga_b", "vs CTranslate2"] == pytest.approx(5)
-    assert table.loc["ga_b", "paper"] == 8.0
-    assert table.loc["tr_b", "vs CTranslate2"] == pytest.approx(0.5)
-    assert table.loc["ctranslate2", "sentences/s, batch 32"] == pytest.approx(8)
-    assert np.isnan(table.loc["ctranslate2", "paper"])
+def test_trained_runs_are_timed_on_their_test_set(monkeypatch):
+    monkeypatch.setenv("DISCREPANCY_OUTPUTS", str(ROOT / "outputs"))
+    if not RunFolder("toy", "smoke", "ga_b").best.exists():
+        pytest.skip("no trained toy Ga-B: make demo")
+    found = speed.time_runs([load_config("ga_b")], 3, 8, 1, progress=False)
+    assert found["setting"].tolist() == ["k0", "k1", "k4"] * 4
+    assert found["batch"].tolist() == [1] * 9 + [8] * 3
+    with pytest.raises(ConfigError, match="sentences = 0"):
+        speed.time_runs([], 0)
 
 
-def test_table_4_needs_its_baseline():
-    with pytest.raises(ConfigError, match="compares with tr_b beam4 at batch size 1"):
-        speed.table4(speed.speeds(times(("ga_b", "k1", "auto", 1, 0, 0, 9, 0.1))))
+def test_the_notebook_runs_with_other_models(tmp_path, monkeypatch):
+    if not (ROOT / "outputs/runs/toy/smoke/fl_s/raw/s1/checkpoints/best.pt").exists():
+        pytest.skip("no trained toy models: make demo")
+    shutil.copytree(ROOT / "outputs/runs/toy/smoke", tmp_path / "runs/toy/smoke")
+    monkeypatch.setenv("DISCREPANCY_OUTPUTS", str(tmp_path))
+    papermill.execute_notebook(
+        NOTEBOOKS / "08_speed.ipynb", tmp_path / "08.ipynb", cwd=tmp_path, progress_bar=False,
+        parameters={"models": ["tr_s", "fl_s"], "baseline": "tr_s", "sentences": 2, "rounds": 1})
+    table = pd.read_csv(tmp_path / "tables/table4_toy_smoke.csv")
+    assert table["system"].tolist() == ["tr_s"] * 2 + ["fl_s"] * 3
+    assert len(pd.read_csv(tmp_path / "figures/latency_toy_smoke.csv")) == 10
 
 
 def test_the_benchmark_times_everything(monkeypatch):
     """At smoke sizes, one sentence and one pair: every system translates."""
     monkeypatch.setattr(decoding, "load_config",
-                        lambda name, *_: speed_config(name))
+                        lambda name, *_: load_config(name, "toy", "smoke"))
     rates, latency = decoding.run(1, 1, 2, 1)
     wanted = {(name, setting, weights) for name, settings in decoding.SETTINGS.items()
               for setting in settings for weights in ("auto", "int8")}
@@ -151,9 +151,16 @@ def test_the_benchmark_times_everything(monkeypatch):
     assert len(latency) == len(wanted)
 
 
-def speed_config(name: str):
-    from lib.config import load_config
-    return load_config(name, "toy", "smoke")
+def test_what_fewer_bits_cost_is_in_bleu(monkeypatch):
+    monkeypatch.setenv("DISCREPANCY_OUTPUTS", str(ROOT / "outputs"))
+    if not RunFolder("toy", "smoke", "tr_s").best.exists():
+        pytest.skip("no trained toy Tr-S: make demo")
+    monkeypatch.setattr(decoding, "TRAINED", (("toy", "smoke"), ("multi30k_de_en", "smoke")))
+    table = decoding.cost(("tr_s",), lines=40)
+    assert table["weights"].tolist() == ["fp32", "bf16", "int8"] * 2
+    assert set(table["dataset"]) == {"toy"}  # the other run isn't trained
+    assert table["setting"].tolist() == ["greedy"] * 3 + ["beam4"] * 3
+    assert (table["bleu"] > 5).all() and table["bleu"][0] - table["bleu"][2] < 10
 
 
 def test_batches_of_the_benchmark_have_one_target_length():
