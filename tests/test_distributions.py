@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
+from lib import distributions
 from lib.distributions import (
     DiagonalGaussian,
     Tokens,
+    draw,
     exact,
     gaussian_kl,
     standard_normal_log_prob,
@@ -126,3 +128,36 @@ def test_tokens_probabilities_of_all_strings_sum_to_one():
     total = sum(tokens.log_prob(torch.tensor([y]), None).exp().item()
                 for y in product(range(4), repeat=3))
     assert total == pytest.approx(1, abs=1e-12)
+
+
+def test_a_temperature_scales_the_deviation():
+    p = gaussian()
+    one, half = (p.rsample(3, torch.Generator().manual_seed(1), t) for t in (1.0, 0.5))
+    mean = p.mean.repeat_interleave(3, 0)
+    close(half - mean, 0.5 * (one - mean))
+    eps = torch.randn(6, 8, 5)
+    close(p.from_noise(eps), p.loc.repeat_interleave(2, 0) + eps * p.scale.repeat_interleave(2, 0))
+
+
+def test_a_draw_is_the_inverse_of_the_cumulative_sum():
+    log_probs = torch.tensor([0.1, 0.4, 0.2, 0.3]).log()
+    points = torch.tensor([0.0, 0.0999, 0.1001, 0.4999, 0.5001, 0.6999, 0.7001, 0.9999])
+    classes = log_probs.expand(8, 4)
+    assert draw(classes, points).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    # half of the mass lies in classes 1 and 3, which share what is left as 4 to 3
+    nucleus = [draw(log_probs[None], torch.tensor([u]), nucleus=0.5).item()
+               for u in (0.0, 0.571, 0.572, 0.99)]
+    assert nucleus == [1, 1, 3, 3]
+    # at temperature 1/2 probabilities are squared: 1, 16, 4 and 9 of 30
+    cold = [draw(log_probs[None], torch.tensor([u]), temperature=0.5).item()
+            for u in (0.033, 0.034, 0.566, 0.567, 0.699, 0.701)]
+    assert cold == [0, 1, 1, 2, 2, 3]
+
+
+def test_subwords_are_drawn_by_their_logits(monkeypatch):
+    monkeypatch.setattr(distributions, "LOGITS_AT_ONCE", 20)  # a row at a time
+    tokens = Tokens(torch.randn(6, 4, 3), torch.randn(5, 3))
+    uniform = torch.rand(6, 4)
+    expected = draw(tokens.states @ tokens.weight.T, uniform, 0.7)
+    assert torch.equal(tokens.sample(uniform, 0.7), expected)
+    assert len(expected.unique()) > 2

@@ -205,3 +205,31 @@ def test_flow_initialises_the_first_actnorm_from_real_positions_only():
     kept = [p.clone() for p in model.parameters()]
     model(memory(), 12, MASK).log_prob(z * 5)  # only initialisation sets anything
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), kept, strict=True))
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_a_temperature_scales_the_noise_towards_the_mean(prior):
+    p = build(prior)(memory(), 12, MASK)
+    close(p.rsample(2, temperature=1e-13), p.mean.repeat_interleave(2, 0), 1e-7)
+    close(p.from_noise(torch.zeros(3, 12, LATENT)), p.mean)
+    one, half = (p.rsample(1, torch.Generator().manual_seed(3), t) for t in (1.0, 0.5))
+    if prior != "flow":
+        close(half - p.mean, 0.5 * (one - p.mean))
+    else:  # in the space of the base noise
+        whole, halved = (p.glow(z, p._conditions(3))[0] for z in (one, half))
+        for a, b in zip(whole, halved, strict=True):
+            close(b, 0.5 * a, 1e-7)
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_several_lengths_of_a_source_are_priors_of_their_own(prior):
+    """Two rows of the mask a source: each is the prior of its length alone."""
+    model, here = build(prior), memory()
+    lengths = torch.tensor([4, 12, 8, 4, 12, 8])
+    together = model(here, 12, torch.arange(12) < lengths[:, None])
+    z = torch.randn(6, 12, LATENT)
+    for row, length in enumerate(lengths.tolist()):
+        source = slice(row // 2, row // 2 + 1)
+        alone = model(Memory(here.states[source], SOURCE_MASK[source]), length, None)
+        close(together.mean[row, :length], alone.mean[0])
+        close(together.log_prob(z)[row], alone.log_prob(z[row:row + 1, :length])[0])
