@@ -2,9 +2,12 @@
 
 import json
 import math
+import shutil
 
+import nbformat
 import numpy as np
 import pandas as pd
+import papermill
 import pytest
 
 from lib.audit_figure import (
@@ -18,7 +21,7 @@ from lib.audit_figure import (
     verdict,
 )
 from lib.errors import DataError
-from lib.paths import RunFolder
+from lib.paths import NOTEBOOKS, ROOT, RunFolder
 from lib.plots import FAMILY_COLOURS
 
 
@@ -167,3 +170,31 @@ def test_no_run_at_all_names_the_commands(isolated):
 
     with pytest.raises(DataError, match="no evaluated run of toy/smoke.*02_train"):
         audited_runs("toy", "smoke", compute=AuditSettings(2))
+
+
+def test_notebook_audits_what_has_no_audit(isolated):
+    """The shipped Tr-S and Ga-B without any audit: 06 computes one, and shows and writes it."""
+    for model in ("tr_s", "ga_b"):
+        source = ROOT / "outputs" / "runs" / "toy" / "smoke" / model / "raw" / "s1"
+        if not (source / "checkpoints" / "best.pt").exists():
+            pytest.skip(f"no committed run of {model} on toy/smoke: make demo")
+        folder = RunFolder("toy", "smoke", model).path
+        shutil.copytree(source, folder, ignore=shutil.ignore_patterns("audit.*", "*.ipynb"))
+    executed = isolated / "06.ipynb"
+    papermill.execute_notebook(
+        NOTEBOOKS / "06_likelihood_audit.ipynb", executed, cwd=isolated, progress_bar=False,
+        kernel_name="python3",
+        parameters={"others": ["multi30k_de_en/mini"], "sentences": 3, "samples": 4,
+                    "temperatures": 2, "chains": 2})
+    audit = pd.read_csv(RunFolder("toy", "smoke", "ga_b").path / "audit.csv")
+    assert audit["line"].tolist() == [0, 1, 2]
+    name = "likelihood_audit_toy_smoke"
+    table = pd.read_csv(isolated / "outputs" / "tables" / f"{name}.csv")
+    assert table["model"].tolist() == ["tr_s", "ga_b"]
+    assert table["audited"].tolist() == [0, 3]
+    assert (isolated / "outputs" / "figures" / f"{name}.png").exists()
+    texts = [output["data"]["text/markdown"] for cell in nbformat.read(executed, 4).cells
+             for output in cell.get("outputs", []) if "text/markdown" in output.get("data", {})]
+    assert any("Counted strictly, the families rank autoregressive > Gaussian" in text
+               for text in texts)
+    assert not any("multi30k" in text for text in texts)
