@@ -1,4 +1,4 @@
-"""How far are a latent model's likelihoods from the truth? python -m lib.audit --model ga_b
+"""How far a latent model's likelihoods are from the truth: python -m lib.audit --model ga_b.
 
 On the first test sentences: annealed importance sampling beside the importance-weighted bound. On
 as many sentences that the model itself wrote for the same sources, so that an exact posterior
