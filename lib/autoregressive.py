@@ -32,17 +32,21 @@ class DecoderState:
         batch, heads, _, width = key.shape
         self.cache = torch.empty(len(sources), 2, batch * hypotheses, heads, longest, width,
                                  dtype=dtype or key.dtype, device=key.device)
+        self.spare: Tensor | None = None  # where reordering writes: no new memory a step
 
     def reorder(self, rows: Int[Tensor, " hypotheses"]) -> None:
         """Continue from the given hypotheses, which stay within their sentence."""
-        self.cache[..., :self.at, :] = self.cache[:, :, rows, :, :self.at]
+        if self.spare is None:
+            self.spare = torch.empty_like(self.cache)
+        torch.index_select(self.cache[..., :self.at, :], 2, rows, out=self.spare[..., :self.at, :])
+        self.cache, self.spare = self.spare, self.cache
 
     def keep(self, sentences: Int[Tensor, " kept"], rows: Int[Tensor, " hypotheses"]) -> None:
         """Drop all but some sentences, and of them keep the given hypotheses."""
         self.sources = [(k[sentences], v[sentences]) for k, v in self.sources]
         if self.bias is not None:
             self.bias = self.bias[sentences]
-        self.cache = self.cache[:, :, rows]
+        self.cache, self.spare = self.cache[:, :, rows], None
 
 
 class Transformer(nn.Module):

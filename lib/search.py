@@ -81,7 +81,7 @@ def beam_search(model, source: Int[Tensor, "batch source"],
         log_probs[..., [PAD, BOS]] = -math.inf
         if at + 1 in stops:
             log_probs = _only_eos(log_probs, limits == at + 1)
-        total, parent, token = _best(scores[..., None] + log_probs, width)
+        total, parent, token = _best(scores, log_probs, width)
         ends = (token == EOS) & (total > -math.inf)
         normalised = (total / length_normaliser(at + 1, length_penalty)).masked_fill(
             ~ends, -math.inf)
@@ -121,12 +121,12 @@ def _only_eos(log_probs: Tensor, where: Bool[Tensor, " batch"]) -> Tensor:
     return log_probs.masked_fill(where[:, None, None] & others, -math.inf)
 
 
-def _best(total: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+def _best(scores: Tensor, log_probs: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """The `width` best continuations of a beam: scores, parents and subwords [batch, width]."""
-    each = total.topk(min(width, total.shape[-1]), -1)
-    scores, flat = each.values.flatten(1).topk(width, -1)
+    each = log_probs.topk(min(width, log_probs.shape[-1]), -1)  # of each hypothesis
+    total, flat = (scores[..., None] + each.values).flatten(1).topk(width, -1)
     token = each.indices.flatten(1).gather(1, flat)
-    return scores, flat // each.values.shape[-1], token
+    return total, flat // each.values.shape[-1], token
 
 
 def _limits(source: Tensor, mask: Tensor | None, longest: int | None) -> Int[Tensor, " batch"]:

@@ -104,9 +104,9 @@ def latency_figure(panels: Mapping[str, pd.DataFrame]) -> Figure:
                       label=label)
         axes.set_ylim(bottom=0)
         axes.set_title(title, fontsize=10)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         plots.finish(axes, "target length (subwords with EOS)",
                      "latency (ms a sentence, lower is better)")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
