@@ -16,6 +16,8 @@ PYTHON ?= python3.11 python3.12 python3 python
 TORCH ?= $(shell grep '^torch==' constraints.txt) -c constraints.txt
 
 PIP := $(PY) -m pip install -qq --no-input --disable-pip-version-check
+# Of pyproject.toml; a variable, as a comma would end an argument of $(call ...).
+EXTRAS := test,grid
 FITS := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
 NO_PYTHON := No Python 3.11 or 3.12 with venv found (tried: $(PYTHON)). \
 	Install one, or name it: make PYTHON=/path/to/python3.11
@@ -57,7 +59,7 @@ $(STAMP): pyproject.toml constraints.txt
 	fi
 	$(call step,[2/3] installing torch (200 MB or a few gigabytes with CUDA: minutes),$(PIP) $(TORCH))
 	$(call step,[3/3] installing the rest at the versions in constraints.txt (1-2 minutes),\
-		$(PIP) -e '.[test,grid]' -c constraints.txt)
+		$(PIP) -e '.[$(EXTRAS)]' -c constraints.txt)
 	@touch $@
 
 demo: $(STAMP)  ## the whole experiment on the toy corpus: every model, tables, figures (minutes)

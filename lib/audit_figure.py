@@ -207,7 +207,7 @@ def likelihood_audit(tables: Mapping[str, pd.DataFrame]) -> Figure:
     lies right of the truth, where no strict log-likelihood can be but for sampling error.
     """
     counts = [max(1, len(table)) for table in tables.values()]
-    figure = Figure(figsize=(7.4, 1.5 + 0.34 * sum(counts) + 0.75 * len(counts)),
+    figure = Figure(figsize=(7.4, 1.5 + 0.34 * sum(counts) + 0.9 * len(counts)),
                     layout="constrained")
     panels = figure.subplots(len(counts), 1, squeeze=False, height_ratios=counts)[:, 0]
     points = audit_points(tables)
@@ -257,7 +257,7 @@ def _panel(axes, title: str, table: pd.DataFrame, points: pd.DataFrame) -> None:
                   ha="center")
     rankings = " · ".join(f"{name}: {' > '.join(family_ranking(table, column))}"
                           for column, name in (("best", "filled"), ("released", "hollow")))
-    axes.set_title(f"{title}   {rankings}", fontsize=9.5, color=INK, loc="left")
+    axes.set_title(f"{title}\n{rankings}", fontsize=9.5, color=INK, loc="left")
     axes.set_yticks(range(len(models)), [MODELS[model] for model in models], fontsize=9)
     for label, model in zip(axes.get_yticklabels(), models, strict=True):
         label.set_color(style(model)[0])
