@@ -1,18 +1,20 @@
 """Saving and loading checkpoints: tensors and plain Python only, replaced in one move."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import pickle
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .config import Architecture, Dataset, Evaluation, Training
 from .errors import CheckpointError
 
-__all__ = ["changed_settings", "check_settings", "check_vocabulary", "load", "load_weights", "save"]
+__all__ = ["changed_settings", "check_settings", "check_vocabulary", "fingerprint", "load",
+           "load_weights", "save"]
 
 FORMAT = "discrepancy-1"
 SECTIONS = {"dataset": Dataset, "architecture": Architecture, "training": Training,
@@ -125,3 +127,13 @@ def check_settings(content: dict, config: dict, path: Path) -> None:
         raise CheckpointError(
             f"{path} was trained with other settings of {', '.join(changed)}: restore them in "
             f"params/, or delete {path.parent} to start again")
+
+
+def fingerprint(weights: dict[str, Tensor]) -> str:
+    """sha256 of the names, types, shapes and values of all weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        value = value.detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

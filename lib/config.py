@@ -133,6 +133,7 @@ class Evaluation:
     beam: int = 4
     length_penalty: float = 0.6  # alpha of Wu et al. (2016), equation 14
     refinements: tuple[int, ...] = (0, 1, 2, 4, 8)  # delta-posterior steps to report
+    mbr_samples: int = 16  # draws of minimum-Bayes-risk decoding (chrF), reported beside; 0: none
     headline: str = "k4"  # decoding setting whose hypotheses and BLEU are the run's own
     batch_tokens: int = 4096  # target tokens scored at once
 
@@ -140,6 +141,10 @@ class Evaluation:
         for name in ("samples", "beam", "batch_tokens"):
             _at_least(self, name, 1)
         _at_least(self, "length_penalty", 0)
+        _at_least(self, "mbr_samples", 0)
+        if self.mbr_samples == 1:
+            raise ConfigError("mbr_samples = 1: one draw has no others to agree with; give 2 or "
+                              "more, or 0 for none")
         if any(k < 0 for k in self.refinements):
             raise ConfigError(f"refinements = {self.refinements}: steps can't be negative")
         allowed = ("greedy", f"beam{self.beam}", *(f"k{k}" for k in self.refinements))

@@ -26,7 +26,7 @@ from lib.significance import average_seeds
 __all__ = [
     "COEFFICIENTS", "Correlation", "across_checkpoints", "collect", "correlate", "find_runs",
     "kendall", "models_table", "pearson", "permutation_p", "read_metrics", "resample_runs",
-    "spearman",
+    "spearman", "two_decoders",
 ]
 
 EXACT_UP_TO = 8      # 8! = 40,320 permutations
@@ -158,8 +158,9 @@ def collect(runs: Iterable[Path] | None = None) -> pd.DataFrame:
     """One row a run: what its metrics.json says, and where it lies.
 
     Columns: dataset, scale, model, family, train_data, seed, parameters, setting (the headline's
-    decoding), bleu, chrf, signature, each accounting (`paper` ...), its `_error` (standard error)
-    and `_samples`, test_set, lines, path. `runs` defaults to `find_runs()`.
+    decoding), bleu, chrf, signature, bleu_mbr (minimum Bayes risk; NaN where it wasn't run), each
+    accounting (`paper` ...), its `_error` (standard error) and `_samples`, test_set, lines, path.
+    `runs` defaults to `find_runs()`.
     """
     rows = []
     for run in find_runs() if runs is None else runs:
@@ -170,6 +171,9 @@ def collect(runs: Iterable[Path] | None = None) -> pd.DataFrame:
                                                  "train_data", "seed", "parameters")}
             row |= {"setting": metrics["headline"], "bleu": headline["score"],
                     "chrf": headline.get("chrf", math.nan), "signature": headline["signature"]}
+            mbr = [score["score"] for name, score in metrics["bleu"].items()
+                   if name.startswith("mbr")]
+            row["bleu_mbr"] = mbr[0] if mbr else math.nan
             for name in ACCOUNTINGS:
                 cell = metrics["log_likelihood"].get(name) or {}
                 row |= {name: _number(cell.get("mean")),
@@ -182,24 +186,30 @@ def collect(runs: Iterable[Path] | None = None) -> pd.DataFrame:
                             "notebooks/03_eval.ipynb") from error
         rows.append(row)
     columns = ["dataset", "scale", "model", "family", "train_data", "seed", "parameters", "setting",
-               "bleu", "chrf", "signature",
+               "bleu", "chrf", "signature", "bleu_mbr",
                *(f"{name}{end}" for name in ACCOUNTINGS for end in ("", "_error", "_samples")),
                "test_set", "lines", "path"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def resample_runs(frame: pd.DataFrame, references: Sequence[str], *accountings: str,
-                  **options: int | bool) -> dict[str, Resamples]:
+                  hypotheses: str = "hypothesis", **options: int | bool) -> dict[str, Resamples]:
     """Accounting -> `bootstrap` of the runs of `collect`'s rows (one data set), from their
     sentences.csv; the same resamples for all.
+
+    hypotheses: the column that BLEU is of; `hypothesis_mbr` for minimum Bayes risk.
     """
     tables = []
     for path in frame["path"]:
         file = Path(path) / "sentences.csv"
         if not file.is_file():
             raise DataError(f"{file} is missing: evaluate the run with notebooks/03_eval.ipynb")
-        tables.append(pd.read_csv(file, keep_default_na=False, na_values={
-            name: [""] for name in ("elbo", "released_estimate", "effective_sample_size")}))
+        table = pd.read_csv(file, keep_default_na=False, na_values={
+            name: [""] for name in ("elbo", "released_estimate", "effective_sample_size")})
+        if hypotheses not in table:
+            raise DataError(f"{file} has no column {hypotheses}: evaluate the run again with "
+                            "notebooks/03_eval.ipynb")
+        tables.append(table.assign(hypothesis=table[hypotheses]))
     first, *others = dict.fromkeys(accountings)
     drawn = {first: bootstrap(tables, references, first, **options)}
     seed = {name: value for name, value in options.items() if name == "seed"}
@@ -241,6 +251,20 @@ def models_table(frame: pd.DataFrame, accounting: str, *, resamples: Resamples |
             rows.append({"train_data": data, "scope": scope, "accounting": accounting,
                          **asdict(found)})
     return pd.DataFrame(rows)
+
+
+def two_decoders(frame: pd.DataFrame, accounting: str, *, headline: Resamples | None = None,
+                 mbr: Resamples | None = None) -> pd.DataFrame:
+    """`models_table` twice: with BLEU of each run's own decoding, and of minimum Bayes risk.
+
+    frame: rows of `collect` that have a `bleu_mbr`; headline, mbr: resamples of the same rows. A
+    first column, `decoder`, is "headline" or "mbr".
+    """
+    kinds = {"headline": (frame, headline), "mbr": (frame.assign(bleu=frame["bleu_mbr"]), mbr)}
+    found = [models_table(runs, accounting, resamples=drawn).assign(decoder=name)
+             for name, (runs, drawn) in kinds.items()]
+    table = pd.concat(found, ignore_index=True)
+    return table[["decoder", *(column for column in table if column != "decoder")]]
 
 
 def across_checkpoints(runs: Iterable[Path] | None = None) -> pd.DataFrame:

@@ -26,7 +26,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from sacrebleu.metrics import CHRF
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import runtime, subword
@@ -145,7 +144,8 @@ def _job(config: Config, lines: int) -> _Job:
     settings = {
         "dataset": config.dataset.name, "scale": config.scale,
         "teacher": {"model": config.model, "train_data": config.train_data, "seed": config.seed,
-                    "step": teacher.step, "weights": _fingerprint(teacher.model.state_dict())},
+                    "step": teacher.step,
+                    "weights": checkpoints.fingerprint(teacher.model.state_dict())},
         "vocabulary": task.vocabulary.fingerprint,
         "training_text": subword.text_hash(task.sources("train"), task.references("train")),
         "training_pairs": every, "distilled_pairs": len(train),
@@ -155,16 +155,6 @@ def _job(config: Config, lines: int) -> _Job:
     # in place of the references stand the sources: nothing of a target is left to be looked at
     sources = replace(train, target_ids=train.source_ids, target_offsets=train.source_offsets)
     return _Job(teacher, distilled_set(config, lines), sources, too_long, settings)
-
-
-def _fingerprint(weights: dict[str, Tensor]) -> str:
-    """sha256 of the names, types, shapes and values of all weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(weights.items()):
-        value = value.detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 # ---- decoding -----------------------------------------------------------------------------------

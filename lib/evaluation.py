@@ -20,7 +20,8 @@ from .scoring import TrainedRun, accountings, convergence, likelihoods, load_run
 from .training import run_folder
 from .validation import bleu, translate
 
-__all__ = ["TrainedRun", "accountings", "decoding_settings", "evaluate", "likelihoods", "load_run"]
+__all__ = ["TrainedRun", "accountings", "decoding_settings", "evaluate", "likelihoods", "load_run",
+           "mbr_setting"]
 
 DECODING_TOKENS = 1024  # of the longest side, with padding, that are translated together
 TIMED = 256  # test sentences, evenly spaced, that a decoding setting's speed is measured on
@@ -29,9 +30,15 @@ FIGURES = 6  # significant figures kept in sentences.csv
 
 def decoding_settings(config: Config) -> list[str]:
     """The decoding settings that metrics.json reports for this family."""
+    mbr = [mbr_setting(config)] if config.evaluation.mbr_samples else []
     if config.architecture.family == "autoregressive":
-        return ["greedy", f"beam{config.evaluation.beam}"]
-    return [f"k{k}" for k in config.evaluation.refinements]
+        return ["greedy", f"beam{config.evaluation.beam}", *mbr]
+    return [*(f"k{k}" for k in config.evaluation.refinements), *mbr]
+
+
+def mbr_setting(config: Config) -> str:
+    """Minimum-Bayes-risk decoding, of any family: it uses a model as a distribution only."""
+    return f"mbr{config.evaluation.mbr_samples}-chrf"
 
 
 def evaluate(config: Config, progress: bool = True) -> dict:
@@ -45,6 +52,8 @@ def evaluate(config: Config, progress: bool = True) -> dict:
     sentences = likelihoods(run, run.task.test, samples, progress=progress, resumable=True)
     sentences.insert(0, "hypothesis", lines[config.evaluation.headline])
     sentences.insert(3, "n_chars", [len(line) for line in references])
+    if config.evaluation.mbr_samples:
+        sentences["hypothesis_mbr"] = lines[mbr_setting(config)]
     for name in ("elbo", "released_estimate", "effective_sample_size"):
         if name not in sentences:
             sentences[name] = np.nan

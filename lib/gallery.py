@@ -33,6 +33,10 @@ KINDS = {
                      "of log-likelihood, and whether they agree", "05_correlation"),
     "concordance": ("How many pairs of models log-likelihood and BLEU order alike, within and "
                     "across families", "05_correlation"),
+    "ll_against_mbr": ("Log-likelihood against BLEU of each run's own decoding and of minimum "
+                       "Bayes risk, which draws instead of searching", "05_correlation"),
+    "decoders": ("Correlation of log-likelihood with BLEU of each run's own decoding, and with "
+                 "that of minimum Bayes risk", "05_correlation"),
     "table1": ("BLEU and log-likelihood of every model, beside the paper's (its Table 1)",
                "05_correlation"),
     "table2": ("Correlation of dev log-likelihood and dev BLEU across the checkpoints of each run "

@@ -17,7 +17,7 @@ from lib.published import MODELS
 from lib.resampling import Resamples, accounting_named
 from lib.significance import ORDERS, average_seeds
 
-__all__ = ["ORDER_COLOURS", "answer", "ll_against_bleu"]
+__all__ = ["ORDER_COLOURS", "answer", "ll_against_bleu", "two_decoders"]
 
 ORDER_COLOURS = {"agree": "#4d4d4d", "undecided": "#dedede", "disagree": "#E69F00"}
 """One colour for each way in which BLEU and likelihood can order a pair of models."""
@@ -76,6 +76,32 @@ def answer(frame: pd.DataFrame, drawn: Mapping[str, Resamples], summary: pd.Data
     figure.draw_without_rendering()
     figure.set_layout_engine("none")          # names are placed where the axes now lie
     for axes, shown, accounting in drawn_points:
+        _name_points(figure, axes, shown, accounting)
+    return figure
+
+
+def two_decoders(frame: pd.DataFrame, accounting: str, *, headline: Resamples | None = None,
+                 mbr: Resamples | None = None) -> Figure:
+    """Log-likelihood against BLEU twice, on one scale: of each run's own decoding, and of minimum
+    Bayes risk, which draws from the model instead of searching it.
+
+    frame: rows of `correlation.collect` that have a `bleu_mbr`.
+    headline, mbr: resamples of the same rows, for the bars.
+    """
+    figure = Figure(figsize=(10.2, 3.9), layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    kinds = (("each run's own decoding", frame, headline),
+             ("minimum Bayes risk", frame.assign(bleu=frame["bleu_mbr"]), mbr))
+    drawn = []
+    for axes, (title, runs, resamples) in zip(panels, kinds, strict=True):
+        drawn.append((axes, _points(axes, runs, accounting, resamples)))
+        axes.set_title(title, fontsize=10, color=INK, loc="left")
+    panels[1].set_ylabel("")
+    figure.legend(handles=_legend(drawn[0][1]), loc="outside right upper", frameon=False,
+                  fontsize=9, handletextpad=0.4)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")          # names are placed where the axes now lie
+    for axes, shown in drawn:
         _name_points(figure, axes, shown, accounting)
     return figure
 

@@ -79,10 +79,11 @@ def likelihoods(run: TrainedRun, data: Tokenised, samples: int, seed: int = 0,
     1, 10, 100, ... and samples / 10 of the same draws (`iw_bound_<K>`), to see whether it has
     converged.
     """
-    exact = run.model.decoding == "stepwise"
+    model, exact = run.model, run.model.decoding == "stepwise"
     samples, resumable = 1 if exact else samples, resumable and not exact
     partial = run_folder(run.config).checkpoints / "likelihood.pt"
-    asked = {"samples": samples, "seed": seed, "step": run.step, "lines": len(data)}
+    asked = {"samples": samples, "seed": seed, "step": run.step, "lines": len(data),
+             "weights": checkpoints.fingerprint(model.state_dict()) if resumable else ""}
     rows: list[dict] = []
     if resumable and partial.exists():
         saved = checkpoints.load(partial, train_command(run.config))
@@ -93,14 +94,14 @@ def likelihoods(run: TrainedRun, data: Tokenised, samples: int, seed: int = 0,
     saved_at = time.monotonic()
     with tqdm(total=len(data), initial=len(rows), desc=f"likelihood, K = {samples}",
               unit="sentence", disable=not progress, leave=False) as bar:
-        for group in likelihood_batches(data.take(left), tokens, run.model.multiple):
-            rows += _score(run, collate(data, left[group], run.model.multiple), samples, seed)
+        for group in likelihood_batches(data.take(left), tokens, model.multiple):
+            rows += _score(run, collate(data, left[group], model.multiple), samples, seed)
             bar.update(len(group))
             if resumable and time.monotonic() - saved_at > SAVE_EVERY:
                 checkpoints.save(partial, {"asked": asked, "rows": rows})
                 saved_at = time.monotonic()
-    if resumable:
-        partial.unlink(missing_ok=True)
+    if resumable and len(left):
+        checkpoints.save(partial, {"asked": asked, "rows": rows})
     return pd.DataFrame(rows).sort_values("line").drop(columns="line").reset_index(drop=True)
 
 

@@ -22,12 +22,14 @@ def made_up_references(lines: int = 200) -> list[str]:
 
 def made_up_run(model: str, wrong: float, nats: float, train_data: str = "raw", seed: int = 1, *,
                 released: float | None = None, k0_wrong: float | None = None,
+                mbr_wrong: float | None = None,
                 references: list[str] | None = None, dataset: str = "toy",
                 scale: str = "smoke") -> RunFolder:
     """A run whose words are wrong with probability `wrong` and cost `nats` each.
 
     released: mean of the released estimate (latent models; default: that of the nats).
     k0_wrong: what `wrong` is before any refinement (default: the same).
+    mbr_wrong: what it is of minimum Bayes risk (default: that wasn't run).
     """
     references = references or made_up_references()
     run = RunFolder(dataset, scale, model, train_data, seed)
@@ -35,9 +37,10 @@ def made_up_run(model: str, wrong: float, nats: float, train_data: str = "raw", 
     latent = not model.startswith("tr")
     settings = {"k0": wrong if k0_wrong is None else k0_wrong, "k4": wrong} if latent else {
         "greedy": wrong, "beam4": wrong}
+    headline = list(settings)[-1]
+    settings |= {} if mbr_wrong is None else {"mbr16-chrf": mbr_wrong}
     lines = {name: _noisy(references, share, f"{model}{train_data}{seed}")
              for name, share in settings.items()}
-    headline = list(settings)[-1]
     tokens = np.array([len(line.split()) + 1 for line in references])
     rng = np.random.default_rng([seed, *map(ord, model + train_data)])
     frame = pd.DataFrame({
@@ -47,6 +50,8 @@ def made_up_run(model: str, wrong: float, nats: float, train_data: str = "raw", 
         "log_prob": -nats * tokens + rng.normal(0, 0.1, len(tokens)), "log_p_length": 0.0,
         "elbo": -nats * tokens if latent else np.nan,
         "released_estimate": np.nan, "effective_sample_size": np.nan})
+    if mbr_wrong is not None:
+        frame["hypothesis_mbr"] = lines["mbr16-chrf"]
     if latent:
         per_token = -nats if released is None else released
         frame["released_estimate"] = per_token + rng.normal(0, 0.02, len(tokens))

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from made_up import made_up_references, made_up_run
 from scipy import stats
 
 from lib import correlation as module
@@ -188,3 +189,28 @@ def test_bad_input_has_one_clear_message(runs, tmp_path):
     mixed = module.collect(runs).assign(dataset=["a", "a", "a", "b", "b"])
     with pytest.raises(DataError, match="several data sets"):
         module.models_table(mixed, "strict")
+
+
+def test_two_decoders_correlates_with_both_and_resamples_the_hypotheses_asked_for(isolated):
+    references = made_up_references()
+    for model, wrong, nats in (("tr_s", 0.2, 1.0), ("ga_b", 0.4, 1.5), ("fl_s", 0.6, 1.2)):
+        made_up_run(model, wrong, nats, references=references, mbr_wrong=1 - wrong)
+    runs = module.collect()
+    own = module.resample_runs(runs, references, "strict")["strict"]
+    mbr = module.resample_runs(runs, references, "strict", hypotheses="hypothesis_mbr")["strict"]
+    assert np.allclose(own.bleu, runs["bleu"])
+    assert np.allclose(mbr.bleu, runs["bleu_mbr"])
+    table = module.two_decoders(runs, "strict", headline=own, mbr=mbr)
+    whole = table[table["scope"] == "all"].set_index("decoder")
+    assert whole.loc["headline", "spearman"] == pytest.approx(0.5)
+    assert whole.loc["mbr", "spearman"] == pytest.approx(-0.5)
+    assert whole.loc["mbr", "spearman_low"] <= -0.5 <= whole.loc["mbr", "spearman_high"]
+
+
+def test_a_run_without_the_hypotheses_asked_for_is_named(isolated):
+    references = made_up_references()
+    made_up_run("tr_s", 0.2, 1.0, references=references)
+    runs = module.collect()
+    assert runs["bleu_mbr"].isna().all()
+    with pytest.raises(DataError, match="no column hypothesis_mbr"):
+        module.resample_runs(runs, references, "strict", hypotheses="hypothesis_mbr")

@@ -6,11 +6,13 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+from sacrebleu.metrics import BLEU
 
 from lib import checkpoints
 from lib.config import load_config
 from lib.errors import CheckpointError
 from lib.evaluation import decoding_settings, evaluate, load_run
+from lib.task import Task
 from lib.training import Trainer, run_folder
 
 TINY = {"steps": 2, "validate_every": 1, "dev_sentences": 8, "start_from": "", "kl_start": 0,
@@ -32,6 +34,9 @@ def test_a_whole_run(model, isolated):
         "hypothesis", "n_tokens", "n_tokens_padded", "n_chars", "log_prob", "log_p_length", "elbo",
         "released_estimate", "effective_sample_size"]
     assert len(sentences) == 1000
+    mbr = sentences["hypothesis_mbr"].tolist()
+    assert metrics["bleu"]["mbr16-chrf"]["score"] == pytest.approx(
+        BLEU().corpus_score(mbr, [Task(config).references("test")]).score)
     assert set(metrics["speed"]["sentences_per_second"]) == set(metrics["bleu"])
     assert metrics["speed"]["lines"] == 256
     per_sentence = (sentences["log_prob"] + sentences["log_p_length"]).mean()

@@ -135,3 +135,12 @@ def test_the_answer_of_one_model_is_a_figure_without_pairs():
     summary = significance.concordance(pairs, runs, drawn)
     assert len(pairs) == len(summary) == 0
     assert len(scatter.answer(runs, drawn, summary).axes) == 2
+
+
+def test_two_decoders_shows_both_on_one_scale_with_every_model_named():
+    runs = frame(data=("raw",))
+    figure = scatter.two_decoders(runs.assign(bleu_mbr=runs["bleu"] - 5), "strict")
+    left, right = figure.axes
+    assert left.get_ylim() == right.get_ylim()
+    assert {text.get_text() for text in labels(left)} == {text.get_text() for text in labels(right)}
+    assert len(labels(left)) == len(POINTS)

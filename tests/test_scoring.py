@@ -122,7 +122,13 @@ def test_an_interrupted_likelihood_pass_goes_on(isolated, monkeypatch):
     resumed = likelihoods(run, data, 3, progress=False, resumable=True)
     assert sum(calls) == len(data) - done
     pd.testing.assert_frame_equal(resumed, whole)
-    assert not partial.exists()
+    again = likelihoods(run, data, 3, progress=False, resumable=True)
+    assert sum(calls) == len(data) - done  # kept: a second evaluation scores nothing again
+    pd.testing.assert_frame_equal(again, whole)
+    with torch.no_grad():
+        next(run.model.parameters()).add_(1e-3)
+    likelihoods(run, data, 3, progress=False, resumable=True)
+    assert sum(calls) == 2 * len(data) - done  # other weights, other numbers
 
 
 # What a sentence's numbers depend on ----------------------------------------------------------
