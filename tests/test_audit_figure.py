@@ -133,7 +133,7 @@ def test_figure_has_a_panel_a_data_set_and_a_row_a_model():
     assert [label.get_text() for label in first.get_yticklabels()] == ["Tr-S", "Ga-B", "Fl-S"]
     assert [label.get_text() for label in second.get_yticklabels()] == ["Tr-S", "Fl-S"]
     assert first.get_title(loc="left") == (
-        "toy   filled: autoregressive > flow > Gaussian · "
+        "toy\nfilled: autoregressive > flow > Gaussian · "
         "hollow: flow > autoregressive > Gaussian")
     hollow = [line for line in first.lines if line.get_markerfacecolor() == "white"]
     assert {line.get_color() for line in hollow} == {FAMILY_COLOURS["gaussian"],
