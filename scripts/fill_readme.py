@@ -155,6 +155,26 @@ def _audited(place: str, table: pd.DataFrame) -> str:
             f"{alone.max():+.3f}.")
 
 
+def search() -> str:
+    """How well LL and BLEU rank models alike, with search and with minimum Bayes risk."""
+    told = []
+    for place in ("toy_smoke", "multi30k_de_en_mini"):
+        path = outputs_root() / "tables" / f"decoders_{place}_strict.csv"
+        if not path.exists():
+            continue
+        table = pd.read_csv(path).query("scope == 'all' and train_data == 'raw'")
+        found = {row.decoder: row for row in table.itertuples()}
+        if len(found) == 2 and found["mbr"].n > 2:
+            parts = [f"{name}: Spearman's rho {row.spearman:+.2f} [{row.spearman_low:+.2f}, "
+                     f"{row.spearman_high:+.2f}], p = {row.spearman_p:.2g}, Pearson's r "
+                     f"{row.pearson:+.2f} [{row.pearson_low:+.2f}, {row.pearson_high:+.2f}]"
+                     for name, row in (("Each run's own decoding", found["headline"]),
+                                       ("minimum Bayes risk", found["mbr"]))]
+            told.append(f"- {place.replace('_', ' ')}, {found['mbr'].n} models trained on raw "
+                        f"text, one seed each. {'; '.join(parts)}.")
+    return "\n".join(told) or _table([])
+
+
 def sizes() -> str:
     """Parameters at paper scale."""
     path = outputs_root() / "tables" / "model_sizes.csv"
@@ -206,7 +226,8 @@ def likelihood() -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {"multi30k": multi30k, "reading": reading,
-                                        "audit": audit, "findings": findings,
+                                        "audit": audit, "search": search,
+                                        "findings": findings,
                                         "sizes": sizes, "bench": bench,
                                         "likelihood": likelihood}
 
