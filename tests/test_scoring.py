@@ -98,7 +98,31 @@ def test_likelihoods_of_a_transformer_are_exact_and_ordered(isolated):
     assert "elbo" not in whole
 
 
+def test_threads_side_by_side_change_no_digit_and_give_back_their_number(isolated, monkeypatch):
+    run = run_of(FLOW, "fl_s", precision="fp32", batch_tokens=64)
+    data = tokenised(ragged(40, VOCABULARY))
+    threads = torch.get_num_threads()
+    found = []
+    for workers in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda workers=workers: workers)
+        found.append(likelihoods(run, data, 3, progress=False))
+    monkeypatch.undo()
+    torch.set_num_threads(threads)
+    pd.testing.assert_frame_equal(*found, check_exact=True)
+
+
+def test_an_error_in_one_thread_ends_the_pass(isolated, monkeypatch):
+    run = run_of(GAUSSIAN, "ga_b", precision="fp32", batch_tokens=64)
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(run.model, "log_prob_terms", lambda *rest: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        likelihoods(run, tokenised(ragged(40, VOCABULARY)), 3, progress=False)
+    torch.set_num_threads(threads)
+
+
 def test_an_interrupted_likelihood_pass_goes_on(isolated, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     run = run_of(GAUSSIAN, "ga_b", precision="fp32", batch_tokens=64)
     data = tokenised(ragged(40, VOCABULARY))
     whole = likelihoods(run, data, 3, progress=False)
