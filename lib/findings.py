@@ -164,7 +164,8 @@ def _refinement(dataset: str, scale: str) -> tuple[str, str]:
         spread = float(np.hypot(*(np.linalg.norm(half) / len(half) for half in (
             (part["high"] - part["low"]).to_numpy() / 2 for part in (ours, theirs)))))
         ends = (ahead, ahead) if np.isnan(spread) else (ahead - spread, ahead + spread)
-        answers.append(_side(ends) if ours["gain"].mean() > 0 else "no")
+        answers.append("undecided" if np.isnan(spread) else
+                       _side(ends) if ours["gain"].mean() > 0 else "no")
         told.append(f"trained on {data} text, four steps change BLEU by " + ", ".join(
             f"{MODELS[row.model]} {interval(row.gain, row.low, row.high, plus=True)}"
             for row in found.itertuples()) + "; mean change with "

@@ -41,7 +41,7 @@ def test_findings_as_published(isolated):
     assert {key: found.verdict for key, found in told.items()} == {
         (1, "strict"): "holds", (1, "released"): "holds", (2, "strict"): "holds",
         (2, "released"): "holds", (3, "strict"): "holds", (3, "released"): "holds",
-        (4, ""): "holds", (5, ""): "not testable yet"}
+        (4, ""): "undecided", (5, ""): "not testable yet"}
     assert told[1, "strict"].evidence.startswith("of 6 pairs within a family 5 agree, 0 disagree, ")
     assert "(Fl-B) minus the best of the others (Tr-B) +0.3" in told[2, "strict"].evidence
     assert "LL falls for 6 of 6 models, by 0.2" in told[3, "strict"].evidence
@@ -58,7 +58,8 @@ def test_findings_the_other_way_round(isolated):
                     "wrong": min(0.9, run["wrong"] * 1.4), "k0_wrong": None,
                     "released": run["released"] and run["released"] + 0.3} for run in runs]
     told = compared(runs)
-    assert {found.verdict for key, found in told.items() if key[0] < 5} == {"does not hold"}
+    assert {found.verdict for key, found in told.items() if key[0] < 4} == {"does not hold"}
+    assert told[4, ""].verdict == "undecided"  # no interval, no verdict
     assert "0 agree" in told[1, "strict"].evidence
     assert "LL falls for 0 of 6 models (6 the other way)" in told[3, "strict"].evidence
 
