@@ -9,7 +9,7 @@ from pathlib import Path
 __all__ = ["LARGEST", "Section", "anchor", "figure_html", "folded", "inline", "page",
            "table_html"]
 
-LARGEST = 6 * 2**20  # bytes: what a browser and a mail still take
+LARGEST = 2 * 2**20  # bytes of a page: what the repository keeps in one tracked file
 ROWS_SHOWN = 40      # a longer table is folded
 
 STYLE = """
