@@ -68,7 +68,7 @@ def test_training_again_says_that_it_is_finished(place):
 
 def test_evaluation_writes_what_it_shows(place):
     metrics = json.loads(RunFolder("toy", "smoke", "ga_b").metrics.read_text())
-    assert set(metrics["bleu"]) == {"k0", "k1", "k2", "k4", "k8"}
+    assert set(metrics["bleu"]) == {"k0", "k1", "k2", "k4", "k8", "mbr16-chrf"}
     assert metrics["log_likelihood"]["strict"]["samples"] == 3
     assert len(pd.read_csv(RunFolder("toy", "smoke", "ga_b").sentences)) == 1000
     assert f"{metrics['log_likelihood']['strict']['mean']:.3f} nats per token" in said(place[2])
