@@ -6,7 +6,6 @@ failed line too. When the process that started this one is gone, however it ende
 processes end: else a killed workflow that is started again would find its own runs still at work.
 """
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -18,11 +17,10 @@ from pathlib import Path
 import nbformat
 
 from .executed import clean, error_line
+from .orphans import die_with_parent
 
 __all__ = ["main", "run_line"]
 
-_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-PR_SET_PDEATHSIG = 1
 POLL = 0.2  # seconds between two looks at the starter
 GRACE = 5.0  # seconds that a process has to end by itself
 SHOWN = 15  # last lines of a failed line's output
@@ -37,7 +35,7 @@ def run_line(words: list[str], starter: int) -> tuple[int, str]:
         try:
             process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=said,
                                        stderr=subprocess.STDOUT, start_new_session=True,
-                                       preexec_fn=_die_with_parent)
+                                       preexec_fn=die_with_parent)
         except OSError as error:
             return 127, f"{words[0]}: {error.strerror}"
         try:
@@ -53,12 +51,6 @@ def run_line(words: list[str], starter: int) -> tuple[int, str]:
         said.seek(0)
         lines = said.read().decode("utf-8", "replace").rstrip().split("\n")
         return process.returncode, reason or "\n".join(lines[-SHOWN:])
-
-
-def _die_with_parent() -> None:
-    """Between fork and exec: on Linux, have the kernel end this process with its parent."""
-    if _LIBC is not None:
-        _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def _end(process: subprocess.Popen) -> None:

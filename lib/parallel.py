@@ -6,7 +6,6 @@ shares the run with goes the same way through every function here, which then do
 """
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -23,17 +22,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .errors import ConfigError, TrainingError
+from .orphans import die_with_parent
 from .paths import ROOT
 
-__all__ = ["die_with_parent", "first_goes_ahead", "from_first", "is_first", "joined", "local",
-           "processes", "rank", "replicate", "run", "share", "totals"]
+__all__ = ["first_goes_ahead", "from_first", "is_first", "joined", "local", "processes", "rank",
+           "replicate", "run", "share", "totals"]
 
 MEETING = timedelta(minutes=2)  # for all processes to have started
 WAITING = timedelta(hours=12)  # for the first one to have validated, or tokenised a corpus
 GRACE = 20.0  # seconds that torchrun has to end its processes
-
-_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-PR_SET_PDEATHSIG = 1
 
 Item, Made = TypeVar("Item"), TypeVar("Made")
 
@@ -83,12 +80,6 @@ _GROUPS: list = []  # the group of all processes whose calls may wait for long
 
 def _group():
     return _GROUPS[-1] if _GROUPS else None
-
-
-def die_with_parent(how: signal.Signals = signal.SIGTERM) -> None:
-    """Have the kernel (Linux) send this process a signal when the one that started it is gone."""
-    if _LIBC is not None:
-        _LIBC.prctl(PR_SET_PDEATHSIG, how, 0, 0, 0)
 
 
 # ---- shares, sums, agreement ----

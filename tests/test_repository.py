@@ -28,7 +28,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Who may import whom: a module imports only modules of its own level or of a level above it here.
 LEVELS = [
     {"errors"},
-    {"paths"},
+    {"paths", "orphans"},
     {"config", "published", "runtime", "checkpoints", "parallel", "executed"},
     {"guarded", "search_space"},
     {"archives", "sources", "formats", "corpora", "synthetic", "subword", "batching", "task",
