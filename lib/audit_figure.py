@@ -19,7 +19,7 @@ from .config import load_config
 from .errors import DataError
 from .plots import FAMILY_COLOURS, style
 from .published import MODELS
-from .resampling import likelihood_terms
+from .resampling import likelihood_terms, ratio_of_sums
 from .training import run_folder, train_command
 
 __all__ = ["AuditedRun", "audit_points", "audit_table", "audited_runs", "certainty_table",
@@ -100,7 +100,7 @@ def _row(run: AuditedRun, truth: np.ndarray | None) -> dict:
         raise DataError(f"log p* of {len(truth)} sentences, but {run.model} was scored on "
                         f"{len(sentences)}: give those of the run's own test set")
     joint, tokens = likelihood_terms(sentences, "strict")
-    bound, error = _ratio(joint, tokens)
+    bound, error = ratio_of_sums(joint, tokens)
     row = {"model": run.model, "family": run.family, "truth": math.nan, "bound": bound,
            "bound_error": error, "elbo": math.nan, "audited": 0, "annealing_adds": math.nan,
            "annealing_adds_error": math.nan, "gap": math.nan, "gap_error": math.nan}
@@ -114,29 +114,22 @@ def _row(run: AuditedRun, truth: np.ndarray | None) -> dict:
         same = sentences.iloc[audit["line"]]
         counts = same["n_tokens"].to_numpy(np.float64)
         differences = audit["ais"].to_numpy() - same["log_prob"].to_numpy()
-        adds, spread = _ratio(differences, counts)
-        gap, gap_error = _ratio((audit["simulated_upper"] - audit["simulated_lower"]).to_numpy(),
-                                counts)
+        adds, spread = ratio_of_sums(differences, counts)
+        gap, gap_error = ratio_of_sums(
+            (audit["simulated_upper"] - audit["simulated_lower"]).to_numpy(), counts)
         row |= {"audited": len(audit), "annealing_adds": adds, "annealing_adds_error": spread,
                 "gap": gap, "gap_error": gap_error}
         counted = tokens.mean()
     row |= {"best": bound + adds, "best_error": math.hypot(error, spread)}
     padded = sentences["n_tokens_padded"].to_numpy()
-    row |= {"paper": _ratio(*likelihood_terms(sentences, "paper"))[0],
+    row |= {"paper": ratio_of_sums(*likelihood_terms(sentences, "paper"))[0],
             "paper_mean": (sentences["log_prob"].to_numpy() / padded).mean(),
-            "released": _ratio(*likelihood_terms(sentences, "released"))[0]}
+            "released": ratio_of_sums(*likelihood_terms(sentences, "released"))[0]}
     if truth is not None:
         kl = truth - joint
         row |= {"truth": truth.sum() / tokens.sum(), "kl": kl.mean() - adds * counted,
                 "kl_error": math.hypot(kl.std(ddof=1) / math.sqrt(len(kl)), spread * counted)}
     return row
-
-
-def _ratio(top: np.ndarray, bottom: np.ndarray) -> tuple[float, float]:
-    """Ratio of sums, and its standard error over sentences by the delta method."""
-    ratio, n = top.sum() / bottom.sum(), len(top)
-    squares = np.square(top - ratio * bottom).sum()
-    return float(ratio), float(np.sqrt(n / max(1, n - 1) * squares) / bottom.sum())
 
 
 def certainty_table(runs: Sequence[AuditedRun]) -> pd.DataFrame:

@@ -21,7 +21,8 @@ from lib.errors import ConfigError, DataError
 
 __all__ = [
     "ACCOUNTINGS", "SEED", "Accounting", "Resamples", "accounting_named", "bleu_from_counts",
-    "bleu_statistics", "bootstrap", "likelihood_terms", "resample_weights", "with_accounting",
+    "bleu_statistics", "bootstrap", "likelihood_terms", "ratio_of_sums", "resample_weights",
+    "with_accounting",
 ]
 
 ORDERS = 4
@@ -91,6 +92,17 @@ def bleu_from_counts(counts: Num[np.ndarray, "*any 10"]) -> Float[np.ndarray, "*
         brevity = np.exp(np.minimum(0.0, 1.0 - reference / system))
         score = brevity * np.exp(np.log(precisions).mean(axis=-1))
     return np.where((match > 0).any(axis=-1) & (total > 0).all(axis=-1), score, 0.0)
+
+
+def ratio_of_sums(top: Num[np.ndarray, " sentences"], bottom: Num[np.ndarray, " sentences"],
+                  ) -> tuple[float, float]:
+    """Ratio of two sums over sentences, and its standard error by the delta method.
+
+    sqrt(n / (n - 1) sum_i (a_i - r b_i)^2) / sum_i b_i.
+    """
+    ratio, n = top.sum() / bottom.sum(), len(top)
+    error = np.sqrt(n / max(1, n - 1) * np.square(top - ratio * bottom).sum()) / bottom.sum()
+    return float(ratio), float(error)
 
 
 def likelihood_terms(sentences: pd.DataFrame, accounting: str,

@@ -30,7 +30,7 @@ from .likelihood import (
     released_estimate,
 )
 from .models import build
-from .resampling import ACCOUNTINGS, likelihood_terms
+from .resampling import ACCOUNTINGS, likelihood_terms, ratio_of_sums
 from .task import Task
 from .training import run_folder, train_command
 
@@ -70,7 +70,6 @@ def load_run(config: Config) -> TrainedRun:
 
 # ---- the pass over the sentences ----
 
-@torch.no_grad()
 def likelihoods(run: TrainedRun, data: Tokenised, samples: int, seed: int = 0,
                 progress: bool = True, resumable: bool = False) -> pd.DataFrame:
     """Log-probability terms of every pair, in corpus order; sums over a sentence, in nats.
@@ -228,10 +227,5 @@ def convergence(sentences: pd.DataFrame, samples: int) -> dict:
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> dict[str, float]:
-    """Ratio of two sums over sentences, and its standard error by the delta method.
-
-    sqrt(n / (n - 1) sum_i (a_i - r b_i)^2) / sum_i b_i.
-    """
-    ratio, n = top.sum() / bottom.sum(), len(top)
-    error = np.sqrt(n / max(1, n - 1) * np.square(top - ratio * bottom).sum()) / bottom.sum()
-    return {"mean": float(ratio), "standard_error": float(error)}
+    """Ratio of two sums over sentences with its standard error, as metrics.json holds them."""
+    return dict(zip(("mean", "standard_error"), ratio_of_sums(top, bottom), strict=True))

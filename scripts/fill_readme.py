@@ -17,6 +17,7 @@ from lib.audit_figure import verdict
 from lib.config import MODELS
 from lib.paths import ROOT, RunFolder, outputs_root
 from lib.published import MODELS as NAMES
+from lib.resampling import likelihood_terms, ratio_of_sums
 from lib.tables import interval, systems
 
 README = ROOT / "README.md"
@@ -108,11 +109,8 @@ def _released(runs: dict) -> str:
 def _paired(one: str, other: str) -> tuple[float, float]:
     """Difference of strict LL in nats per token, and its standard error over sentences."""
     a, b = (pd.read_csv(RunFolder("multi30k_de_en", "mini", m).sentences) for m in (one, other))
-    gap = a["log_prob"] + a["log_p_length"] - b["log_prob"] - b["log_p_length"]
-    mean = gap.sum() / a["n_tokens"].sum()
-    n = len(gap)
-    error = ((gap - mean * a["n_tokens"]) ** 2).sum() ** 0.5 / a["n_tokens"].sum()
-    return float(mean), float(error * (n / (n - 1)) ** 0.5)
+    (first, tokens), (second, _) = (likelihood_terms(frame, "strict") for frame in (a, b))
+    return ratio_of_sums(first - second, tokens)
 
 
 def findings() -> str:
