@@ -28,15 +28,15 @@ import torch
 from sacrebleu.metrics import CHRF
 from tqdm.auto import tqdm
 
-from . import runtime, subword
+from . import checkpoints, runtime, subword
 from .alignment import complexity
 from .batching import Tokenised, collate, evaluation_batches
 from .config import TEACHERS, Config, load_config, load_dataset, unknown
 from .corpora import read
 from .decoding import hypotheses
 from .errors import ConfigError, DataError, ReproError
-from .evaluation import TrainedRun, load_run
 from .paths import DistilledFolder
+from .scoring import TrainedRun, load_run
 from .synthetic import ToyTask
 from .task import TEACHER_SEED, distilled_targets
 from .validation import bleu
