@@ -28,10 +28,10 @@ from lib import runtime, speed
 from lib.batching import Tokenised
 from lib.config import load_config
 from lib.errors import ReproError
-from lib.evaluation import load_run
 from lib.inference import freeze
 from lib.models import build
 from lib.paths import outputs_root
+from lib.scoring import load_run
 from lib.validation import bleu, translate
 
 SETTINGS = {"tr_s": ("greedy", "beam4"), "ga_b": ("k0", "k1", "k4"), "fl_s": ("k0", "k1")}

@@ -1,5 +1,6 @@
 """Validated, frozen settings: every constant of a run comes from params/ and passes here."""
 
+import argparse
 import dataclasses
 import difflib
 import json
@@ -15,7 +16,7 @@ from .paths import PARAMS
 
 __all__ = [
     "MODELS", "SCALES", "TEACHERS", "Architecture", "Config", "Dataset", "Evaluation", "Training",
-    "build", "datasets", "load_config", "load_dataset", "unknown",
+    "build", "datasets", "load_config", "load_dataset", "run_arguments", "unknown",
 ]
 
 MODELS = ("tr_s", "tr_b", "tr_l", "ga_b", "ga_l", "fl_s", "fl_b", "fl_l")
@@ -338,3 +339,12 @@ def load_config(model: str, dataset: str = "toy", scale: str = "smoke", seed: in
             values[section][name] = value
     built = {s: build(cls, values[s], f"{where}, {s}") for s, cls in sections.items()}
     return Config(model, scale, seed, train_data, data, **built)
+
+
+def run_arguments(parser: argparse.ArgumentParser, model: str = "tr_s") -> None:
+    """Add the options that name one run: --model --dataset --scale --train-data --seed."""
+    parser.add_argument("--model", default=model, help=" ".join(MODELS))
+    parser.add_argument("--dataset", default="toy", help="a file of params/datasets/")
+    parser.add_argument("--scale", default="smoke", help=" ".join(SCALES))
+    parser.add_argument("--train-data", default="raw", help="raw distilled")
+    parser.add_argument("--seed", type=int, default=1, help="of the run")

@@ -27,11 +27,10 @@ from . import candidates, risk, search
 from .errors import ConfigError, DataError
 from .layers import LONGEST
 from .refinement import refine
-from .search import beam_search, greedy, length_normaliser, longest_target
+from .search import beam_search, greedy
 from .subword import BOS, EOS, PAD
 
-__all__ = ["Procedure", "beam_search", "greedy", "hypotheses", "length_normaliser",
-           "longest_target", "refine"]
+__all__ = ["Procedure", "hypotheses"]
 
 NAMES = ("greedy, beam<width>, e.g. beam4, sample, nucleus<mass>, mbr<samples>-chrf, or "
          "k<refinement steps>, e.g. k1, k1-lengths5-iw10 (all in lib/decoding.py)")

@@ -20,8 +20,7 @@ from .scoring import TrainedRun, accountings, convergence, likelihoods, load_run
 from .training import run_folder
 from .validation import bleu, translate
 
-__all__ = ["TrainedRun", "accountings", "decoding_settings", "evaluate", "likelihoods", "load_run",
-           "mbr_setting"]
+__all__ = ["decoding_settings", "evaluate", "mbr_setting"]
 
 DECODING_TOKENS = 1024  # of the longest side, with padding, that are translated together
 TIMED = 256  # test sentences, evenly spaced, that a decoding setting's speed is measured on

@@ -12,7 +12,7 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .config import Config, load_config
+from .config import Config, load_config, run_arguments
 from .errors import ReproError
 from .paths import RunFolder
 from .search_space import combinations, record_path, write_record
@@ -67,10 +67,7 @@ def choose(config: Config, progress: bool = True) -> dict:
 def main(arguments: list[str] | None = None) -> None:
     """Search from a shell: python -m lib.hyperparameters --model ga_b."""
     parser = argparse.ArgumentParser(description="Choose hyperparameters by dev BLEU.")
-    for name, kind, default in (("model", str, "tr_s"), ("dataset", str, "toy"),
-                                ("scale", str, "smoke"), ("train_data", str, "raw"),
-                                ("seed", int, 1)):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default)
+    run_arguments(parser)
     asked = vars(parser.parse_args(arguments))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

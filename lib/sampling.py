@@ -11,8 +11,8 @@ from torch import Tensor
 from . import runtime
 from .batching import collate
 from .errors import ConfigError
-from .evaluation import TrainedRun
 from .published import MODELS
+from .scoring import TrainedRun
 
 __all__ = ["KINDS", "latent_samples", "sentence_samples", "spread_sentence", "spread_table"]
 

@@ -22,10 +22,10 @@ from .batching import Tokenised, collate, padded_length
 from .config import Config
 from .decoding import Procedure, hypotheses
 from .errors import ConfigError
-from .evaluation import load_run
 from .inference import freeze
 from .models import count_parameters
 from .refinement import refine
+from .scoring import load_run
 from .search import beam_search
 from .subword import EOS
 

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from . import checkpoints, parallel, runtime
 from .averaging import WeightAverage
 from .batching import Batch, collate, training_batches
-from .config import Config, load_config
+from .config import Config, load_config, run_arguments
 from .errors import ReproError, TrainingError
 from .models import build, count_parameters, start_from
 from .objectives import kl_weight, learning_rate
@@ -365,10 +365,7 @@ def _rows(folder: RunFolder) -> list[dict]:
 def main(arguments: list[str] | None = None) -> None:
     """Train one run from a shell: python -m lib.training --model tr_s --dataset toy."""
     parser = argparse.ArgumentParser(description="Train one run, or resume it.")
-    for name, kind, default in (("model", str, "tr_s"), ("dataset", str, "toy"),
-                                ("scale", str, "smoke"), ("train_data", str, "raw"),
-                                ("seed", int, 1)):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default)
+    run_arguments(parser)
     parser.add_argument("--overrides", type=json.loads, default={},
                         help="""single settings of params/, as JSON: '{"steps": 20}'""")
     asked = vars(parser.parse_args(arguments))

@@ -19,12 +19,12 @@ from tqdm.auto import tqdm
 
 from . import runtime
 from .batching import Tokenised
-from .config import MODELS, SCALES, Config, load_config
+from .config import Config, load_config, run_arguments
 from .decoding import Procedure
 from .errors import DataError, ReproError
-from .evaluation import load_run
 from .inference import WEIGHTS, freeze
 from .layers import LONGEST
+from .scoring import load_run
 from .subword import Vocabulary
 from .validation import translate
 
@@ -150,11 +150,7 @@ def _positive(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lib.translate",
                                      description="Translate standard input, a sentence a line.")
-    parser.add_argument("--model", default="ga_b", help=" ".join(MODELS))
-    parser.add_argument("--dataset", default="toy", help="a file of params/datasets/")
-    parser.add_argument("--scale", default="smoke", help=" ".join(SCALES))
-    parser.add_argument("--train-data", default="raw", help="raw distilled")
-    parser.add_argument("--seed", type=int, default=1, help="of the run")
+    run_arguments(parser, model="ga_b")
     parser.add_argument("--decoding", default="", help="greedy, beam4, k4, ... (lib/decoding.py); "
                         "default: the run's headline setting")
     parser.add_argument("--weights", default="auto", choices=WEIGHTS,

@@ -7,8 +7,8 @@ from tiny import GAUSSIAN, model_of, sources_of
 from benchmarks import ctranslate2 as outside
 from lib.config import load_config
 from lib.errors import ConfigError
-from lib.evaluation import load_run
 from lib.paths import ROOT, RunFolder
+from lib.scoring import load_run
 from lib.search import beam_search
 
 INSTALLED = pytest.mark.skipif(not outside.is_installed(),

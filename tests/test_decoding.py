@@ -5,9 +5,11 @@ import torch
 from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, batch_of, model_of, ragged, sources_of
 
 from lib import decoding
-from lib.decoding import Procedure, beam_search, greedy, hypotheses, refine
+from lib.decoding import Procedure, hypotheses
 from lib.errors import ConfigError, DataError
 from lib.layers import LONGEST
+from lib.refinement import refine
+from lib.search import beam_search, greedy
 from lib.subword import UNK
 
 VOCABULARY = 8

@@ -19,12 +19,12 @@ from lib import checkpoints, distillation, subword
 from lib.alignment import complexity
 from lib.batching import collate
 from lib.config import load_config
-from lib.decoding import beam_search
 from lib.distillation import distil, distilled_set, distilled_texts, main
 from lib.errors import CheckpointError, ConfigError, DataError
-from lib.evaluation import load_run
 from lib.models import build
 from lib.paths import NOTEBOOKS, ROOT
+from lib.scoring import load_run
+from lib.search import beam_search
 from lib.synthetic import ToyTask
 from lib.task import Task
 from lib.training import run_folder

@@ -11,7 +11,8 @@ from sacrebleu.metrics import BLEU
 from lib import checkpoints
 from lib.config import load_config
 from lib.errors import CheckpointError
-from lib.evaluation import decoding_settings, evaluate, load_run
+from lib.evaluation import decoding_settings, evaluate
+from lib.scoring import load_run
 from lib.task import Task
 from lib.training import Trainer, run_folder
 

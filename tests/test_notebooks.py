@@ -9,9 +9,9 @@ import pytest
 
 from lib.checkpoints import load
 from lib.config import MODELS, load_config
-from lib.evaluation import accountings, likelihoods, load_run
 from lib.paths import NOTEBOOKS, ROOT, RunFolder
 from lib.runtime import autocast
+from lib.scoring import accountings, likelihoods, load_run
 from lib.validation import bleu, translate
 
 TINY = {"steps": 12, "validate_every": 4, "kl_start": 1, "kl_ramp": 3, "dev_sentences": 40,

@@ -6,8 +6,8 @@ import torch
 from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, batch_of, model_of
 
 from lib import sampling
-from lib.decoding import refine
 from lib.errors import ConfigError
+from lib.refinement import refine
 
 PAIR = [([5, 6, 7], [8, 9, 10, 4, 5])]
 

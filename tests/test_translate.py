@@ -10,8 +10,8 @@ import pytest
 from lib import translate as command
 from lib.config import load_config
 from lib.errors import CheckpointError, ConfigError, DataError
-from lib.evaluation import load_run
 from lib.paths import ROOT, RunFolder
+from lib.scoring import load_run
 from lib.validation import translate
 
 shipped = pytest.mark.skipif(
