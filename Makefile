@@ -98,7 +98,7 @@ bench: $(STAMP)  ## speed of training, likelihood and decoding, beside the machi
 	@$(PY) scripts/fill_readme.py
 
 gallery: $(STAMP)  ## outputs/README.md and the README's tables, from what lies in outputs/
-	@$(PY) -m lib.gallery
+	@$(PY) -m lib.results.gallery
 	@$(PY) scripts/fill_readme.py
 
 notebooks: $(STAMP)  ## run every notebook in place, top to bottom, and clean its metadata

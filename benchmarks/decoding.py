@@ -24,15 +24,16 @@ from tqdm.auto import tqdm
 from benchmarks import ctranslate2
 from benchmarks.machine import describe
 from benchmarks.training import VOCABULARY, corpus
-from lib import runtime, speed
+from lib import runtime
 from lib.batching import Tokenised
 from lib.config import load_config
+from lib.decoding import speed
+from lib.decoding.inference import freeze
 from lib.errors import ReproError
-from lib.inference import freeze
+from lib.likelihood.scoring import load_run
 from lib.models import build
 from lib.paths import outputs_root
-from lib.scoring import load_run
-from lib.validation import bleu, translate
+from lib.training.validation import bleu, translate
 
 SETTINGS = {"tr_s": ("greedy", "beam4"), "ga_b": ("k0", "k1", "k4"), "fl_s": ("k0", "k1")}
 TRAINED = (("toy", "smoke"), ("multi30k_de_en", "mini"))  # runs whose BLEU is taken, where trained

@@ -18,13 +18,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from benchmarks.machine import describe, matrix_throughput
+from benchmarks.machine import matrix_throughput, medians, precision
 from benchmarks.training import VOCABULARY, corpus
 from lib import runtime
 from lib.config import load_config
+from lib.likelihood.scoring import TrainedRun, likelihoods
 from lib.models import build
 from lib.paths import outputs_root
-from lib.scoring import TrainedRun, likelihoods
 from lib.task import Task
 
 ROUNDS = 3
@@ -66,7 +66,11 @@ class Subject:
         return likelihoods(self.run, self.data, self.setting.timed_samples, progress=False)
 
     def count_flops(self) -> None:
-        """Matrix FLOPs of a pass, as torch counts them; it also warms up."""
+        """Matrix FLOPs of a pass, as torch counts them; it also warms up.
+
+        With one thread: torch counts in the thread that asks, not in those that score side by side.
+        """
+        torch.set_num_threads(1)
         with FlopCounterMode(display=False) as counter:
             self.score()
         self.flops = counter.get_total_flops()
@@ -90,22 +94,16 @@ def speed(settings: tuple[Setting, ...] = SETTINGS, rounds: int = ROUNDS) -> pd.
     subjects = [Subject(setting) for setting in settings]
     for subject in subjects:
         subject.count_flops()
-    dtype = torch.bfloat16 if runtime.has_fast_bf16() else torch.float32
     rows = []
     for _ in tqdm(range(rounds), desc="rounds"):
         for threads in sorted({1, most}):
             torch.set_num_threads(threads)
             for subject in subjects:
-                rate, row = matrix_throughput(dtype), subject.measure()
+                rate, row = matrix_throughput(precision()), subject.measure()
                 rows.append({"model": subject.setting.model, "scale": subject.setting.scale,
                              "samples": subject.setting.samples, "threads": threads, **row,
-                             "matrix_flops_per_cpu_second": rate,
-                             "share": row["flops_per_cpu_second"] / rate})
-    table = pd.DataFrame(rows).groupby(["model", "scale", "samples", "threads"], sort=False)
-    result = table.median()
-    result["share_low"], result["share_high"] = table["share"].min(), table["share"].max()
-    result["precision"], result["machine"] = str(dtype).split(".")[-1], describe()
-    return result.reset_index()
+                             "matrix_flops_per_cpu_second": rate})
+    return medians(rows, ["model", "scale", "samples", "threads"])
 
 
 def main() -> None:

@@ -1,16 +1,20 @@
-"""What the benchmarks run on, and the matrix throughput that they are compared with."""
+"""What the benchmarks run on, its memory, and the matrix rate that they are compared with."""
 
 import platform
+import resource
 import time
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from lib import runtime
 
-__all__ = ["describe", "matrix_throughput"]
+__all__ = ["describe", "matrix_rate", "matrix_throughput", "medians", "peak_resident", "precision",
+           "synchronise"]
 
 SHAPES = ((2048, 512, 2048), (2048, 256, 1024), (2048, 1024, 256))
+GPU_SHAPES = ((8192, 8192, 8192), (16384, 4096, 4096))
 
 
 def describe() -> str:
@@ -40,3 +44,59 @@ def matrix_throughput(dtype: torch.dtype, seconds: float = 0.3) -> float:
             count += 1
         best = max(best, 2 * rows * inner * columns * count / (time.process_time() - started))
     return best
+
+
+def precision() -> torch.dtype:
+    """What models compute in here."""
+    return torch.bfloat16 if runtime.has_fast_bf16() else torch.float32
+
+
+def medians(rows: list[dict], keys: list[str]) -> pd.DataFrame:
+    """Medians over rounds, a row for each of `keys`, and what they were measured on.
+
+    Added: `share`, flops_per_cpu_second over the matrix rate of the same round, and the smallest
+    and largest of the rounds, `share_low` and `share_high`.
+    """
+    frame = pd.DataFrame(rows)
+    frame["share"] = frame["flops_per_cpu_second"] / frame["matrix_flops_per_cpu_second"]
+    grouped = frame.groupby(keys, sort=False)
+    result = grouped.median()
+    result["share_low"], result["share_high"] = grouped["share"].min(), grouped["share"].max()
+    result["precision"], result["machine"] = str(precision()).split(".")[-1], describe()
+    return result.reset_index()
+
+
+def synchronise(where: torch.device) -> None:
+    """Wait for the GPU; on a CPU nothing is ever outstanding."""
+    if where.type == "cuda":
+        torch.cuda.synchronize(where)
+
+
+def matrix_rate(where: torch.device, seconds: float = 0.3) -> float:
+    """The best rate of plain matrix products on a device, in FLOP per second of the clock.
+
+    In bf16 where the device multiplies it; products large enough to fill a GPU.
+    """
+    best, dtype = 0.0, precision()
+    for rows, inner, columns in GPU_SHAPES if where.type == "cuda" else SHAPES:
+        a, b = (torch.randn(n, inner, device=where).to(dtype) for n in (rows, columns))
+        elapsed, count = 0.0, 1
+        while elapsed < seconds:  # the first rounds warm up, and are too short to count
+            count *= 2
+            synchronise(where)
+            started = time.perf_counter()
+            for _ in range(count):
+                torch.nn.functional.linear(a, b)
+            synchronise(where)
+            elapsed = time.perf_counter() - started
+        best = max(best, 2 * rows * inner * columns * count / elapsed)
+    return best
+
+
+def peak_resident() -> float:
+    """Peak resident bytes of this process (ru_maxrss would carry the starter's peak over)."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(x for x in status.read_text().split("\n") if x.startswith("VmHWM"))
+        return 1024.0 * int(line.split()[1])
+    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -9,9 +9,7 @@ the share is of the same round. Writes outputs/bench/training.csv and memory.csv
 
 import json
 import multiprocessing
-import resource
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,7 +19,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from benchmarks.machine import describe, matrix_throughput
+from benchmarks.machine import describe, matrix_throughput, medians, peak_resident, precision
 from lib import runtime
 from lib.batching import Tokenised, collate, training_batches
 from lib.config import MODELS, load_config
@@ -129,22 +127,18 @@ def speed(models: tuple[str, ...]) -> pd.DataFrame:
     subjects = [Subject(name) for name in models]
     for subject in subjects:
         subject.count_flops()
-    dtype = torch.bfloat16 if runtime.has_fast_bf16() else torch.float32
     rows = []
     for _ in tqdm(range(ROUNDS), desc="rounds"):
         for subject in subjects:
-            rate = matrix_throughput(dtype)
-            row = subject.measure()
-            rows.append({"model": subject.name, **row, "matrix_flops_per_cpu_second": rate,
-                         "share": row["flops_per_cpu_second"] / rate})
-    table = pd.DataFrame(rows).groupby("model", sort=False)
-    result = table.median()
-    result["share_low"], result["share_high"] = table["share"].min(), table["share"].max()
-    result.insert(0, "parameters", [count_parameters(s.model) for s in subjects])
-    result["vs_plain"] = result["tokens_per_cpu_second"] / result["tokens_per_cpu_second"][PLAIN]
-    result["precision"], result["threads"] = str(dtype).split(".")[-1], torch.get_num_threads()
-    result["machine"] = describe()
-    return result.reset_index()
+            rate = matrix_throughput(precision())
+            rows.append({"model": subject.name, **subject.measure(),
+                         "matrix_flops_per_cpu_second": rate})
+    result = medians(rows, ["model"])
+    result.insert(1, "parameters", [count_parameters(s.model) for s in subjects])
+    plain = result.set_index("model")["tokens_per_cpu_second"][PLAIN]
+    result["vs_plain"] = result["tokens_per_cpu_second"] / plain
+    result["threads"] = torch.get_num_threads()
+    return result
 
 
 def _memory(name: str, scale: str, tokens: int, answer) -> None:
@@ -153,16 +147,7 @@ def _memory(name: str, scale: str, tokens: int, answer) -> None:
     subject = Subject(name, scale, tokens)
     for batch in subject.batches[:2]:
         subject.step(batch)
-    answer.put(_peak() / GIB)
-
-
-def _peak() -> float:
-    """Peak resident bytes of this process (ru_maxrss would carry the starter's peak over)."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(x for x in status.read_text().split("\n") if x.startswith("VmHWM"))
-        return 1024.0 * int(line.split()[1])
-    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    answer.put(peak_resident() / GIB)
 
 
 def memory() -> pd.DataFrame:

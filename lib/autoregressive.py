@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from .batching import Batch
-from .config import Architecture, Training
-from .distributions import Tokens, exact
-from .layers import Decoder, Embedding, Encoder, KeysValues, Memory, mask_bias, positions
-from .likelihood import LogProbTerms
-from .objectives import token_losses
-from .subword import BOS
+from lib.batching import Batch
+from lib.config import Architecture, Training
+from lib.distributions import Tokens, exact
+from lib.layers import Decoder, Embedding, Encoder, KeysValues, Memory, mask_bias, positions
+from lib.likelihood import LogProbTerms
+from lib.objectives import token_losses
+from lib.subword import BOS
 
 __all__ = ["DecoderState", "Transformer"]
 

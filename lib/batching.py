@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from .errors import ConfigError, DataError
-from .paths import cache_root
-from .subword import EOS, PAD, text_hash
+from lib.errors import ConfigError, DataError
+from lib.paths import cache_root
+from lib.subword import EOS, PAD, text_hash
 
 __all__ = [
     "Batch", "Tokenised", "collate", "evaluation_batches", "padded_length", "tokenise",

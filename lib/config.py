@@ -11,8 +11,8 @@ from pathlib import Path
 
 import yaml
 
-from .errors import ConfigError
-from .paths import PARAMS
+from lib.errors import ConfigError
+from lib.paths import PARAMS
 
 __all__ = [
     "MODELS", "SCALES", "TEACHERS", "Architecture", "Config", "Dataset", "Evaluation", "Training",

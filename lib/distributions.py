@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .objectives import token_log_prob
+from lib.objectives import token_log_prob
 
 __all__ = ["DiagonalGaussian", "Tokens", "draw", "exact", "gaussian_kl",
            "standard_normal_log_prob"]

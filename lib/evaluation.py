@@ -11,19 +11,21 @@ import pandas as pd
 import torch
 from sacrebleu.metrics import CHRF
 
-from . import runtime
-from .batching import collate, evaluation_batches, padded_length
-from .config import Config
-from .models import count_parameters
-from .paths import write_text
-from .scoring import TrainedRun, accountings, convergence, likelihoods, load_run
-from .training import run_folder
-from .validation import bleu, translate
+from lib import runtime
+from lib.batching import collate, evaluation_batches, padded_length
+from lib.config import Config
+from lib.correlation.resampling import resample_weights, resampled_bleu, with_interval
+from lib.likelihood.scoring import TrainedRun, accountings, convergence, likelihoods, load_run
+from lib.models import count_parameters
+from lib.paths import write_text
+from lib.training import run_folder
+from lib.training.validation import bleu, translate
 
 __all__ = ["decoding_settings", "evaluate", "mbr_setting"]
 
 DECODING_TOKENS = 1024  # of the longest side, with padding, that are translated together
 TIMED = 256  # test sentences, evenly spaced, that a decoding setting's speed is measured on
+RESAMPLES = 1000  # of the test sentences, for intervals
 FIGURES = 6  # significant figures kept in sentences.csv
 
 
@@ -61,7 +63,7 @@ def evaluate(config: Config, progress: bool = True) -> dict:
         "dataset": config.dataset.name, "scale": config.scale, "train_data": config.train_data,
         "seed": config.seed, "parameters": count_parameters(run.model), "step": run.step,
         "dev_bleu": run.dev_bleu,
-        "bleu": {s: _scores(lines[s], references) for s in settings},
+        "bleu": _scores({s: lines[s] for s in settings}, references),
         "headline": config.evaluation.headline,
         "log_likelihood": accountings(sentences, samples),
         "convergence": convergence(sentences, samples),
@@ -94,10 +96,22 @@ def _speed(run: TrainedRun, setting: str) -> float:
         return len(data) / (time.perf_counter() - started)
 
 
-def _scores(lines: list[str], references: list[str]) -> dict:
-    score, signature = bleu(lines, references)
-    return {"score": score.score, "signature": signature,
-            "chrf": CHRF().corpus_score(lines, [references]).score}
+def _scores(lines: dict[str, list[str]], references: list[str]) -> dict[str, dict]:
+    """BLEU and chrF of each setting, with 95% intervals over resampled test sentences.
+
+    `gain` is over the first setting (greedy search, or no refinement), on the same resamples.
+    """
+    weights, entries, first = resample_weights(len(references), RESAMPLES), {}, None
+    for setting, texts in lines.items():
+        score, signature = bleu(texts, references)
+        drawn = resampled_bleu(texts, references, weights)[1]
+        entries[setting] = {**with_interval("score", score.score, drawn), "signature": signature,
+                            "chrf": CHRF().corpus_score(texts, [references]).score}
+        if first is None:
+            first = score.score, drawn
+        else:
+            entries[setting] |= with_interval("gain", score.score - first[0], drawn - first[1])
+    return entries
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .layers import (
+from lib.layers import (
     DecoderLayer,
     KeysValues,
     SourceKeysValues,

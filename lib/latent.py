@@ -11,19 +11,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from .batching import Batch
-from .config import Architecture, Training
-from .distributions import (
-    DiagonalGaussian,
-    Tokens,
-    exact,
-    gaussian_kl,
-)
-from .errors import ConfigError
-from .layers import LONGEST, Decoder, Embedding, Encoder, Memory, positions
-from .likelihood import LogProbTerms
-from .objectives import token_losses
-from .priors import GaussianHead, build_prior
+from lib.batching import Batch
+from lib.config import Architecture, Training
+from lib.distributions import DiagonalGaussian, Tokens, exact, gaussian_kl
+from lib.errors import ConfigError
+from lib.layers import LONGEST, Decoder, Embedding, Encoder, Memory, positions
+from lib.likelihood import LogProbTerms
+from lib.objectives import token_losses
+from lib.priors import GaussianHead, build_prior
 
 __all__ = ["LatentModel", "LengthPredictor"]
 
@@ -60,7 +55,7 @@ class LengthPredictor(nn.Module):
         return _round_up(length).clamp(max=LONGEST_TARGET)
 
     def log_prob(self, memory: Memory,
-                 length: Int[Tensor, "batch *several"]) -> Float[Tensor, "batch *several"]:
+                 length: Int[Tensor, " batch *several"]) -> Float[Tensor, " batch *several"]:
         """log p(padded length | x): the sum over all lengths that round up to it.
 
         The two outermost classes stand for "30 or more" and are spread geometrically (half for 30,

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from .errors import DataError
+from lib.errors import DataError
 
 __all__ = [
     "Decoder", "Dropout", "Embedding", "Encoder", "KeysValues", "Memory", "SourceKeysValues",
@@ -126,11 +126,12 @@ def positions(length: int, width: int, device=None, dtype=None) -> Float[Tensor,
     dtype = dtype or torch.get_default_dtype()
     key = (length, width, str(device), dtype)
     if key not in _POSITIONS:
-        half = torch.arange((width + 1) // 2, dtype=torch.float64)
-        rates = torch.exp(-math.log(10_000.0) * half / max(1, len(half) - 1))
-        angles = torch.arange(length, dtype=torch.float64)[:, None] * rates
-        table = torch.cat([angles.sin(), angles.cos()], -1)[:, :width]
-        _POSITIONS[key] = table.to(device=device, dtype=dtype)
+        with torch.inference_mode(False):  # kept, so training must be able to use it too
+            half = torch.arange((width + 1) // 2, dtype=torch.float64)
+            rates = torch.exp(-math.log(10_000.0) * half / max(1, len(half) - 1))
+            angles = torch.arange(length, dtype=torch.float64)[:, None] * rates
+            table = torch.cat([angles.sin(), angles.cos()], -1)[:, :width]
+            _POSITIONS[key] = table.to(device=device, dtype=dtype)
     return _POSITIONS[key]
 
 

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from .autoregressive import Transformer
-from .batching import Batch
-from .config import Architecture, Training
-from .latent import LatentModel
-from .likelihood import LogProbTerms
+from lib.autoregressive import Transformer
+from lib.batching import Batch
+from lib.config import Architecture, Training
+from lib.latent import LatentModel
+from lib.likelihood import LogProbTerms
 
 __all__ = ["Model", "build", "count_parameters", "start_from"]
 

@@ -9,8 +9,8 @@ from IPython.core.pylabtools import select_figure_formats
 from IPython.display import display
 from matplotlib.figure import Figure
 
-from . import runtime
-from .errors import ReproError
+from lib import runtime
+from lib.errors import ReproError
 
 __all__ = ["follow", "setup", "shows_progress"]
 

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .config import Architecture
-from .distributions import DiagonalGaussian, exact, standard_normal_log_prob
-from .flows import Glow, squeeze
-from .layers import Decoder, KeysValues, Memory, WeightNormLinear, positions
+from lib.config import Architecture
+from lib.distributions import DiagonalGaussian, exact, standard_normal_log_prob
+from lib.flows import Glow, squeeze
+from lib.layers import Decoder, KeysValues, Memory, WeightNormLinear, positions
 
 __all__ = ["FlowDistribution", "FlowPrior", "GaussianHead", "GaussianPrior", "StandardPrior",
            "build_prior"]

@@ -10,8 +10,9 @@ import sacrebleu
 import sentencepiece
 import torch
 
-from .errors import ConfigError
-from .paths import ROOT
+from lib.errors import ConfigError
+from lib.host import allowed_cores
+from lib.paths import ROOT
 
 __all__ = ["autocast", "commit", "cores", "device", "has_fast_bf16", "prepare", "seed", "versions"]
 
@@ -23,7 +24,7 @@ def device() -> torch.device:
 
 def cores() -> int:
     """Cores that this process may use; `OMP_NUM_THREADS` lowers them (two runs side by side)."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    available = allowed_cores()
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return min(available, int(asked)) if asked.isdigit() and int(asked) > 0 else available
 

@@ -13,7 +13,6 @@ words only; all others encode as `UNK`.
 
 import hashlib
 import io
-import os
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -23,8 +22,9 @@ import sentencepiece
 from jaxtyping import Int
 from torch import Tensor
 
-from .errors import ConfigError, DataError
-from .paths import cache_root
+from lib.errors import ConfigError, DataError
+from lib.host import allowed_cores
+from lib.paths import cache_root
 
 __all__ = ["BOS", "EOS", "PAD", "UNK", "Vocabulary", "text_hash", "train"]
 
@@ -65,7 +65,7 @@ class Vocabulary:
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
         """Token ids of each line, without BOS and EOS."""
-        threads = _cores() if len(lines) > 1_000 else 1
+        threads = allowed_cores() if len(lines) > 1_000 else 1
         return self._processor.encode(list(lines), num_threads=threads)
 
     def pieces(self, line: str) -> list[str]:
@@ -108,11 +108,6 @@ class Vocabulary:
         except DataError as error:
             raise DataError(f"{path}: {error}; delete the file, and lib.subword.train makes it "
                             "again from the training text") from error
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _real(row: Sequence[int]) -> list[int]:

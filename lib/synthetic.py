@@ -24,8 +24,8 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float64
 
-from .config import build
-from .errors import ConfigError, DataError
+from lib.config import build
+from lib.errors import ConfigError, DataError
 
 __all__ = ["ToyTask"]
 
@@ -312,7 +312,7 @@ class ToyTask:
         Raises:
             ConfigError: an unknown split.
         """
-        from .corpora import Pairs  # here, as lib.corpora reads this corpus through this class
+        from lib.corpora import Pairs  # here, as lib.corpora reads this corpus through this class
 
         splits = ("train", "dev", "test")
         if split not in splits:

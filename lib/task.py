@@ -6,11 +6,12 @@ from functools import cached_property
 
 import numpy as np
 
-from . import corpora, formats, subword
-from .batching import Tokenised, tokenise
-from .config import Config
-from .errors import DataError
-from .paths import DistilledFolder
+from lib import corpora, subword
+from lib.batching import Tokenised, tokenise
+from lib.config import Config
+from lib.corpora import formats
+from lib.errors import DataError
+from lib.paths import DistilledFolder
 
 __all__ = ["TEACHER_SEED", "Task", "distilled_folder", "distilled_targets"]
 

@@ -17,16 +17,16 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from . import runtime
-from .batching import Tokenised
-from .config import Config, load_config, run_arguments
-from .decoding import Procedure
-from .errors import DataError, ReproError
-from .inference import WEIGHTS, freeze
-from .layers import LONGEST
-from .scoring import load_run
-from .subword import Vocabulary
-from .validation import translate
+from lib import runtime
+from lib.batching import Tokenised
+from lib.config import Config, load_config, run_arguments
+from lib.decoding import Procedure
+from lib.decoding.inference import WEIGHTS, freeze
+from lib.errors import DataError, ReproError
+from lib.layers import LONGEST
+from lib.likelihood.scoring import load_run
+from lib.subword import Vocabulary
+from lib.training.validation import translate
 
 __all__ = ["Translator", "main", "read_lines"]
 
@@ -39,7 +39,7 @@ class Translator:
 
     def __init__(self, config: Config, setting: str = "", weights: str = "auto",
                  teacher: str = "", batch_tokens: int = 1024, seed: int = 0):
-        """`setting`: as in lib/decoding.py, by default the run's headline; `teacher`: a model.
+        """`setting`: as in lib/decoding, by default the run's headline; `teacher`: a model.
 
         Errors: ConfigError for a setting that doesn't exist or that the model can't do;
         CheckpointError, with the command that trains it, for a missing checkpoint.
@@ -151,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lib.translate",
                                      description="Translate standard input, a sentence a line.")
     run_arguments(parser, model="ga_b")
-    parser.add_argument("--decoding", default="", help="greedy, beam4, k4, ... (lib/decoding.py); "
+    parser.add_argument("--decoding", default="", help="greedy, beam4, k4, ... (lib/decoding); "
                         "default: the run's headline setting")
     parser.add_argument("--weights", default="auto", choices=WEIGHTS,
                         help="precision of the products; int8 is fastest on a CPU, rounds most")

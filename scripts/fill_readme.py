@@ -12,13 +12,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib import findings as lib_findings
-from lib.audit_figure import verdict
 from lib.config import MODELS
+from lib.correlation import find_runs
+from lib.correlation.resampling import likelihood_terms, ratio_of_sums
 from lib.paths import ROOT, RunFolder, outputs_root
+from lib.plots.audit_figure import verdict
 from lib.published import MODELS as NAMES
-from lib.resampling import likelihood_terms, ratio_of_sums
-from lib.tables import interval, systems
+from lib.results import findings as lib_findings
+from lib.results.speed_table import bench_table
+from lib.results.tables import interval, systems
 
 README = ROOT / "README.md"
 
@@ -39,22 +41,52 @@ def _runs(dataset: str, scale: str, train_data: str = "raw") -> list[tuple[RunFo
 
 def _results(dataset: str, scale: str) -> str:
     rows = []
-    for folder, metrics in _runs(dataset, scale):
-        history = pd.read_csv(folder.history)
-        bleu = {k: v["score"] for k, v in metrics["bleu"].items()}
-        shown = ("greedy", "beam4") if "greedy" in bleu else ("k0", "k1", "k4")
-        ll = {name: f"{v['mean']:.3f} ± {v['standard_error']:.3f}"
-              for name, v in metrics["log_likelihood"].items()}
-        kl = metrics["diagnostics"].get("kl")
-        rows.append({
-            "model": NAMES[metrics["model"]], "parameters": f"{metrics['parameters'] / 1e6:.1f}M",
-            "steps": int(history["step"].iloc[-1]),
-            "minutes": f"{history['seconds'].iloc[-1] / 60:.0f}",
-            "BLEU": ", ".join(f"{s} {bleu[s]:.1f}" for s in shown),
-            "LL, strict": ll["strict"], "LL, paper": ll["paper"], "released": ll["released"],
-            "K": metrics["log_likelihood"]["strict"]["samples"] if kl is not None else "exact",
-            "KL": "" if kl is None else f"{kl:.2f}"})
+    for data in ("raw", "distilled"):
+        for folder, metrics in _runs(dataset, scale, data):
+            history = pd.read_csv(folder.history)
+            bleu = {k: v["score"] for k, v in metrics["bleu"].items()}
+            shown = ("greedy", "beam4") if "greedy" in bleu else ("k0", "k1", "k4")
+            ll = {name: f"{v['mean']:.3f} ± {v['standard_error']:.3f}"
+                  for name, v in metrics["log_likelihood"].items()}
+            kl = metrics["diagnostics"].get("kl")
+            rows.append({
+                "model": NAMES[metrics["model"]], "trained on": data,
+                "parameters": f"{metrics['parameters'] / 1e6:.1f}M",
+                "steps": int(history["step"].iloc[-1]),
+                "minutes": f"{history['seconds'].iloc[-1] / 60:.0f}",
+                "BLEU": ", ".join(f"{s} {bleu[s]:.1f}" for s in shown),
+                "LL, strict": ll["strict"], "LL, paper": ll["paper"], "released": ll["released"],
+                "K": metrics["log_likelihood"]["strict"]["samples"] if kl is not None else "exact",
+                "KL": "" if kl is None else f"{kl:.2f}"})
     return _table(rows)
+
+
+def answer() -> str:
+    """How often log-likelihood and BLEU prefer the same of two models, in a sentence a data set."""
+    told = []
+    for dataset, scale in (("toy", "smoke"), ("multi30k_de_en", "mini")):
+        path = outputs_root() / "tables" / f"concordance_{dataset}_{scale}.csv"
+        if path.exists():
+            table = pd.read_csv(path).query("scope == 'all'")
+            told.append(f"- **{dataset}, {scale}**: " + "; ".join(
+                f"{'counted strictly' if name == 'strict' else 'with the released estimate'}, "
+                + _agreement(table.query("accounting == @name"))
+                for name in ("strict", "released")) + ".")
+    return "\n".join(told) or _table([])
+
+
+def _agreement(table: pd.DataFrame) -> str:
+    """How many of the decided pairs agree, of models trained on the same and on different text."""
+    parts = []
+    for words, data in (("trained on the same text", ["raw", "distilled"]),
+                        ("trained one on raw, one on distilled text", ["mixed"])):
+        counts = table[table["train_data"].isin(data)][["agree", "undecided", "disagree"]].sum()
+        if counts.sum():
+            parts.append(f"LL and BLEU prefer the same of two models {words} in "
+                         f"{counts['agree']} of {counts['agree'] + counts['disagree']} decided "
+                         f"pairs ({counts['undecided']} undecided)")
+    return ", ".join(parts).replace(", LL and BLEU prefer the same of two models",
+                                    ", and of two models")
 
 
 def multi30k() -> str:
@@ -156,21 +188,37 @@ def _audited(place: str, table: pd.DataFrame) -> str:
 def search() -> str:
     """How well LL and BLEU rank models alike, with search and with minimum Bayes risk."""
     told = []
-    for place in ("toy_smoke", "multi30k_de_en_mini"):
-        path = outputs_root() / "tables" / f"decoders_{place}_strict.csv"
+    for dataset, scale in (("toy", "smoke"), ("multi30k_de_en", "mini")):
+        path = outputs_root() / "tables" / f"decoders_{dataset}_{scale}_strict.csv"
         if not path.exists():
             continue
-        table = pd.read_csv(path).query("scope == 'all' and train_data == 'raw'")
-        found = {row.decoder: row for row in table.itertuples()}
-        if len(found) == 2 and found["mbr"].n > 2:
-            parts = [f"{name}: Spearman's rho {row.spearman:+.2f} [{row.spearman_low:+.2f}, "
-                     f"{row.spearman_high:+.2f}], p = {row.spearman_p:.2g}, Pearson's r "
-                     f"{row.pearson:+.2f} [{row.pearson_low:+.2f}, {row.pearson_high:+.2f}]"
-                     for name, row in (("Each run's own decoding", found["headline"]),
-                                       ("minimum Bayes risk", found["mbr"]))]
-            told.append(f"- {place.replace('_', ' ')}, {found['mbr'].n} models trained on raw "
-                        f"text, one seed each. {'; '.join(parts)}.")
+        table = pd.read_csv(path).query("scope == 'all' and n > 2")
+        for data in ("raw", "distilled"):
+            found = {row.decoder: row for row in table.query("train_data == @data").itertuples()}
+            if len(found) == 2:
+                told.append(f"- {dataset} {scale}, {_counted(dataset, scale, data)}. " + "; ".join(
+                    f"{name}: Spearman's rho {row.spearman:+.2f} [{row.spearman_low:+.2f}, "
+                    f"{row.spearman_high:+.2f}], p = {row.spearman_p:.2g}, Pearson's r "
+                    f"{row.pearson:+.2f} [{row.pearson_low:+.2f}, {row.pearson_high:+.2f}]"
+                    for name, row in (("Each run's own decoding", found["headline"]),
+                                      ("minimum Bayes risk", found["mbr"]))) + ".")
     return "\n".join(told) or _table([])
+
+
+def _counted(dataset: str, scale: str, train_data: str) -> str:
+    """How many models were trained on what, and which of them with several seeds."""
+    runs = [(f.model, f.seed) for f in map(_folder, find_runs(dataset, scale))
+            if f.train_data == train_data]
+    models = dict.fromkeys(sorted({model for model, _ in runs}, key=MODELS.index))
+    seeds = {model: sum(model == other for other, _ in runs) for model in models}
+    several = [f"{count} seeds of {NAMES[model]}" for model, count in seeds.items() if count > 1]
+    return (f"{len(models)} models trained on {train_data} text, "
+            + (f"{', '.join(several)}, one of the others" if several else "one seed each"))
+
+
+def _folder(path: Path) -> RunFolder:
+    dataset, scale, model, train_data, seed = path.parts[-5:]
+    return RunFolder(dataset, scale, model, train_data, int(seed[1:]))
 
 
 def sizes() -> str:
@@ -223,11 +271,43 @@ def likelihood() -> str:
             f"rate {rate:.0f} GFLOP a CPU-second.\n\n{_table(rows)}")
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"multi30k": multi30k, "reading": reading,
+def decoding() -> str:
+    """Decoding speed: the paper's Table 4 with random weights, beside CTranslate2."""
+    table = bench_table()
+    if table is None:
+        return _table([])
+    names = {"ctranslate2": "CTranslate2", **NAMES}
+    own = next(name for name in table if name.startswith("vs ") and "beam" in name)
+    rows = [{"system": f"{names[row['system']]} {row['setting']}", "weights": row["weights"],
+             "batch 1": f"{row['sentences/s, batch 1']:.1f}",
+             "batch 32": f"{row['sentences/s, batch 32']:.1f}",
+             f"against {own.removeprefix('vs ')}": f"{row[own]:.2f}",
+             "against CTranslate2, fp32": "-" if pd.isna(row["vs CTranslate2"]) else
+             f"{row['vs CTranslate2']:.2f}",
+             "the paper's ratio": "-" if pd.isna(row["paper"]) else f"{row['paper']:.1f}"}
+            for _, row in table.iterrows()]
+    machine = pd.read_csv(outputs_root() / "bench" / "decoding.csv")["machine"].iloc[0]
+    return (f"Machine: {machine}, one thread. Sentences a second alone and in batches of 32; "
+            f"ratios at batch size 1.\n\n{_table(rows)}\n\n{_bits()}")
+
+
+def _bits() -> str:
+    """What fewer bits a weight cost in BLEU, of the trained runs that were there."""
+    path = outputs_root() / "bench" / "weights.csv"
+    if not path.exists() or path.stat().st_size < 10:
+        return ""
+    wide = pd.read_csv(path).pivot_table(index=["dataset", "model", "setting"], columns="weights",
+                                         values="bleu", sort=False).reset_index()
+    told = [f"{row.dataset} {NAMES[row.model]} {row.setting} {row.int8 - row.fp32:+.2f}"
+            for row in wide.itertuples()]
+    return f"BLEU with int8 weights minus BLEU with fp32 weights: {', '.join(told)}."
+
+
+BLOCKS: dict[str, Callable[[], str]] = {"answer": answer, "multi30k": multi30k, "reading": reading,
                                         "audit": audit, "search": search,
                                         "findings": findings,
                                         "sizes": sizes, "bench": bench,
-                                        "likelihood": likelihood}
+                                        "likelihood": likelihood, "decoding": decoding}
 
 
 def fill(text: str) -> str:

@@ -17,7 +17,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-from lib.executed import clean
+from lib.grid.executed import clean
 from lib.paths import NOTEBOOKS, ROOT
 
 

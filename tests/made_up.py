@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from sacrebleu.metrics import BLEU
 
+from lib.likelihood.scoring import accountings
 from lib.paths import RunFolder
-from lib.scoring import accountings
 
 FAMILY = {"tr": "autoregressive", "ga": "gaussian", "fl": "flow"}
 WORDS = [f"w{i}" for i in range(60)]

@@ -7,8 +7,8 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from lib import alignment
-from lib.alignment import complexity, entropies_by_word, fit, words
+from lib.distillation import alignment
+from lib.distillation.alignment import complexity, entropies_by_word, fit, words
 
 
 def brute_force(source: list[str], target: list[str], iterations: int) -> dict:

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
-from lib.annealing import (
+from lib.errors import ConfigError
+from lib.likelihood import iw_bound
+from lib.likelihood.annealing import (
     AnnealedWeights,
     Annealing,
     GeometricPath,
@@ -14,8 +16,6 @@ from lib.annealing import (
     reverse_annealing,
     tune_step_sizes,
 )
-from lib.errors import ConfigError
-from lib.likelihood import iw_bound
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from lib import archives
-from lib.archives import Remote, fetch, members, nested_members
+from lib.corpora import archives
+from lib.corpora.archives import Remote, fetch, members, nested_members
 from lib.errors import DataError
 
 CONTENT = b"one\ntwo\n" * 1000

@@ -10,8 +10,16 @@ import pandas as pd
 import pytest
 import torch
 
-from lib.annealing import Annealing, forward_annealing, reverse_annealing, tune_step_sizes
-from lib.audit import (
+from lib.config import load_config
+from lib.errors import ConfigError, DataError
+from lib.likelihood import effective_sample_size, iw_bound
+from lib.likelihood.annealing import (
+    Annealing,
+    forward_annealing,
+    reverse_annealing,
+    tune_step_sizes,
+)
+from lib.likelihood.audit import (
     AuditSettings,
     annealing_path,
     audit,
@@ -20,9 +28,6 @@ from lib.audit import (
     simulate,
     summarise,
 )
-from lib.config import load_config
-from lib.errors import ConfigError, DataError
-from lib.likelihood import effective_sample_size, iw_bound
 from lib.paths import ROOT, RunFolder
 from tests.tiny import FLOW, GAUSSIAN, batch_of, model_of, ragged
 
@@ -160,7 +165,7 @@ def test_audit_writes_a_row_a_sentence(shipped):
 
 
 def test_audit_goes_on_where_it_stopped_and_gives_the_same(shipped, monkeypatch):
-    monkeypatch.setattr("lib.audit.POSITIONS_AT_ONCE", 16 * 2)
+    monkeypatch.setattr("lib.likelihood.audit.POSITIONS_AT_ONCE", 16 * 2)
     whole = audit(shipped, SMALL, progress=False)
     table, told = files(shipped)
     text = table.read_text()
@@ -201,7 +206,7 @@ def test_audits_are_read_if_they_suffice(shipped):
     table.write_text(whole[:whole.index("\n") + 1] + whole.split("\n")[1] + "\n")
     assert read_audit(shipped) is None, "unfinished"
     report.write_text("{")
-    with pytest.raises(DataError, match="python -m lib.audit --model ga_b"):
+    with pytest.raises(DataError, match="python -m lib.likelihood.audit --model ga_b"):
         read_audit(shipped)
 
 

@@ -10,7 +10,10 @@ import pandas as pd
 import papermill
 import pytest
 
-from lib.audit_figure import (
+from lib.errors import DataError
+from lib.paths import NOTEBOOKS, ROOT, RunFolder
+from lib.plots import FAMILY_COLOURS
+from lib.plots.audit_figure import (
     AuditedRun,
     audit_points,
     audit_table,
@@ -20,9 +23,6 @@ from lib.audit_figure import (
     likelihood_audit,
     verdict,
 )
-from lib.errors import DataError
-from lib.paths import NOTEBOOKS, ROOT, RunFolder
-from lib.plots import FAMILY_COLOURS
 
 
 def sentences(log_prob, released=math.nan, padded=(4, 8), log_p_length=-0.5, elbo=math.nan):
@@ -166,7 +166,7 @@ def test_runs_are_found_with_their_audits(isolated):
 
 
 def test_no_run_at_all_names_the_commands(isolated):
-    from lib.audit import AuditSettings
+    from lib.likelihood.audit import AuditSettings
 
     with pytest.raises(DataError, match="no evaluated run of toy/smoke.*02_train"):
         audited_runs("toy", "smoke", compute=AuditSettings(2))

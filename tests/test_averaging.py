@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lib.averaging import WeightAverage
+from lib.training.averaging import WeightAverage
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from benchmarks import likelihood, training
-from benchmarks.machine import describe, matrix_throughput
+from benchmarks.machine import describe, matrix_rate, matrix_throughput
+from lib import runtime
 
 
 def test_the_random_corpus_has_the_quantiles_it_was_given():
@@ -34,6 +35,7 @@ def test_a_subject_counts_its_tokens_and_matrix_products(model):
 def test_the_machine_is_named_and_multiplies():
     assert "cores" in describe() or torch.cuda.is_available()
     assert matrix_throughput(torch.float32, seconds=0.01) > 1e8
+    assert matrix_rate(runtime.device(), seconds=0.01) > 1e8
 
 
 def test_the_likelihood_benchmark_times_the_pass_that_it_names(isolated):
@@ -48,6 +50,7 @@ def test_the_likelihood_benchmark_times_the_pass_that_it_names(isolated):
     # the output layer alone, for every sample of every padded position
     assert subject.flops > 2 * 4 * padded * vocabulary * d_model
     found = likelihood.speed((small,), rounds=1)
+    assert (found["flops_per_cpu_second"] > 0).all()  # in however many threads it is scored
     assert set(found["threads"]) <= {1, 2} or found["threads"].max() == torch.get_num_threads()
     micros = found["cpu_microseconds_per_token_and_sample"]
     np.testing.assert_allclose(found["sentences_per_cpu_second"],

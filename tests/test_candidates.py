@@ -6,9 +6,9 @@ import torch
 from scipy.stats import chisquare
 from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, batch_of, model_of, ragged, sources_of
 
-from lib import candidates
-from lib.refinement import refine, trace
-from lib.search import length_normaliser, sentence_generator
+from lib.decoding import candidates
+from lib.decoding.refinement import refine, trace
+from lib.decoding.search import length_normaliser, sentence_generator
 from lib.subword import BOS, EOS, PAD
 
 VOCABULARY = 8

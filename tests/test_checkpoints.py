@@ -10,11 +10,11 @@ import pytest
 import torch
 from tiny import AUTOREGRESSIVE, model_of
 
-from lib import checkpoints
 from lib.config import load_config
 from lib.errors import CheckpointError
 from lib.models import build
 from lib.paths import ROOT
+from lib.training import checkpoints
 
 COMMAND = "papermill the notebook"
 
@@ -207,7 +207,7 @@ LIMITED = """
 import resource, signal, sys
 from pathlib import Path
 import torch
-from lib import checkpoints
+from lib.training import checkpoints
 from lib.errors import CheckpointError
 path = Path(sys.argv[1])
 checkpoints.save(path, {"step": 1})

@@ -10,11 +10,11 @@ from dataclasses import replace
 import pytest
 import requests
 
-from lib import archives, corpora
+from lib import corpora
 from lib.config import load_dataset
-from lib.corpora import Pairs, read
+from lib.corpora import Pairs, archives, read
+from lib.corpora.sources import public_sets
 from lib.errors import ConfigError, DataError
-from lib.sources import public_sets
 
 LANGUAGES = ("de", "en")
 

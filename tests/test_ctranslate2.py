@@ -6,10 +6,10 @@ from tiny import GAUSSIAN, model_of, sources_of
 
 from benchmarks import ctranslate2 as outside
 from lib.config import load_config
+from lib.decoding.search import beam_search
 from lib.errors import ConfigError
+from lib.likelihood.scoring import load_run
 from lib.paths import ROOT, RunFolder
-from lib.scoring import load_run
-from lib.search import beam_search
 
 INSTALLED = pytest.mark.skipif(not outside.is_installed(),
                                reason="CTranslate2 isn't installed: pip install -e '.[speed]'")

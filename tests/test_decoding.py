@@ -6,10 +6,10 @@ from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, batch_of, model_of, ragged, sou
 
 from lib import decoding
 from lib.decoding import Procedure, hypotheses
+from lib.decoding.refinement import refine
+from lib.decoding.search import beam_search, greedy
 from lib.errors import ConfigError, DataError
 from lib.layers import LONGEST
-from lib.refinement import refine
-from lib.search import beam_search, greedy
 from lib.subword import UNK
 
 VOCABULARY = 8

@@ -15,20 +15,20 @@ import papermill
 import pytest
 import torch
 
-from lib import checkpoints, distillation, subword
-from lib.alignment import complexity
+from lib import distillation, subword
 from lib.batching import collate
 from lib.config import load_config
+from lib.decoding.search import beam_search
 from lib.distillation import distil, distilled_set, distilled_texts, main
+from lib.distillation.alignment import complexity
 from lib.errors import CheckpointError, ConfigError, DataError
+from lib.likelihood.scoring import load_run
 from lib.models import build
 from lib.paths import NOTEBOOKS, ROOT
-from lib.scoring import load_run
-from lib.search import beam_search
 from lib.synthetic import ToyTask
 from lib.task import Task
-from lib.training import run_folder
-from lib.validation import bleu
+from lib.training import checkpoints, run_folder
+from lib.training.validation import bleu
 
 pytestmark = pytest.mark.usefixtures("isolated")
 

@@ -8,13 +8,12 @@ import pytest
 import torch
 from sacrebleu.metrics import BLEU
 
-from lib import checkpoints
 from lib.config import load_config
 from lib.errors import CheckpointError
 from lib.evaluation import decoding_settings, evaluate
-from lib.scoring import load_run
+from lib.likelihood.scoring import load_run
 from lib.task import Task
-from lib.training import Trainer, run_folder
+from lib.training import Trainer, checkpoints, run_folder
 
 TINY = {"steps": 2, "validate_every": 1, "dev_sentences": 8, "start_from": "", "kl_start": 0,
         "kl_ramp": 0, "samples": 5, "d_model": 16, "d_filter": 32}
@@ -38,6 +37,12 @@ def test_a_whole_run(model, isolated):
     mbr = sentences["hypothesis_mbr"].tolist()
     assert metrics["bleu"]["mbr16-chrf"]["score"] == pytest.approx(
         BLEU().corpus_score(mbr, [Task(config).references("test")]).score)
+    first, *others = metrics["bleu"].values()
+    assert "gain" not in first
+    for entry in others:
+        assert entry["gain"] == entry["score"] - first["score"]
+        assert entry["gain_low"] <= entry["gain"] <= entry["gain_high"]
+        assert entry["score_low"] <= entry["score"] <= entry["score_high"]
     assert set(metrics["speed"]["sentences_per_second"]) == set(metrics["bleu"])
     assert metrics["speed"]["lines"] == 256
     per_sentence = (sentences["log_prob"] + sentences["log_p_length"]).mean()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import nbformat
 
-from lib import executed
+from lib.grid import executed
 from lib.paths import ROOT
 
 

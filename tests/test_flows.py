@@ -5,15 +5,7 @@ import torch
 from torch import nn
 
 from lib.distributions import standard_normal_log_prob
-from lib.flows import (
-    ActNorm,
-    Condition,
-    Coupling,
-    Glow,
-    InvertibleLinear,
-    squeeze,
-    unsqueeze,
-)
+from lib.flows import ActNorm, Condition, Coupling, Glow, InvertibleLinear, squeeze, unsqueeze
 from lib.layers import WeightNormLinear, mask_bias
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from lib import formats
+from lib.corpora import formats
 from lib.errors import DataError
 
 

@@ -5,10 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from lib import gallery
 from lib.errors import DataError
 from lib.paths import ROOT, RunFolder
+from lib.results import gallery
 
 
 @pytest.mark.parametrize(("stem", "ending", "maker"), [
@@ -16,7 +17,7 @@ from lib.paths import ROOT, RunFolder
     ("latent_space_toy_smoke_ga_b_fl_b_0", ": toy, smoke, ga_b, fl_b, 0", "04_latent_space"),
     ("ll_against_bleu_multi30k_de_en_mini_bits_per_char",
      ": multi30k_de_en, mini, bits_per_char", "05_correlation"),
-    ("model_sizes", "the published ones", "lib/sizes.py"),
+    ("model_sizes", "the published ones", "lib/results/sizes.py"),
 ])
 def test_a_file_is_described_by_its_name(stem, ending, maker):
     sentence, made_by = gallery.describe(stem)
@@ -34,6 +35,8 @@ def test_the_page_links_what_there_is(isolated):
                  "tables/table1_toy_smoke_strict.csv", "tables/table1_toy_smoke_strict.md"):
         (outputs / name).parent.mkdir(parents=True, exist_ok=True)
         (outputs / name).touch()
+        if name.endswith(".png"):
+            Image.new("RGB", (4, 3)).save(outputs / name)
     run = RunFolder("toy", "smoke", "tr_s")
     run.path.mkdir(parents=True)
     (run.path / "03_eval.ipynb").touch()
@@ -61,8 +64,9 @@ def test_figures_of_single_runs_are_linked_where_they_would_be_too_much(isolated
     figures = isolated / "outputs" / "figures"
     figures.mkdir()
     for model in ("tr_s", "ga_b"):
-        (figures / f"likelihood_by_length_toy_smoke_{model}_raw_s1.png").write_bytes(b"x" * 3000)
-    monkeypatch.setattr(gallery.html_report, "LARGEST", 8000)      # 4,000 bytes each, encoded
+        picture = figures / f"likelihood_by_length_toy_smoke_{model}_raw_s1.png"
+        Image.effect_noise((60, 50), 100).save(picture)
+    monkeypatch.setattr(gallery.html_report, "LARGEST", 8000)  # over 4,000 bytes each, encoded
     gallery.main()
     report = (isolated / "outputs" / "report.html").read_text()
     assert report.count("data:image/png") == 1

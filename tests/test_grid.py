@@ -23,8 +23,8 @@ import yaml
 
 from lib import grid
 from lib.config import load_config
+from lib.grid.workflow import Grid
 from lib.paths import NOTEBOOKS, ROOT, RunFolder
-from lib.workflow import Grid
 
 pytest.importorskip("snakemake")
 
@@ -180,7 +180,7 @@ def copy_of_the_repository(folder: Path) -> Path:
             text, count = re.subn(rf"^(\s*{key}:) *\S+", rf"\1 {value}", text, flags=re.MULTILINE)
             assert count == 1, (name, key)
         (folder / name).write_text(text, encoding="utf-8")
-    module = folder / "lib" / "distillation.py"
+    module = folder / "lib" / "distillation" / "__init__.py"
     text, count = re.subn(r"^SHARD_LINES = \d+", f"SHARD_LINES = {SHARD_LINES}",
                           module.read_text(), flags=re.MULTILINE)
     assert count == 1

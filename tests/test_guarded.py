@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from lib import guarded
+from lib.grid import guarded
 from lib.paths import ROOT
 
 
@@ -59,7 +59,8 @@ def test_the_end_of_the_starter_ends_the_line(tmp_path, how):
     starter = subprocess.Popen(
         python(f"""
             import subprocess, sys
-            subprocess.run([sys.executable, "-m", "lib.guarded", sys.executable, "-c", {line!r}])
+            subprocess.run([sys.executable, "-m", "lib.grid.guarded", sys.executable, "-c",
+                            {line!r}])
         """), cwd=ROOT, stdin=subprocess.DEVNULL)
     try:
         until(lambda: told.exists() and told.read_text())
@@ -73,7 +74,7 @@ def test_the_end_of_the_starter_ends_the_line(tmp_path, how):
 def test_a_killed_guard_takes_its_line_along(tmp_path):
     told = tmp_path / "pid"
     line = f"import os, time; open({str(told)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
-    guard = subprocess.Popen([sys.executable, "-m", "lib.guarded", *python(line)], cwd=ROOT)
+    guard = subprocess.Popen([sys.executable, "-m", "lib.grid.guarded", *python(line)], cwd=ROOT)
     try:
         until(lambda: told.exists() and told.read_text())
     finally:

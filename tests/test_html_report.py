@@ -1,13 +1,15 @@
 """The page of results in one file: nothing from elsewhere, every link to a place that exists."""
 
+import base64
+import io
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from lib import html_report
-
-PIXEL = (b"\x89PNG\r\n\x1a\n" + b"\0" * 20)
+from lib.results import html_report
 
 
 class Checker(HTMLParser):
@@ -32,7 +34,7 @@ class Checker(HTMLParser):
 @pytest.fixture
 def document(tmp_path):
     picture = tmp_path / "a.png"
-    picture.write_bytes(PIXEL)
+    Image.effect_noise((20, 10), 100).save(picture)
     first, second = html_report.Section("Figures"), html_report.Section("Tables")
     first.add("one", html_report.figure_html(picture, "Points & lines. Made by [x](x.ipynb)."))
     second.add("one", html_report.table_html("dataset: toy\n\n| a | b |\n|---|---:|\n| x | 1 |\n"))
@@ -61,6 +63,19 @@ def test_nothing_comes_from_elsewhere(document):
 def test_a_figure_is_told_to_those_who_cannot_see_it(document):
     assert 'alt="Points &amp; lines. Made by x."' in document
     assert 'Made by <a href="x.ipynb">x</a>.' in document
+
+
+def test_a_plot_keeps_its_colours_with_a_palette_of_256(tmp_path):
+    """Flat colours come back as they were; a thousand shades come back close to what they were."""
+    picture = np.zeros((40, 60, 3), np.uint8)
+    picture[:20] = (0, 114, 178)
+    picture[:, 30:, 2] = np.linspace(0, 255, 30).astype(np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    body = html_report.figure_html(tmp_path / "a.png", "Colours")
+    data = base64.b64decode(re.search(r'base64,([^"]+)"', body)[1])
+    found = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+    assert found.shape == picture.shape
+    assert np.abs(found - picture).max() <= 4
 
 
 def test_tables_keep_numbers_right_and_bars_in_cells():

@@ -4,9 +4,8 @@ import json
 
 import pytest
 
-from lib import hyperparameters, search_space
 from lib.config import load_config
-from lib.training import Trainer, run_folder
+from lib.training import Trainer, hyperparameters, run_folder, search_space
 
 TINY = {"steps": 4, "validate_every": 2, "dev_sentences": 10}
 

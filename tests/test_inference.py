@@ -4,13 +4,14 @@ import pytest
 import torch
 from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, batch_of, model_of, ragged, sources_of
 
-from lib import inference, runtime
+from lib import runtime
 from lib.autoregressive import Transformer
+from lib.decoding import inference
+from lib.decoding.inference import Product, freeze
+from lib.decoding.refinement import refine
+from lib.decoding.search import beam_search, greedy
 from lib.errors import ConfigError
 from lib.flows import ActNorm
-from lib.inference import Product, freeze
-from lib.refinement import refine
-from lib.search import beam_search, greedy
 
 VOCABULARY = 11
 FAMILIES = pytest.mark.parametrize("architecture", [AUTOREGRESSIVE, GAUSSIAN, FLOW],

@@ -195,6 +195,14 @@ def test_positions_come_in_todays_precision():
     assert layers.positions(4, 6, dtype=torch.float64).dtype == torch.float64
 
 
+def test_positions_first_used_in_inference_can_be_trained_with():
+    with torch.inference_mode():
+        layers.positions(7, 9)
+    gain = torch.ones(9, requires_grad=True)
+    (gain * layers.positions(7, 9)).sum().backward()
+    close(gain.grad, layers.positions(7, 9).sum(0))
+
+
 def test_a_sentence_beyond_the_longest_is_refused():
     assert layers.positions(layers.LONGEST, 4).shape == (layers.LONGEST, 4)
     with pytest.raises(DataError, match="has 1025 subwords, models take 1024 at most"):

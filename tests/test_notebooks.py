@@ -7,12 +7,12 @@ import pandas as pd
 import papermill
 import pytest
 
-from lib.checkpoints import load
 from lib.config import MODELS, load_config
+from lib.likelihood.scoring import accountings, likelihoods, load_run
 from lib.paths import NOTEBOOKS, ROOT, RunFolder
 from lib.runtime import autocast
-from lib.scoring import accountings, likelihoods, load_run
-from lib.validation import bleu, translate
+from lib.training.checkpoints import load
+from lib.training.validation import bleu, translate
 
 TINY = {"steps": 12, "validate_every": 4, "kl_start": 1, "kl_ramp": 3, "dev_sentences": 40,
         "start_from": ""}
@@ -64,6 +64,15 @@ def test_training_again_says_that_it_is_finished(place):
     again = execute(place[0], "02_train", model="ga_b", overrides=TINY)
     assert "finished already" in said(again)
     assert RunFolder("toy", "smoke", "ga_b").last.read_bytes() == before
+
+
+def test_training_in_two_processes_from_the_notebook(place):
+    trained = execute(place[0], "02_train", seed=2, processes=2, overrides={
+        **TINY, "steps": 8, "accumulate": 2, "batch_tokens": 500})
+    folder = RunFolder("toy", "smoke", "tr_s", seed=2)
+    assert json.loads(folder.config.read_text())["processes"] == 2
+    assert pd.read_csv(folder.history)["step"].tolist() == [4, 8]
+    assert "8 steps in" in said(trained)
 
 
 def test_evaluation_writes_what_it_shows(place):

@@ -14,11 +14,10 @@ import torch
 from test_training import EVERY, STEPS, run, small
 from torch import nn
 
-from lib import checkpoints, parallel
 from lib.config import load_config
 from lib.errors import ConfigError, TrainingError
 from lib.paths import ROOT
-from lib.training import run_folder, train, train_in_processes
+from lib.training import checkpoints, parallel, run_folder, train, train_in_processes
 
 pytestmark = pytest.mark.usefixtures("isolated")
 
@@ -31,7 +30,7 @@ WORKER = """
     import json, os, sys
     from pathlib import Path
     import torch
-    from lib import parallel
+    from lib.training import parallel
     from test_training import Interrupted, run, small
 
     torch.set_default_dtype(torch.float64)
@@ -199,7 +198,7 @@ def test_a_process_without_a_batch_is_refused(monkeypatch):
 SLEEPER = """
     import os, sys, time
     from pathlib import Path
-    from lib import parallel
+    from lib.training import parallel
 
     with parallel.joined():
         ready = Path(sys.argv[1]) / f"{parallel.rank()}.txt"
@@ -209,7 +208,7 @@ SLEEPER = """
 """
 STARTER = """
     import sys
-    from lib import parallel
+    from lib.training import parallel
 
     parallel.run(2, sys.argv[1:], 1)
 """

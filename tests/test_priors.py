@@ -11,13 +11,7 @@ from lib.config import Architecture
 from lib.distributions import DiagonalGaussian
 from lib.flows import ActNorm, InvertibleLinear
 from lib.layers import Memory
-from lib.priors import (
-    FlowPrior,
-    GaussianHead,
-    GaussianPrior,
-    StandardPrior,
-    build_prior,
-)
+from lib.priors import FlowPrior, GaussianHead, GaussianPrior, StandardPrior, build_prior
 
 pytestmark = pytest.mark.usefixtures("float64")
 

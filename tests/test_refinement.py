@@ -4,9 +4,9 @@ import pytest
 import torch
 from tiny import FLOW, GAUSSIAN, model_of, ragged, sources_of
 
+from lib.decoding.refinement import refine, trace
 from lib.errors import ConfigError
 from lib.priors import GaussianPrior
-from lib.refinement import refine, trace
 from lib.subword import BOS, EOS, PAD
 
 VOCABULARY = 8

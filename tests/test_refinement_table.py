@@ -5,15 +5,16 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import published, refinement_table
+from lib import published
 from lib.config import load_config
+from lib.decoding.refinement import trace
 from lib.errors import ConfigError
+from lib.likelihood.scoring import TrainedRun
 from lib.models import build
 from lib.paths import RunFolder
-from lib.refinement import trace
-from lib.scoring import TrainedRun
+from lib.results import refinement_table
 from lib.task import Task
-from lib.validation import bleu, translate
+from lib.training.validation import bleu, translate
 
 LINES = 24
 

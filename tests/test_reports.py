@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import reports
 from lib.config import load_config
+from lib.correlation.resampling import ACCOUNTINGS
 from lib.errors import ConfigError, DataError
-from lib.resampling import ACCOUNTINGS
+from lib.results import reports
 from lib.task import Task
 
 

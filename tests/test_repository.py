@@ -22,44 +22,50 @@ from packaging.utils import canonicalize_name
 from lib.config import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULES = sorted((ROOT / "lib").glob("*.py"))
+MODULES = sorted(path for path in (ROOT / "lib").rglob("*.py") if path.stem != "__main__")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # Who may import whom: a module imports only modules of its own level or of a level above it here.
 LEVELS = [
     {"errors"},
-    {"paths", "orphans"},
-    {"config", "published", "runtime", "checkpoints", "parallel", "executed"},
-    {"guarded", "search_space"},
-    {"archives", "sources", "formats", "corpora", "synthetic", "subword", "batching", "task",
-     "alignment"},
-    {"layers", "objectives", "likelihood", "annealing", "averaging"},
+    {"paths", "host"},
+    {"config", "published", "runtime", "training.checkpoints", "training.parallel",
+     "grid.executed"},
+    {"grid.guarded", "training.search_space"},
+    {"corpora.archives", "corpora.sources", "corpora.formats", "corpora", "synthetic", "subword",
+     "batching", "task",
+     "distillation.alignment"},
+    {"layers", "objectives", "likelihood", "likelihood.annealing", "training.averaging"},
     {"distributions"},
     {"flows"},
     {"priors"},
     {"autoregressive", "latent"},
     {"models"},
-    {"search", "refinement", "risk", "inference"},
-    {"candidates"},
-    {"decoding", "resampling", "significance"},
-    {"validation"},
-    {"training", "evaluation", "distillation", "scoring", "audit", "translate"},
-    {"correlation", "tables", "plots", "scatter", "audit_figure"},
-    {"refinement_table"},
-    {"reports", "sampling", "sizes", "notebook", "hyperparameters", "findings",
-     "speed", "speed_table"},  # what notebooks and commands call
-    {"gallery", "html_report", "workflow"},
+    {"decoding.search", "decoding.refinement", "decoding.risk", "decoding.inference"},
+    {"decoding.candidates"},
+    {"decoding", "correlation.resampling", "correlation.significance"},
+    {"training.validation", "decoding.graphs"},
+    {"training", "evaluation", "distillation", "likelihood.scoring", "likelihood.audit",
+     "translate"},
+    {"correlation", "results.tables", "plots", "plots.scatter", "plots.audit_figure"},
+    {"results.refinement_table"},
+    {"results.reports", "results.sampling", "results.sizes", "notebook", "training.hyperparameters",
+     "results.findings",
+     "decoding.speed", "results.speed_table"},  # what notebooks and commands call
+    {"results.gallery", "results.html_report", "grid.workflow"},
     {"grid"},
 ]
 RANK = {module: rank for rank, level in enumerate(LEVELS) for module in level}
 
 PRINTING = {"grid"}  # a command that people run; everything else returns what it has to say
-UNTESTED = {"__init__", "errors", "paths"}  # no decisions in them that could be wrong
+UNTESTED = {"", "errors", "paths", "results"}  # no decisions in them that could be wrong
 CONDA_NAMES = {"torch": "pytorch"}
 UNPINNED = re.compile(r"nvidia-|cuda-|triton$|setuptools$")  # torch's own, by platform and build
 
-# Tracked files that may exceed the limit: the quick start's checkpoints, together under 20 MB.
-LARGE_FILES = {f"outputs/runs/toy/smoke/{model}/raw/s1/checkpoints/best.pt" for model in MODELS}
+# Tracked files that may exceed the limit: the one-page report, and the quick start's checkpoints,
+# together under 20 MB.
+LARGE_FILES = {"outputs/report.html", *(
+    f"outputs/runs/toy/smoke/{model}/raw/s1/checkpoints/best.pt" for model in MODELS)}
 LARGEST = 2 * 2**20  # bytes
 
 # Written in pieces, so that this file doesn't contain what it looks for.
@@ -112,6 +118,12 @@ def conda() -> dict[str, str]:
             name, version = line.replace("==", "=").split("=")
             found[names.get(name, canonicalize_name(name))] = version
     return found
+
+
+def dotted(path: Path) -> str:
+    """A module's name below lib: `flows`, `decoding` (a package's own), `decoding.search`."""
+    parts = path.relative_to(ROOT / "lib").with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
 
 
 @functools.cache
@@ -259,22 +271,22 @@ def test_the_machine_pattern_itself(text, hit):
 
 # Modules -------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
 def test_module_opens_with_a_sentence(path):
     docstring = ast.get_docstring(parsed(path))
-    assert docstring, f"{path.name} has no docstring"
+    assert docstring, f"lib.{dotted(path)} has no docstring"
     first = docstring.split("\n\n")[0].strip()
-    assert first.endswith((".", ":")), f"{path.name} doesn't open with a sentence: {first!r}"
+    assert first.endswith((".", ":")), f"lib.{dotted(path)} doesn't open with a sentence: {first!r}"
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if p.stem != "__init__"], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [p for p in MODULES if dotted(p) in RANK], ids=dotted)
 def test_module_says_what_it_offers(path):
     tree = parsed(path)
     offered = [
         ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign)
         and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets)
     ]
-    assert len(offered) == 1, f"{path.name} defines __all__ {len(offered)} times"
+    assert len(offered) == 1, f"lib.{dotted(path)} defines __all__ {len(offered)} times"
     there = set()
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -284,46 +296,56 @@ def test_module_says_what_it_offers(path):
         else:
             there.update(n.id for n in ast.walk(node)
                          if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
-    assert set(offered[0]) <= there, f"{path.name} lacks {sorted(set(offered[0]) - there)}"
+    assert set(offered[0]) <= there, f"lib.{dotted(path)} lacks {sorted(set(offered[0]) - there)}"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
 def test_module_has_its_tests(path):
-    assert path.stem in UNTESTED or (ROOT / "tests" / f"test_{path.stem}.py").is_file(), (
-        f"lib/{path.name} has no tests/test_{path.stem}.py"
-    )
+    name = dotted(path)
+    tests = f"tests/test_{name.rpartition('.')[2]}.py"
+    assert name in UNTESTED or (ROOT / tests).is_file(), f"lib.{name} has no {tests}"
+
+
+def test_no_two_modules_share_their_tests():
+    names = [dotted(path).rpartition(".")[2] for path in MODULES]
+    assert len(set(names)) == len(names)
 
 
 def imported(path: Path) -> set[str]:
-    """The modules of lib that a module of lib imports, anywhere in it."""
-    found = set()
+    """The modules of lib that a module of lib imports, anywhere in it, as `dotted` names them."""
+    modules, found = {dotted(module) for module in MODULES}, set()
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
-            found.update(a.name.split(".")[1] for a in node.names if a.name.startswith("lib."))
+            found.update(a.name.removeprefix("lib.") for a in node.names
+                         if a.name.startswith("lib."))
         elif isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            if node.level == 1 or module == "lib" or module.startswith("lib."):
-                inner = module if node.level else module.removeprefix("lib").removeprefix(".")
-                names = [inner.split(".")[0]] if inner else [a.name for a in node.names]
-                found.update(names)
+            assert not node.level, f"{path}:{node.lineno}: import from lib by its whole name"
+            if node.module == "lib":
+                found.update(alias.name for alias in node.names)
+            elif node.module.startswith("lib."):
+                inner = node.module.removeprefix("lib.")
+                below = {f"{inner}.{alias.name}" for alias in node.names} & modules
+                found.update(below or {inner})
     return found
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if p.stem != "__init__"], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [p for p in MODULES if dotted(p) not in ("", "results")],
+                         ids=dotted)
 def test_module_imports_only_what_lies_below_it(path):
-    for name in [path.stem, *sorted(imported(path))]:
-        assert name in RANK, f"give lib/{name}.py its level in LEVELS, tests/test_repository.py"
-        assert RANK[name] <= RANK[path.stem], f"lib/{path.name} must not import lib.{name}"
+    own = dotted(path)
+    for name in [own, *sorted(imported(path))]:
+        assert name in RANK, f"give lib.{name} its level in LEVELS, tests/test_repository.py"
+        assert RANK[name] <= RANK[own], f"lib.{own} must not import lib.{name}"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
 def test_module_neither_prints_nor_shows(path):
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            assert called != "plt.show", f"lib/{path.name}:{node.lineno} shows a figure"
-            assert called not in ("print", "sys.stdout.write") or path.stem in PRINTING, (
-                f"lib/{path.name}:{node.lineno} prints"
+            assert called != "plt.show", f"lib.{dotted(path)}:{node.lineno} shows a figure"
+            assert called not in ("print", "sys.stdout.write") or dotted(path) in PRINTING, (
+                f"lib.{dotted(path)}:{node.lineno} prints"
             )
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from sacrebleu.metrics import BLEU
 
-from lib import resampling
+from lib.correlation import resampling
 from lib.errors import ConfigError, DataError
 
 WORDS = ["a", "the", "dog", "cat", "sees", "runs", ",", ".", "red", "Blue", "house's", "3.5", "&",

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import sacrebleu
 
+from lib.decoding.risk import UTILITIES, consensus, expected_utilities, utilities
 from lib.errors import ConfigError
-from lib.risk import UTILITIES, consensus, expected_utilities, utilities
 
 WORDS = ["a", "the", "cat", "cats", "sat,", "on", "(mats)", "it's", "3.5%", "Straße", "!", "  x "]
 REFERENCE = {"chrf": sacrebleu.sentence_chrf, "bleu": sacrebleu.sentence_bleu}

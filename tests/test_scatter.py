@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 from matplotlib.text import Annotation
 
-from lib import plots, scatter, significance
+from lib import plots
+from lib.correlation import significance
+from lib.correlation.resampling import Resamples
 from lib.errors import ConfigError
-from lib.resampling import Resamples
+from lib.plots import scatter
 
 FAMILY = {"tr": "autoregressive", "ga": "gaussian", "fl": "flow"}
 POINTS = {"tr_s": (30, -2.0), "tr_b": (33, -1.8), "tr_l": (33.5, -1.78), "ga_b": (26, -2.4),

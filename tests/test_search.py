@@ -10,9 +10,7 @@ from tiny import AUTOREGRESSIVE, model_of, ragged, sources_of
 
 from lib.autoregressive import DecoderState
 from lib.batching import Batch
-from lib.errors import ConfigError
-from lib.layers import LONGEST
-from lib.search import (
+from lib.decoding.search import (
     beam_search,
     greedy,
     length_normaliser,
@@ -21,6 +19,8 @@ from lib.search import (
     sentence_generator,
     source_rows,
 )
+from lib.errors import ConfigError
+from lib.layers import LONGEST
 from lib.subword import BOS, EOS, PAD
 
 VOCABULARY = 8

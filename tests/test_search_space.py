@@ -4,10 +4,10 @@ import shutil
 
 import pytest
 
-from lib import search_space
 from lib.config import MODELS, SCALES, load_config
 from lib.errors import ConfigError
 from lib.paths import PARAMS
+from lib.training import search_space
 
 
 @pytest.fixture

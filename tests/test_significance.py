@@ -9,8 +9,9 @@ from made_up import made_up_references, made_up_run
 from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 
-from lib import correlation, significance
-from lib.resampling import Resamples
+from lib import correlation
+from lib.correlation import significance
+from lib.correlation.resampling import Resamples
 
 
 def frame(rows):

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from lib.config import datasets, load_dataset
-from lib.sources import public_sets
+from lib.corpora.sources import public_sets
 
 PAIRS = {"multi30k": ("de", "en"), "iwslt16": ("de", "en"), "wmt14": ("de", "en"),
          "wmt16": ("ro", "en")}

@@ -11,11 +11,10 @@ from made_times import times
 from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, model_of, ragged, tokenised
 
 from benchmarks import ctranslate2, decoding
-from lib import speed
 from lib.config import load_config
-from lib.decoding import hypotheses
+from lib.decoding import hypotheses, speed
+from lib.decoding.inference import freeze
 from lib.errors import ConfigError
-from lib.inference import freeze
 from lib.paths import NOTEBOOKS, ROOT, RunFolder
 
 VOCABULARY = 9

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from made_times import times
 
-from lib import speed, speed_table
+from lib.decoding import speed
 from lib.errors import ConfigError
+from lib.results import speed_table
 
 
 def test_table_4_compares_at_batch_size_1():

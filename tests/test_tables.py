@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import published, significance, tables
+from lib import published
+from lib.correlation import significance
+from lib.correlation.resampling import Resamples
 from lib.errors import ConfigError
-from lib.resampling import Resamples
+from lib.results import tables
 
 
 def frame(dataset="wmt14_en_de"):

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from lib import checkpoints, training
+from lib import training
 from lib.config import Config, load_config
 from lib.errors import CheckpointError, TrainingError
 from lib.objectives import kl_weight, learning_rate
 from lib.paths import ROOT
-from lib.training import Trainer, run_folder, train, train_command
+from lib.training import Trainer, checkpoints, run_folder, train, train_command
 
 pytestmark = pytest.mark.usefixtures("isolated")
 
@@ -166,7 +166,8 @@ def test_interrupted_inside_a_step_or_a_validation(place, monkeypatch, isolated)
 CHILD = """
 import json, os, signal, sys
 from dataclasses import replace
-from lib import checkpoints, training
+from lib import training
+from lib.training import checkpoints
 from lib.config import load_config
 overrides, options, when = json.loads(sys.argv[1])
 config = load_config("ga_b", **overrides)

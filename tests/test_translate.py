@@ -10,9 +10,9 @@ import pytest
 from lib import translate as command
 from lib.config import load_config
 from lib.errors import CheckpointError, ConfigError, DataError
+from lib.likelihood.scoring import load_run
 from lib.paths import ROOT, RunFolder
-from lib.scoring import load_run
-from lib.validation import translate
+from lib.training.validation import translate
 
 shipped = pytest.mark.skipif(
     not (ROOT / "outputs/runs/toy/smoke/ga_b/raw/s1/checkpoints/best.pt").exists(),

@@ -13,7 +13,7 @@ from lib.config import load_config
 from lib.decoding import hypotheses
 from lib.likelihood import iw_bound
 from lib.task import Task
-from lib.validation import bleu, dev_scores, translate
+from lib.training.validation import bleu, dev_scores, translate
 
 SETTING = {"autoregressive": "greedy", "gaussian": "k1", "flow": "k1"}
 EVERY = pytest.mark.parametrize("architecture", [AUTOREGRESSIVE, GAUSSIAN, FLOW],

@@ -1,0 +1,188 @@
+"""Downloaded files: fetched with a known checksum, verified once, read without unpacking them."""
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import os
+import shlex
+import tarfile
+import uuid
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pooch
+
+from lib.errors import DataError
+from lib.paths import cache_root, data_root
+
+__all__ = ["Remote", "fetch", "members", "nested_members"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file that a user can download again."""
+
+    name: str  # file name, below the corpus's folder
+    address: str
+    checksum: str  # "sha256:..." or "md5:...", in hexadecimal
+
+
+def fetch(folder: str, remotes: Sequence[Remote], later: Sequence[Remote] = ()) -> list[Path]:
+    """Paths of `remotes` below `data_root()/folder`, each with the right checksum.
+
+    A file that is missing is downloaded under another name and renamed once its checksum is right,
+    so that nothing half-written ever has the final name. A file that is there is hashed once;
+    afterwards its size and time of change vouch for it. `later` are files that the same corpus
+    needs for other splits: not fetched now, but named where a download fails.
+
+    Errors: DataError when a file is missing and can't be fetched (it names every missing file with
+    the command that gets it), and when a file, there before or just fetched, has another checksum.
+    """
+    where = data_root() / folder
+    for remote in remotes:
+        path = where / remote.name
+        if path.exists():
+            _verify(path, remote)
+            continue
+        try:
+            _download(path, remote)
+        except OSError as error:  # errors of the network are OSErrors too
+            raise DataError(_missing(folder, remote, [*remotes, *later], error)) from error
+    return [where / remote.name for remote in remotes]
+
+
+def _missing(folder: str, remote: Remote, wanted: Iterable[Remote], error: OSError) -> str:
+    where = data_root() / folder
+    response = getattr(error, "response", None)
+    reason = error.strerror or type(error).__name__
+    if response is not None:
+        reason = f"HTTP status {response.status_code}"
+    commands = "\n".join(
+        f"  curl -L --create-dirs -o {shlex.quote(str(where / r.name))} {shlex.quote(r.address)}"
+        for r in dict.fromkeys(wanted) if not (where / r.name).exists())
+    return (f"{where / remote.name} is missing and could not be fetched from {remote.address} "
+            f"({reason}). Set DISCREPANCY_DATA to the folder that holds {folder}/{remote.name}, or "
+            f"fetch what is missing where there is a network:\n{commands}")
+
+
+def _download(path: Path, remote: Remote) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    # Servers that compress on the way would hand over other bytes than the checksum's.
+    logger.info("fetching %s", remote.address)
+    download = pooch.HTTPDownloader(progressbar=True, headers={"Accept-Encoding": "identity"})
+    try:
+        download(remote.address, str(partial), None)
+        actual = _hash(partial, remote)
+        if actual != remote.checksum:
+            raise DataError(
+                f"what {remote.address} sent for {path} has the wrong checksum (expected "
+                f"{remote.checksum}, actual {actual}) and was removed: the download broke off, or "
+                f"the address now holds something else. Try again, or get the file by hand (in a "
+                f"browser where the address answers with a web page) and put it at {path}")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    _remember(path, remote)
+
+
+def _hash(path: Path, remote: Remote) -> str:
+    algorithm = remote.checksum.partition(":")[0]
+    return f"{algorithm}:{pooch.file_hash(str(path), alg=algorithm)}"
+
+
+def _verify(path: Path, remote: Remote) -> None:
+    if _remembered(path) == _stamp(path, remote):
+        return
+    actual = _hash(path, remote)
+    if actual != remote.checksum:
+        raise DataError(
+            f"{path} has the wrong checksum (expected {remote.checksum}, actual {actual}): it is "
+            f"damaged or another version. Delete it to have it fetched again from {remote.address}")
+    _remember(path, remote)
+
+
+def _stamp(path: Path, remote: Remote) -> dict:
+    state = path.stat()
+    return {"path": str(path), "size": state.st_size, "changed_ns": state.st_mtime_ns,
+            "checksum": remote.checksum}
+
+
+def _stamp_path(path: Path) -> Path:
+    return cache_root() / "checksums" / f"{hashlib.sha256(str(path).encode()).hexdigest()}.json"
+
+
+def _remembered(path: Path) -> dict | None:
+    try:
+        return json.loads(_stamp_path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _remember(path: Path, remote: Remote) -> None:
+    stamp = _stamp_path(path)
+    partial = stamp.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(_stamp(path, remote)), encoding="utf-8")
+        os.replace(partial, stamp)
+    except OSError as error:  # costs one more hash at the next start, nothing else
+        logger.warning("the checksum of %s will be taken again: %s", path, error)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def members(archive: Path, names: Sequence[str]) -> list[bytes]:
+    """The contents of `names` in a .tgz, in that order, read in one pass without unpacking it.
+
+    A name matches at the end of a member's path, from a folder's boundary on. Errors: DataError
+    when a name is not in the archive, or the archive can't be read.
+    """
+    with _readable(archive), archive.open("rb") as file:
+        return _read_members(file, names, str(archive))
+
+
+def nested_members(archive: Path, inner: str, names: Sequence[str]) -> list[bytes]:
+    """As `members`, from the .tgz that is the member `inner` of the .tgz `archive`."""
+    with _readable(archive), tarfile.open(archive, mode="r|gz") as outer:
+        for member in outer:
+            if _matches(member, inner):
+                return _read_members(outer.extractfile(member), names, f"{archive}: {member.name}")
+    raise DataError(f"{archive} has no file {inner}: put the archive that the corpus's page names "
+                    "in its place")
+
+
+def _matches(member: tarfile.TarInfo, name: str) -> bool:
+    return member.isfile() and f"/{member.name}".endswith(f"/{name}")
+
+
+def _read_members(file: io.BufferedReader, names: Sequence[str], where: str) -> list[bytes]:
+    found = {}
+    with tarfile.open(fileobj=file, mode="r|gz") as archive:
+        for member in archive:
+            for name in names:
+                if name not in found and _matches(member, name):
+                    found[name] = archive.extractfile(member).read()
+            if len(found) == len(set(names)):
+                break
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise DataError(f"{where} has no file {', '.join(missing)}: put the archive that the "
+                        "corpus's page names in its place")
+    return [found[name] for name in names]
+
+
+@contextlib.contextmanager
+def _readable(archive: Path):
+    try:
+        yield
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise DataError(f"{archive} can't be read as a .tgz ({error}): delete it to have it "
+                        "fetched again") from error

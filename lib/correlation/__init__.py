@@ -1,0 +1,307 @@
+"""How well log-likelihood and BLEU rank models alike: coefficients, exact p-values, intervals."""
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Num
+from scipy.stats import rankdata
+
+from lib.correlation.resampling import (
+    ACCOUNTINGS,
+    Resamples,
+    accounting_named,
+    bootstrap,
+    with_accounting,
+)
+from lib.correlation.significance import average_seeds
+from lib.errors import DataError
+from lib.paths import outputs_root
+
+__all__ = [
+    "COEFFICIENTS", "Correlation", "across_checkpoints", "collect", "correlate", "find_runs",
+    "kendall", "models_table", "pearson", "permutation_p", "read_metrics", "resample_runs",
+    "spearman", "two_decoders",
+]
+
+EXACT_UP_TO = 8      # 8! = 40,320 permutations
+CHUNK = 500          # permutations at a time, to bound memory
+
+
+# ---------------------------------------------------------------- coefficients
+
+def pearson(x: Num[np.ndarray, "*#any n"], y: Num[np.ndarray, "*#any n"],
+            ) -> Float[np.ndarray, "..."]:
+    """Pearson's r along the last axis, leading axes broadcast; NaN where n < 3 (two points
+    always lie on a line) or where one side is constant.
+    """
+    x, y = np.broadcast_arrays(np.asarray(x, np.float64), np.asarray(y, np.float64))
+    if x.shape[-1] < 3:
+        return np.full(x.shape[:-1], np.nan)
+    # a constant side is found before its mean is subtracted, which would leave rounding error
+    varies = (np.ptp(x, axis=-1) > 0) & (np.ptp(y, axis=-1) > 0)
+    x = x - x.mean(axis=-1, keepdims=True)
+    y = y - y.mean(axis=-1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        r = (x * y).sum(-1) / np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
+    return np.where(varies, np.clip(r, -1.0, 1.0), np.nan)
+
+
+def spearman(x: Num[np.ndarray, "*#any n"], y: Num[np.ndarray, "*#any n"],
+             ) -> Float[np.ndarray, "..."]:
+    """Spearman's rho along the last axis: Pearson's r of the ranks, ties sharing their mean."""
+    return pearson(rankdata(x, axis=-1), rankdata(y, axis=-1))
+
+
+def kendall(x: Num[np.ndarray, "*#any n"], y: Num[np.ndarray, "*#any n"],
+            ) -> Float[np.ndarray, "..."]:
+    """Kendall's tau-b along the last axis: concordant minus discordant pairs, over the geometric
+    mean of the pairs untied in x and in y; NaN as for `pearson`.
+    """
+    x, y = np.broadcast_arrays(np.asarray(x, np.float64), np.asarray(y, np.float64))
+    if x.shape[-1] < 3:
+        return np.full(x.shape[:-1], np.nan)
+    first, second = np.triu_indices(x.shape[-1], k=1)
+    in_x, in_y = np.sign(x[..., first] - x[..., second]), np.sign(y[..., first] - y[..., second])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tau = (in_x * in_y).sum(-1) / np.sqrt(np.abs(in_x).sum(-1) * np.abs(in_y).sum(-1))
+    return np.asarray(tau)
+
+
+COEFFICIENTS: dict[str, Callable] = {"pearson": pearson, "spearman": spearman, "kendall": kendall}
+"""The three coefficients by name, each (x [..., n], y [..., n]) -> [...]."""
+
+
+def permutation_p(x: Num[np.ndarray, " n"], y: Num[np.ndarray, " n"], coefficient: Callable,
+                  *, samples: int = 10_000, seed: int = 0) -> float:
+    """Two-sided permutation p-value: the share of pairings of x with a permuted y whose
+    coefficient is at least as far from zero as the observed one.
+
+    Exact over all n! permutations for n <= 8, else seeded Monte Carlo, (1 + hits) / (1 + samples).
+    NaN where the coefficient itself is.
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    observed = abs(float(coefficient(x, y)))
+    if math.isnan(observed):
+        return math.nan
+    exact = len(x) <= EXACT_UP_TO
+    if exact:
+        orders = np.array(list(itertools.permutations(range(len(y)))))
+    else:
+        rng = np.random.default_rng(seed)
+        orders = rng.permuted(np.tile(np.arange(len(y)), (samples, 1)), axis=1)
+    hits = sum(int((np.abs(coefficient(x, y[orders[i:i + CHUNK]])) >= observed - 1e-9).sum())
+               for i in range(0, len(orders), CHUNK))
+    return hits / len(orders) if exact else (1 + hits) / (1 + samples)
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """One pair of quantities over n models or checkpoints.
+
+    Each coefficient lies in [-1, 1] and comes with its two-sided permutation p-value and, where
+    resamples were given, the ends of its interval over test sentences (else NaN). The interval
+    says how sure the number is for *these* models, not for others of their kind; that is what
+    the p-value asks.
+    """
+
+    n: int
+    pearson: float
+    pearson_low: float
+    pearson_high: float
+    pearson_p: float
+    spearman: float
+    spearman_low: float
+    spearman_high: float
+    spearman_p: float
+    kendall: float
+    kendall_low: float
+    kendall_high: float
+    kendall_p: float
+
+
+def correlate(x: Num[np.ndarray, " n"], y: Num[np.ndarray, " n"], *,
+              resampled: tuple[np.ndarray, np.ndarray] | None = None, level: float = 0.95,
+              samples: int = 10_000, seed: int = 0) -> Correlation:
+    """Every coefficient of x and y with n, p-values and, from `resampled` = (x, y), both
+    [resamples, n], percentile intervals at `level`.
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    fields: dict[str, float] = {"n": len(x)}
+    for name, coefficient in COEFFICIENTS.items():
+        fields[name] = float(coefficient(x, y))
+        fields[f"{name}_p"] = permutation_p(x, y, coefficient, samples=samples, seed=seed)
+        low = high = math.nan
+        if resampled is not None and not math.isnan(fields[name]):
+            drawn = coefficient(*resampled)
+            drawn = drawn[~np.isnan(drawn)]      # resamples in which all models tie
+            if len(drawn):
+                low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+        fields |= {f"{name}_low": float(low), f"{name}_high": float(high)}
+    return Correlation(**fields)
+
+
+# ---------------------------------------------------------------- run folders
+
+def find_runs(dataset: str | None = None, scale: str | None = None) -> list[Path]:
+    """Evaluated run folders (those with a metrics.json) below the outputs, in order of path."""
+    pattern = f"{dataset or '*'}/{scale or '*'}/*/*/s*/metrics.json"
+    return sorted(path.parent for path in (outputs_root() / "runs").glob(pattern))
+
+
+def collect(runs: Iterable[Path] | None = None) -> pd.DataFrame:
+    """One row a run: what its metrics.json says, and where it lies.
+
+    Columns: dataset, scale, model, family, train_data, seed, parameters, setting (the headline's
+    decoding), bleu, chrf, signature, bleu_mbr (minimum Bayes risk; NaN where it wasn't run), each
+    accounting (`paper` ...), its `_error` (standard error) and `_samples`, test_set, lines, path.
+    `runs` defaults to `find_runs()`.
+    """
+    rows = []
+    for run in find_runs() if runs is None else runs:
+        metrics = read_metrics(Path(run))
+        try:
+            headline = metrics["bleu"][metrics["headline"]]
+            row = {key: metrics[key] for key in ("dataset", "scale", "model", "family",
+                                                 "train_data", "seed", "parameters")}
+            row |= {"setting": metrics["headline"], "bleu": headline["score"],
+                    "chrf": headline.get("chrf", math.nan), "signature": headline["signature"]}
+            mbr = [score["score"] for name, score in metrics["bleu"].items()
+                   if name.startswith("mbr")]
+            row["bleu_mbr"] = mbr[0] if mbr else math.nan
+            for name in ACCOUNTINGS:
+                cell = metrics["log_likelihood"].get(name) or {}
+                row |= {name: _number(cell.get("mean")),
+                        f"{name}_error": _number(cell.get("standard_error")),
+                        f"{name}_samples": _number(cell.get("samples"))}
+            row |= {"test_set": metrics["test_set"]["name"], "lines": metrics["test_set"]["lines"],
+                    "path": str(run)}
+        except KeyError as error:
+            raise DataError(f"{run}/metrics.json has no {error}: evaluate the run again with "
+                            "notebooks/03_eval.ipynb") from error
+        rows.append(row)
+    columns = ["dataset", "scale", "model", "family", "train_data", "seed", "parameters", "setting",
+               "bleu", "chrf", "signature", "bleu_mbr",
+               *(f"{name}{end}" for name in ACCOUNTINGS for end in ("", "_error", "_samples")),
+               "test_set", "lines", "path"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def resample_runs(frame: pd.DataFrame, references: Sequence[str], *accountings: str,
+                  hypotheses: str = "hypothesis", **options: int | bool) -> dict[str, Resamples]:
+    """Accounting -> `bootstrap` of the runs of `collect`'s rows (one data set), from their
+    sentences.csv; the same resamples for all.
+
+    hypotheses: the column that BLEU is of; `hypothesis_mbr` for minimum Bayes risk.
+    """
+    tables = []
+    for path in frame["path"]:
+        file = Path(path) / "sentences.csv"
+        if not file.is_file():
+            raise DataError(f"{file} is missing: evaluate the run with notebooks/03_eval.ipynb")
+        table = pd.read_csv(file, keep_default_na=False, na_values={
+            name: [""] for name in ("elbo", "released_estimate", "effective_sample_size")})
+        if hypotheses not in table:
+            raise DataError(f"{file} has no column {hypotheses}: evaluate the run again with "
+                            "notebooks/03_eval.ipynb")
+        tables.append(table.assign(hypothesis=table[hypotheses]))
+    first, *others = dict.fromkeys(accountings)
+    drawn = {first: bootstrap(tables, references, first, **options)}
+    seed = {name: value for name, value in options.items() if name == "seed"}
+    return drawn | {name: with_accounting(drawn[first], tables, name, **seed) for name in others}
+
+
+def models_table(frame: pd.DataFrame, accounting: str, *, resamples: Resamples | None = None,
+                 ) -> pd.DataFrame:
+    """Correlation of log-likelihood and BLEU across the models of one data set and scale.
+
+    frame: `collect`'s rows; several seeds of a model are one point, their mean.
+    resamples: of the same rows, from `resample_runs(frame, ...)`; gives the intervals.
+    One row a `scope` ("autoregressive", "gaussian", "flow": within a family; "latent": gaussian
+    and flow; "all": across families) and a `train_data`; then `accounting` and the fields of
+    `Correlation`. Bits per character enter with their sign turned, so that a positive coefficient
+    always means that better likelihood goes with better BLEU. Scopes of fewer than three models
+    have n and NaN.
+    """
+    sign = accounting_named(accounting).sign
+    if frame[["dataset", "scale"]].drop_duplicates().shape[0] > 1:
+        raise DataError("the runs are of several data sets or scales; correlate one at a time: "
+                        + ", ".join(sorted({f"{d}/{s}" for d, s in
+                                            zip(frame["dataset"], frame["scale"], strict=True)})))
+    frame, averaged = average_seeds(frame, {} if resamples is None else {accounting: resamples})
+    scopes = {"autoregressive": ["autoregressive"], "gaussian": ["gaussian"], "flow": ["flow"],
+              "latent": ["gaussian", "flow"], "all": ["autoregressive", "gaussian", "flow"]}
+    rows = []
+    for data in sorted(frame["train_data"].unique(), reverse=True):   # raw before distilled
+        for scope, families in scopes.items():
+            chosen = ((frame["train_data"] == data) & frame["family"].isin(families)
+                      & frame[accounting].notna()).to_numpy()
+            if not chosen.any():
+                continue
+            drawn = None if not averaged else (
+                sign * averaged[accounting].likelihood_resampled[:, chosen],
+                averaged[accounting].bleu_resampled[:, chosen])
+            found = correlate(sign * frame.loc[chosen, accounting].to_numpy(np.float64),
+                              frame.loc[chosen, "bleu"].to_numpy(np.float64), resampled=drawn)
+            rows.append({"train_data": data, "scope": scope, "accounting": accounting,
+                         **asdict(found)})
+    return pd.DataFrame(rows)
+
+
+def two_decoders(frame: pd.DataFrame, accounting: str, *, headline: Resamples | None = None,
+                 mbr: Resamples | None = None) -> pd.DataFrame:
+    """`models_table` twice: with BLEU of each run's own decoding, and of minimum Bayes risk.
+
+    frame: rows of `collect` that have a `bleu_mbr`; headline, mbr: resamples of the same rows. A
+    first column, `decoder`, is "headline" or "mbr".
+    """
+    kinds = {"headline": (frame, headline), "mbr": (frame.assign(bleu=frame["bleu_mbr"]), mbr)}
+    found = [models_table(runs, accounting, resamples=drawn).assign(decoder=name)
+             for name, (runs, drawn) in kinds.items()]
+    table = pd.concat(found, ignore_index=True)
+    return table[["decoder", *(column for column in table if column != "decoder")]]
+
+
+def across_checkpoints(runs: Iterable[Path] | None = None) -> pd.DataFrame:
+    """The paper's Table 2: for each run, dev log-likelihood against dev BLEU over its checkpoints.
+
+    One row a run: dataset, scale, model, family, train_data, seed, the fields of `Correlation`
+    over the rows of history.csv (`dev_ll` in nats per token, strict accounting), and
+    `pearson_changes`, Pearson's r of the changes from each checkpoint to the next, which a trend
+    that both share doesn't raise. Checkpoints of one run aren't independent, so the p-value is a
+    description, not a test; no interval can be given, for history.csv has no sentences to resample.
+    """
+    rows = []
+    for run in find_runs() if runs is None else runs:
+        metrics, file = read_metrics(Path(run)), Path(run) / "history.csv"
+        if not file.is_file():
+            raise DataError(f"{file} is missing: train the model with notebooks/02_train.ipynb")
+        history = pd.read_csv(file).dropna(subset=["dev_ll", "dev_bleu"])
+        ll, bleu = history["dev_ll"].to_numpy(), history["dev_bleu"].to_numpy()
+        found = asdict(correlate(ll, bleu))
+        found["pearson_changes"] = float(pearson(np.diff(ll), np.diff(bleu)))
+        rows.append({key: metrics[key] for key in ("dataset", "scale", "model", "family",
+                                                   "train_data", "seed")} | found)
+    return pd.DataFrame(rows)
+
+
+def read_metrics(run: Path) -> dict:
+    """What a run's metrics.json holds; DataError where it is missing or damaged."""
+    file = run / "metrics.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{file} is missing: evaluate the run with notebooks/03_eval.ipynb"
+                        ) from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{file} is damaged ({error}): evaluate the run again with "
+                        "notebooks/03_eval.ipynb") from error
+
+
+def _number(cell: float | int | None) -> float:
+    return math.nan if cell is None else float(cell)

@@ -1,0 +1,202 @@
+"""Which of two models is better, by BLEU and by log-likelihood, and whether the two agree.
+
+BLEU differences are tested by sacreBLEU's paired bootstrap (Koehn 2004): the same resamples and
+the same p-value as `sacrebleu.significance.PairedTest(test_type="bs")`, from per-sentence counts
+and so for all pairs at once. Counting the pairs that both quantities order alike is the plainest
+answer to the question of this repository.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from lib.correlation.resampling import Resamples, accounting_named
+from lib.published import MODELS
+
+__all__ = [
+    "FAMILIES", "NORMAL_QUANTILE", "ORDERS", "PAIR_COLUMNS", "SUMMARY_COLUMNS", "average_seeds",
+    "concordance", "pair_name", "paired_p", "pairs",
+]
+
+FAMILIES = ("autoregressive", "gaussian", "flow")
+ORDERS = ("agree", "undecided", "disagree")
+"""Both quantities prefer the same model; one interval contains zero; they prefer different ones."""
+
+PAIR_COLUMNS = [
+    "dataset", "scale", "accounting", "scope", "train_data", "first", "first_data", "first_seeds",
+    "second", "second_data", "second_seeds", "bleu_delta", "bleu_low", "bleu_high", "bleu_p",
+    "ll_delta", "ll_error", "ll_low", "ll_high", "order",
+]
+SUMMARY_COLUMNS = ["dataset", "scale", "accounting", "train_data", "scope", "pairs", *ORDERS,
+                   "alike", "alike_low", "alike_high"]
+SYSTEM = ["dataset", "scale", "model", "train_data"]
+TAILS = [0.025, 0.975]
+NORMAL_QUANTILE = 1.959964          # of a two-sided 95% interval
+
+
+def average_seeds(frame: pd.DataFrame, drawn: Mapping[str, Resamples] | None = None,
+                  ) -> tuple[pd.DataFrame, dict[str, Resamples]]:
+    """One row a system (data set, scale, model, training data) in the paper's order, raw first.
+
+    frame: `correlation.collect`'s rows. Numbers are means over the seeds; `<name>_error`, the
+    standard error over the same test sentences, is the largest of the seeds'. Added: `seeds`, how
+    many, and the standard deviation over them of BLEU and of every accounting (`<name>_sd`, NaN
+    for one seed). drawn, by accounting, is averaged in the same way. What is averaged already is
+    returned as it is.
+    """
+    drawn = dict(drawn or {})
+    if "seeds" in frame:
+        return frame, drawn
+    order = {model: place for place, model in enumerate(MODELS)}
+    keys = {tuple(key): None for key in frame[SYSTEM].itertuples(index=False, name=None)}
+    names = sorted(keys, key=lambda key: (key[0], key[1], key[3] != "raw", order[key[2]]))
+    groups = np.array([names.index(tuple(key)) for key in
+                       frame[SYSTEM].itertuples(index=False, name=None)], dtype=np.int64)
+    errors = [name for name in frame if name.endswith("_error")]
+    scores = ["bleu", *(name.removesuffix("_error") for name in errors)]
+    rows = []
+    for group in range(len(names)):
+        runs = frame[groups == group]
+        row = runs.iloc[0].drop("seed", errors="ignore").to_dict() | {"seeds": len(runs)}
+        row |= {name: runs[name].mean() for name in (*scores, "chrf") if name in runs}
+        row |= {name: runs[name].max() for name in errors}
+        row |= {f"{name}_sd": runs[name].std(ddof=1) for name in scores}
+        rows.append(row)
+    columns = [*frame.columns.drop("seed", errors="ignore"), "seeds",
+               *(f"{name}_sd" for name in scores)]
+    return pd.DataFrame(rows, columns=columns), {
+        name: resamples.averaged(groups) for name, resamples in drawn.items()}
+
+
+def paired_p(difference: float, resampled: Float[np.ndarray, " resamples"]) -> float:
+    """SacreBLEU's p-value of a difference of scores, from the differences on the resamples.
+
+    The share, with one added to both counts, of resamples whose absolute difference exceeds its
+    own mean by more than the observed absolute difference (two-sided).
+    """
+    absolute = np.abs(resampled)
+    beyond = int((absolute - absolute.mean() > abs(difference)).sum())
+    return (beyond + 1) / (len(resampled) + 1)
+
+
+def pairs(frame: pd.DataFrame, drawn: Mapping[str, Resamples]) -> pd.DataFrame:
+    """Every pair of systems of one data set and scale under every accounting: `PAIR_COLUMNS`.
+
+    frame: `correlation.collect`'s rows; seeds are averaged. drawn: accounting -> resamples of the
+    same rows, from `correlation.resample_runs`.
+    A delta is the first system's value minus the second's, better likelihood positive (bits per
+    character change their sign). `scope` is the family of both or "across", `train_data` what both
+    were trained on or "mixed". Intervals are 95% percentiles over paired resamples of the test
+    sentences, `ll_error` the paired standard error; where a system has several seeds, intervals
+    and errors are widened by the standard error over seeds, added in quadrature. `order` says
+    whether BLEU and likelihood order the pair alike, "undecided" if an interval contains zero.
+    """
+    systems, drawn = average_seeds(frame, drawn)
+    rows = []
+    for accounting, resamples in drawn.items():
+        sign = accounting_named(accounting).sign
+        for a, b in combinations(range(len(systems)), 2):
+            first, second = systems.iloc[a], systems.iloc[b]
+            gap = resamples.bleu_resampled[:, a] - resamples.bleu_resampled[:, b]
+            bleu, bleu_low, bleu_high, _ = _difference(
+                resamples.bleu[a] - resamples.bleu[b], gap, _seed_error(first, second, "bleu"))
+            ll, ll_low, ll_high, error = _difference(
+                sign * (resamples.likelihood[a] - resamples.likelihood[b]),
+                sign * (resamples.likelihood_resampled[:, a]
+                        - resamples.likelihood_resampled[:, b]),
+                _seed_error(first, second, accounting))
+            if math.isnan(ll):
+                continue
+            rows.append([
+                first["dataset"], first["scale"], accounting, *_kind(first, second),
+                first["model"], first["train_data"], int(first["seeds"]), second["model"],
+                second["train_data"], int(second["seeds"]), bleu, bleu_low, bleu_high,
+                paired_p(bleu, gap), ll, error, ll_low, ll_high,
+                _order((bleu_low, bleu_high), (ll_low, ll_high))])
+    return pd.DataFrame(rows, columns=PAIR_COLUMNS)
+
+
+def concordance(table: pd.DataFrame, frame: pd.DataFrame, drawn: Mapping[str, Resamples],
+                ) -> pd.DataFrame:
+    """How many pairs BLEU and likelihood order alike, a row an accounting, training data and
+    scope: `SUMMARY_COLUMNS`.
+
+    table: of `pairs(frame, drawn)`. Scopes are each family, "within" (all families), "across"
+    and "all"; training data raw, distilled, mixed and "all". `alike` is the share of all pairs
+    whose two differences have one sign, decided or not, with its 95% interval over the resamples;
+    noise turns close pairs in some of them, which draws the interval towards a half.
+    """
+    systems, drawn = average_seeds(frame, drawn)
+    places = {key: place for place, key in enumerate(
+        zip(systems["model"], systems["train_data"], strict=True))}
+    rows = []
+    for accounting, found in table.groupby("accounting", sort=False):
+        resamples, sign = drawn[accounting], accounting_named(accounting).sign
+        a = [places[key] for key in zip(found["first"], found["first_data"], strict=True)]
+        b = [places[key] for key in zip(found["second"], found["second_data"], strict=True)]
+        bleu, ll = resamples.bleu_resampled, sign * resamples.likelihood_resampled
+        alike = ((bleu[:, a] - bleu[:, b]) * (ll[:, a] - ll[:, b])) > 0     # [resamples, pairs]
+        observed = (found["bleu_delta"] * found["ll_delta"] > 0).to_numpy()
+        for data, scope, chosen in _scopes(found):
+            counts = found.loc[chosen, "order"].value_counts()
+            low, high = np.quantile(alike[:, chosen].mean(axis=1), TAILS)
+            rows.append([found["dataset"].iloc[0], found["scale"].iloc[0], accounting, data, scope,
+                         int(chosen.sum()), *(int(counts.get(order, 0)) for order in ORDERS),
+                         observed[chosen].mean(), low, high])
+    return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
+
+
+def pair_name(first: str, first_data: str, second: str, second_data: str) -> str:
+    """A pair as readers know it: "Tr-S, Ga-B" or, of different data, "Ga-B, Ga-B distilled"."""
+    data = [f" {kind}" if first_data != second_data and kind != "raw" else ""
+            for kind in (first_data, second_data)]
+    return f"{MODELS[first]}{data[0]}, {MODELS[second]}{data[1]}"
+
+
+# ---- parts ----
+
+def _difference(value: float, resampled: Float[np.ndarray, " resamples"], seed_error: float,
+                ) -> tuple[float, float, float, float]:
+    """The difference, the ends of its interval, its standard error; see `pairs`."""
+    low, high = np.quantile(resampled, TAILS)
+    spread = NORMAL_QUANTILE * seed_error
+    below, above = (math.hypot(max(0.0, side), spread) for side in (value - low, high - value))
+    error = math.hypot(float(resampled.std(ddof=1)), seed_error)
+    return float(value), float(value - below), float(value + above), error
+
+
+def _seed_error(first: pd.Series, second: pd.Series, name: str) -> float:
+    """Standard error over seeds of a difference of two means; one seed adds nothing."""
+    parts = [system[f"{name}_sd"] ** 2 / system["seeds"] for system in (first, second)]
+    return math.sqrt(sum(part for part in parts if not math.isnan(part)))
+
+
+def _kind(first: pd.Series, second: pd.Series) -> tuple[str, str]:
+    scope = first["family"] if first["family"] == second["family"] else "across"
+    data = first["train_data"] if first["train_data"] == second["train_data"] else "mixed"
+    return scope, data
+
+
+def _order(bleu: Sequence[float], likelihood: Sequence[float]) -> str:
+    if any(low <= 0 <= high for low, high in (bleu, likelihood)):
+        return "undecided"
+    return "agree" if (bleu[0] > 0) == (likelihood[0] > 0) else "disagree"
+
+
+def _scopes(found: pd.DataFrame) -> Iterator[tuple[str, str, np.ndarray]]:
+    """(training data, scope, which rows of `found`) of every part that holds a pair."""
+    for data in ("raw", "distilled", "mixed", "all"):
+        of_data = np.full(len(found), True) if data == "all" else (
+            found["train_data"] == data).to_numpy()
+        if data == "all" and found["train_data"].nunique() < 2:
+            continue
+        within = found["scope"].isin(FAMILIES).to_numpy()
+        parts = {family: (found["scope"] == family).to_numpy() for family in FAMILIES}
+        parts |= {"within": within, "across": ~within, "all": np.full(len(found), True)}
+        for scope, chosen in parts.items():
+            if (of_data & chosen).any():
+                yield data, scope, of_data & chosen

@@ -1,0 +1,236 @@
+"""Several hypotheses a sentence from a latent model, and the choice of one among them.
+
+Candidates differ by padded length T (the most probable ones) and by prior sample (at some
+temperature), and may be refined. Scores, in nats, higher is better:
+
+    bound       log p(T|x) + log p(y|z, x) + log p(z|x) - log q(m|y, x): the delta posterior's proxy
+                bound, less the density of q(z|y, x) at its mean m
+    importance  log p(T'|x) + importance-weighted bound of log p(y|T', x), T' the length that the
+                string y itself pads to: the model's own (strict) log-likelihood of the string
+    teacher     log p(y|x) / lp(|y|) of an autoregressive model, as its beam search would rank it
+
+log p(T|x) counts in the first two, for candidates differ in length, and p(y|x) = p(T|x) p(y|T, x);
+an autoregressive model's EOS is its own length model. Among candidates of one length the last term
+of the first is nearly constant; between lengths the proxy bound alone would compare densities of
+different dimension, and choose the shortest.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lib.batching import padded_length
+from lib.decoding.refinement import proxy_bound, refinement_steps, strip
+from lib.decoding.search import length_normaliser, sentence_generator, source_rows
+from lib.distributions import Tokens, draw, exact
+from lib.layers import Memory
+from lib.likelihood import LogProbTerms, iw_bound
+from lib.subword import BOS, EOS
+
+__all__ = ["Candidates", "ancestral", "best", "bound_scores", "importance_scores", "own_terms",
+           "propose", "teacher_scores"]
+
+Strings = list[list[list[int]]]  # [sentence][candidate], subwords without EOS
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The candidates of a batch, those of one sentence together, best length first."""
+
+    strings: Strings
+    """what each candidate says"""
+    lengths: Int[Tensor, "batch lengths"]
+    """padded lengths; every one has the same number of candidates"""
+    log_p_length: Float[Tensor, "batch lengths"]
+    """log p(padded length|x), nats"""
+    z: Float[Tensor, "rows positions channels"]
+    """where refinement ended"""
+    y: Int[Tensor, "rows positions"]
+    """argmax p(y|z, x), with what may stand after the first EOS"""
+    real: Bool[Tensor, "rows positions"]
+    """False beyond a candidate's length"""
+
+
+@torch.no_grad()
+def propose(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"] | None,
+            memory: Memory, steps: int = 0, lengths: int = 0, samples: int = 0,
+            temperature: float = 1.0, seed: int = 0) -> Candidates:
+    """Candidates of the `lengths` most probable padded lengths, each from `samples` prior samples.
+
+    With `lengths` 0 the predicted length alone, with `samples` 0 the prior's mean. The samples'
+    deviation (of a flow: its base noise) is multiplied by `temperature`. A sample depends on seed,
+    source and length alone: more samples or lengths leave the first ones as they are.
+    """
+    predictor = model.length_predictor
+    if lengths:
+        padded, log_p_length = predictor.most_probable(memory, lengths)
+    else:
+        padded = predictor.predict(memory)[:, None]
+        log_p_length = predictor.log_prob(memory, padded)
+    real = _real(padded.flatten(), int(padded.max()))
+    prior = model.prior(memory, real.shape[1], real)
+    if samples:
+        channels = model.architecture.d_latent
+        eps = np.zeros((*padded.shape, samples, real.shape[1], channels))
+        for row, ids in enumerate(source_rows(source, mask)):
+            for rank, length in enumerate(padded[row].tolist()):
+                eps[row, rank, :, :length] = sentence_generator(ids, seed, length).standard_normal(
+                    (samples, length, channels))
+        z = prior.from_noise(_like(memory, temperature * eps).flatten(0, 2))
+        real = real.repeat_interleave(samples, 0)
+    else:
+        z = prior.mean
+    *_, end = refinement_steps(model, memory, z, real, steps)
+    return Candidates(_grouped(strip(end.y), len(padded)), padded, log_p_length, end.z, end.y,
+                      real)
+
+
+@torch.no_grad()
+def ancestral(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"] | None,
+              samples: int = 1, temperature: float = 1.0, seed: int = 0) -> Strings:
+    """`samples` draws from the model's p(y|x): T from p(T|x), z from p(z|x), y from p(y|z, x).
+
+    `temperature` divides the logits of T and y and multiplies the deviation of z. A draw ends at
+    its first EOS, so strings that no training target looks like count as their beginnings.
+    """
+    memory = model.encode(source, mask)
+    table, log_probs = model.length_predictor.table(memory, beyond=8)
+    generators = [sentence_generator(ids, seed, 0, sample)
+                  for ids in source_rows(source, mask) for sample in range(samples)]
+    uniform = torch.tensor([g.random() for g in generators], dtype=torch.float64)
+    place = draw(log_probs[:, None].expand(-1, samples, -1),
+                 uniform.view(-1, samples).to(source.device), temperature)
+    lengths = table.gather(1, place).flatten()
+    real = _real(lengths, int(lengths.max()))
+    eps = np.zeros((*real.shape, model.architecture.d_latent))
+    uniform = np.zeros(real.shape)
+    for row, (generator, length) in enumerate(zip(generators, lengths.tolist(), strict=True)):
+        eps[row, :length] = generator.standard_normal((length, eps.shape[-1]))
+        uniform[row, :length] = generator.random(length)
+    prior = model.prior(memory, real.shape[1], real)
+    z = prior.from_noise(_like(memory, temperature * eps))
+    y = model.decode(z, memory, real).sample(torch.from_numpy(uniform).to(source.device),
+                                             temperature)
+    return _grouped(strip(y.masked_fill(~real, EOS)), len(table))
+
+
+@torch.no_grad()
+def bound_scores(model, memory: Memory, candidates: Candidates,
+                 ) -> Float[Tensor, "batch candidates"]:
+    """log p(T|x) + log p(y|z, x) + log p(z|x) - log q(m|y, x) of every candidate, m the mean of q.
+
+    What it takes off the proxy bound makes it the logarithm of an importance weight at one point,
+    so that candidates with latents of different dimension can be compared.
+    """
+    c = candidates
+    real = c.real[::len(c.real) // c.lengths.numel()]  # one row a length
+    prior = model.prior(memory, c.real.shape[1], real)
+    log_p_y, log_p_z = proxy_bound(model, memory, prior, c.z, c.y, c.real)
+    q = model.posterior(memory, c.y, c.real)
+    by_length = (log_p_y + log_p_z - q.log_prob(q.mean)).view(*c.lengths.shape, -1)
+    return (by_length + c.log_p_length[..., None]).flatten(1)
+
+
+@torch.no_grad()
+def importance_scores(model, source: Int[Tensor, "batch source"],
+                      mask: Bool[Tensor, "batch source"] | None, memory: Memory, strings: Strings,
+                      samples: int, seed: int = 0, estimate=iw_bound,
+                      ) -> Float[Tensor, "batch candidates"]:
+    """log p(y, T'|x) of every string, its integral over z bounded with `samples` samples.
+
+    `estimate` is the bound: `iw_bound`, or another of lib.likelihood with the same arguments.
+    """
+    distinct, places = _distinct(strings)
+    terms = own_terms(model, source, mask, memory, distinct, samples, seed)
+    scores = estimate(terms.log_p_y, terms.log_p_z, terms.log_q_z) + terms.log_p_length
+    return scores.view(len(strings), -1).gather(1, places.to(scores.device))
+
+
+@torch.no_grad()
+def own_terms(model, source: Int[Tensor, "batch source"],
+              mask: Bool[Tensor, "batch source"] | None, memory: Memory, strings: Strings,
+              samples: int, seed: int = 0) -> LogProbTerms:
+    """Log-probability terms of strings (equally many a sentence), padded as training targets are.
+
+    The terms have shape [samples, batch * strings]. The draws from q(z|y, x) depend on seed,
+    source and string alone.
+    """
+    target, lengths = _targets(strings, model.multiple, source.device)
+    real = _real(lengths, target.shape[1])
+    each = len(strings[0])
+    q = model.posterior(memory, target, real)
+    eps = np.zeros((len(target), samples, *q.loc.shape[1:]))
+    pairs = [(words, ids) for words, row in zip(source_rows(source, mask), strings, strict=True)
+             for ids in row]
+    for row, ((words, ids), length) in enumerate(zip(pairs, lengths.tolist(), strict=True)):
+        eps[row, :, :length] = sentence_generator(words, seed, 1, *ids).standard_normal(
+            (samples, length, eps.shape[-1]))
+    z = q.from_noise(_like(memory, eps).flatten(0, 1))
+    log_p_y = model.decode(z, memory, real).log_prob(target, real)
+    parts = log_p_y, model.prior(memory, target.shape[1], real).log_prob(z), q.log_prob(z)
+    log_p_length = model.length_predictor.log_prob(memory, lengths.view(len(strings), each))
+    return LogProbTerms(*(part.view(-1, samples).T for part in parts), log_p_length.flatten())
+
+
+@torch.no_grad()
+def teacher_scores(teacher, source: Int[Tensor, "batch source"],
+                   mask: Bool[Tensor, "batch source"] | None, strings: Strings,
+                   length_penalty: float = 0.6) -> Float[Tensor, "batch candidates"]:
+    """log p(y|x) / lp(|y|) under an autoregressive model, |y| counting EOS, as in beam search."""
+    distinct, places = _distinct(strings)
+    memory = teacher.encode(source, mask)
+    target, lengths = _targets(distinct, 1, source.device)
+    previous = F.pad(target[:, :-1], (1, 0), value=BOS)
+    states = teacher.decoder(teacher.embedding(previous), memory, causal=True)
+    log_p = Tokens(states, teacher.embedding.weight).log_prob(target,
+                                                              _real(lengths, target.shape[1]))
+    scores = log_p / length_normaliser(lengths, length_penalty)
+    return scores.view(len(strings), -1).gather(1, places.to(scores.device))
+
+
+def best(strings: Strings, scores: Float[Tensor, "batch candidates"]) -> list[list[int]]:
+    """The candidate with the highest score a sentence; of equal ones the first."""
+    return [row[int(np.argmax(score))]
+            for row, score in zip(strings, scores.double().cpu().numpy(), strict=True)]
+
+
+def _real(lengths: Int[Tensor, " rows"], width: int) -> Bool[Tensor, "rows width"]:
+    return torch.arange(width, device=lengths.device) < lengths[:, None]
+
+
+def _like(memory: Memory, values: np.ndarray) -> Tensor:
+    """As a tensor of the memory's device, in at least its own and float32 precision."""
+    return exact(torch.from_numpy(values).to(memory.states))
+
+
+def _grouped(rows: list[list[int]], batch: int) -> Strings:
+    """Rows by sentence."""
+    count = len(rows) // batch
+    return [rows[i * count:(i + 1) * count] for i in range(batch)]
+
+
+def _distinct(strings: Strings) -> tuple[Strings, Int[Tensor, "batch candidates"]]:
+    """Each sentence's different strings, equally many, and which one every candidate is."""
+    places = []
+    firsts = []
+    for row in strings:
+        found: dict[tuple[int, ...], int] = {}
+        places.append([found.setdefault(tuple(ids), len(found)) for ids in row])
+        firsts.append(list(map(list, found)))
+    width = max(map(len, firsts))
+    return ([row + [row[0]] * (width - len(row)) for row in firsts], torch.tensor(places))
+
+
+def _targets(strings: Strings, multiple: int, device,
+             ) -> tuple[Int[Tensor, "rows length"], Int[Tensor, " rows"]]:
+    """Strings with EOS up to a multiple, in one tensor, and their padded lengths."""
+    flat = [ids for row in strings for ids in row]
+    lengths = torch.tensor([padded_length(len(ids), multiple) for ids in flat])
+    target = torch.full((len(flat), int(lengths.max())), EOS)
+    for row, ids in enumerate(flat):
+        target[row, :len(ids)] = torch.tensor(ids, dtype=torch.int64)
+    return target.to(device), lengths.to(device)

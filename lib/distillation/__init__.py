@@ -1,0 +1,327 @@
+"""Sequence-level knowledge distillation: a teacher's translation of the whole training set.
+
+Kim and Rush (2016), "Sequence-level knowledge distillation", section 3.2: the student learns from
+the teacher's beam-search output in place of the references. The set is decoded in shards, each
+written in one move, so that it goes on where it was stopped, and several processes share the work:
+
+    python -m lib.distillation --dataset toy --scale smoke --shard 1/2 &
+    python -m lib.distillation --dataset toy --scale smoke --shard 2/2
+
+Whichever ends last joins the shards. A shard's lines and batches depend on the settings alone, so
+that the text is the same however it was interrupted and shared out.
+"""
+
+import argparse
+import gzip
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from sacrebleu.metrics import CHRF
+from tqdm.auto import tqdm
+
+from lib import runtime, subword
+from lib.batching import Tokenised, collate, evaluation_batches
+from lib.config import TEACHERS, Config, load_config, load_dataset, unknown
+from lib.corpora import read
+from lib.decoding import hypotheses
+from lib.distillation.alignment import complexity
+from lib.errors import ConfigError, DataError, ReproError
+from lib.likelihood.scoring import TrainedRun, load_run
+from lib.paths import DistilledFolder
+from lib.synthetic import ToyTask
+from lib.task import TEACHER_SEED, distilled_targets
+from lib.training import checkpoints
+from lib.training.validation import bleu
+
+__all__ = ["distil", "distilled_set", "distilled_texts", "main"]
+
+SHARD_LINES = 2000  # training pairs a shard
+BATCH_TOKENS = 4096  # source positions decoded at once, each with a beam of its own
+SCORED_PAIRS = 100_000  # evenly spaced pairs that BLEU and complexity are over, at most
+
+logger = logging.getLogger(__name__)
+
+
+def distilled_set(config: Config, lines: int = 0) -> DistilledFolder:
+    """The folder of the translation by this teacher's run."""
+    return DistilledFolder(config.dataset.name, config.scale, config.model, config.seed, lines)
+
+
+def distilled_texts(config: Config, lines: int = 0) -> tuple[list[str], list[str], list[str]]:
+    """Sources, references, and the teacher's translations, of the pairs that have one.
+
+    Errors: DataError for a set that isn't there, with the command that makes it.
+    """
+    pairs = read(config.dataset, "train")
+    found = distilled_targets(distilled_set(config, lines), config.dataset.target, pairs)
+    rows = [row for row, line in enumerate(found) if line]
+    return tuple([side[row] for row in rows] for side in (pairs.source, pairs.target, found))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A set to be made: who translates what, and the settings that decide every word of it."""
+
+    teacher: TrainedRun
+    folder: DistilledFolder
+    sources: Tokenised  # the training pairs that training takes, or the first ones of them
+    too_long: int  # pairs that training leaves out
+    settings: dict
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the settings: shards of any others are never looked at."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def shards(self) -> int:
+        return -(-len(self.sources) // SHARD_LINES)
+
+    def shard(self, number: int) -> Path:
+        """The file of a finished shard, numbered from 0."""
+        return self.folder.shards / self.fingerprint[:16] / f"{number:05d}.json.gz"
+
+
+def distil(config: Config, shard: tuple[int, int] = (1, 1), lines: int = 0,
+           progress: bool = True) -> dict | None:
+    """Translate the training set with the best checkpoint of the run that `config` describes.
+
+    Writes the folder `distilled_set(config)`: `train.<target language>.gz` with as many lines as
+    the training set has pairs (empty where a pair is too long for training, or the teacher wrote
+    nothing: training leaves it out), `config.json`, `metrics.json`. What is there already and was
+    made with the same settings by the same teacher isn't made again.
+
+    Args:
+        config: the teacher's run: any Transformer, trained on raw data.
+        shard: (i, n) decodes every n-th shard from the i-th, i in 1..n: one of n processes.
+        lines: translate only the first so many pairs, into a folder of its own that no training
+            reads; 0 for all.
+
+    Returns:
+        What metrics.json holds (`_scores`); None while shards of other processes are missing.
+
+    Errors: CheckpointError for a teacher that isn't trained; ConfigError for one that can't search
+    or learned from distilled data itself, and for a shard outside 1..n.
+    """
+    if config.model not in TEACHERS:
+        raise ConfigError(unknown("teacher", config.model, TEACHERS))
+    if config.train_data != "raw":
+        raise ConfigError(f"teacher {config.model} has train_data = {config.train_data}: the "
+                          "teacher is the run on raw data")
+    if not 1 <= shard[0] <= shard[1] or lines < 0:
+        raise ConfigError(f"shard {shard[0]}/{shard[1]}, lines = {lines}: give i/n with i from 1 "
+                          "to n, and 0 or more lines")
+    runtime.prepare()
+    job = _job(config, lines)
+    done = _finished(job)
+    if done is not None:
+        return done
+    _decode(job, range(shard[0] - 1, job.shards, shard[1]), progress)
+    missing = [k for k in range(job.shards) if not job.shard(k).exists()]
+    if missing:
+        logger.info("%d of %d shards are still missing: whoever ends last joins them",
+                    len(missing), job.shards)
+        return None
+    return _join(job)
+
+
+def _job(config: Config, lines: int) -> _Job:
+    teacher = load_run(config)
+    task, train = teacher.task, teacher.task.train
+    every = len(task.sources("train"))
+    too_long = every - len(train)
+    train = train.take(np.arange(min(lines or len(train), len(train))))
+    asked = config.training.precision
+    fast = asked == "bf16" or (asked == "auto" and runtime.has_fast_bf16())
+    settings = {
+        "dataset": config.dataset.name, "scale": config.scale,
+        "teacher": {"model": config.model, "train_data": config.train_data, "seed": config.seed,
+                    "step": teacher.step,
+                    "weights": checkpoints.fingerprint(teacher.model.state_dict())},
+        "vocabulary": task.vocabulary.fingerprint,
+        "training_text": subword.text_hash(task.sources("train"), task.references("train")),
+        "training_pairs": every, "distilled_pairs": len(train),
+        "max_tokens": config.dataset.max_tokens, "beam": config.evaluation.beam,
+        "length_penalty": config.evaluation.length_penalty, "precision": "bf16" if fast else "fp32",
+        "shard_lines": SHARD_LINES, "batch_tokens": BATCH_TOKENS}
+    # in place of the references stand the sources: nothing of a target is left to be looked at
+    sources = replace(train, target_ids=train.source_ids, target_offsets=train.source_offsets)
+    return _Job(teacher, distilled_set(config, lines), sources, too_long, settings)
+
+
+# ---- decoding -----------------------------------------------------------------------------------
+
+@torch.no_grad()
+def _decode(job: _Job, numbers: range, progress: bool) -> None:
+    """Translate the shards that aren't there yet."""
+    rows = [np.arange(k * SHARD_LINES, min((k + 1) * SHARD_LINES, len(job.sources)))
+            for k in numbers]
+    todo = [(k, of) for k, of in zip(numbers, rows, strict=True) if not job.shard(k).exists()]
+    total, left = sum(map(len, rows)), sum(len(of) for _, of in todo)
+    with tqdm(total=total, initial=total - left, desc=f"distilling {job.folder.dataset}",
+              unit="sentence", disable=not progress, mininterval=1.0) as bar:
+        for number, of in todo:
+            started = time.perf_counter()
+            lines = _translate(job, job.sources.take(of), bar)
+            content = {"lines": lines, "seconds": time.perf_counter() - started}
+            _write(job.shard(number), _compressed(json.dumps(content, ensure_ascii=False)))
+
+
+def _translate(job: _Job, data: Tokenised, bar: tqdm) -> list[str]:
+    """The teacher's beam-search translation of one shard, in corpus order, longest first."""
+    model, setting = job.teacher.model, f"beam{job.settings['beam']}"
+    where = next(model.parameters()).device
+    lines = [""] * len(data)
+    for rows in evaluation_batches(data, BATCH_TOKENS, 1):
+        batch = collate(data, rows, 1).to(where)
+        with runtime.autocast(job.settings["precision"], where):
+            found = hypotheses(model, batch.source, batch.source_mask, [setting],
+                               job.settings["length_penalty"])[setting]
+        for row, line in zip(rows, job.teacher.task.vocabulary.decode(found), strict=True):
+            lines[row] = line.removeprefix("\ufeff").strip()
+        bar.update(len(rows))
+    return lines
+
+
+def _read_shard(path: Path) -> dict:
+    try:
+        return json.loads(gzip.decompress(path.read_bytes()))
+    except (OSError, EOFError, ValueError) as error:
+        path.unlink()
+        raise DataError(f"shard {path} is damaged ({error}): it was deleted; run the same command "
+                        "again") from None
+
+
+# ---- joining ------------------------------------------------------------------------------------
+
+def _finished(job: _Job) -> dict | None:
+    """The metrics of a set that is whole and made with these very settings, else None."""
+    folder = job.folder
+    text = folder.text(job.teacher.config.dataset.target)
+    try:
+        described = json.loads(folder.config.read_text(encoding="utf-8"))
+        made = gzip.decompress(text.read_bytes()).decode("utf-8").removesuffix("\n").split("\n")
+        whole = (described["fingerprint"] == job.fingerprint
+                 and described["distilled_text"] == subword.text_hash(made))
+        return json.loads(folder.metrics.read_text(encoding="utf-8")) if whole else None
+    except (OSError, EOFError, ValueError, KeyError):
+        return None  # made again, from the shards that are whole
+
+
+def _join(job: _Job) -> dict:
+    """Write text, metrics and config, each in one move, the config last."""
+    parts = [_read_shard(job.shard(k)) for k in range(job.shards)]
+    found = [line for part in parts for line in part["lines"]]
+    targets = [""] * job.settings["training_pairs"]
+    for line, text in zip(job.sources.lines.tolist(), found, strict=True):
+        targets[line] = text
+    metrics = {**_scores(job, found), "seconds": sum(part["seconds"] for part in parts)}
+    metrics["sentences_per_second"] = len(found) / metrics["seconds"]
+    metrics |= {"device": str(runtime.device()), "threads": torch.get_num_threads()}
+    described = {**job.settings, "fingerprint": job.fingerprint,
+                 "distilled_text": subword.text_hash(targets), "torch": torch.__version__}
+    folder = job.folder
+    _write(folder.text(job.teacher.config.dataset.target), _compressed("\n".join([*targets, ""])))
+    _write(folder.metrics, f"{json.dumps(metrics, indent=2)}\n".encode())
+    _write(folder.config, f"{json.dumps(described, indent=2)}\n".encode())
+    for other in folder.shards.iterdir():
+        if other != job.shard(0).parent:
+            shutil.rmtree(other, ignore_errors=True)
+    return metrics
+
+
+def _scores(job: _Job, found: list[str]) -> dict:
+    """The teacher's text against the references that it stands in for.
+
+    `bleu`, `identical` (the share of lines that are the reference's), `empty` and `too_long` (pairs
+    left out); `complexity` of the raw and the distilled text of the same pairs
+    (`lib.distillation.alignment`), and for toy `modes`, the share of each mode that `lib.synthetic`
+    draws (the last one: none).
+    """
+    rows = [row for row, line in enumerate(found) if line]
+    if not rows:
+        raise DataError(f"teacher {job.folder.teacher} translates every source to nothing: train "
+                        "it for longer")
+    references, sources = (
+        [text[line] for line in job.sources.lines.tolist()]
+        for text in (job.teacher.task.references("train"), job.teacher.task.sources("train")))
+    same = sum(a == b for a, b in zip(found, references, strict=True))
+    step = -(-len(found) // SCORED_PAIRS)
+    score, signature = bleu(found[::step], references[::step])
+    chrf = CHRF().corpus_score(found[::step], [references[::step]]).score
+    sides = {"raw": references, "distilled": found}
+    sources = [sources[row] for row in rows[::step]]
+    texts = {name: [side[row] for row in rows[::step]] for name, side in sides.items()}
+    metrics = {
+        **{name: job.settings[name] for name in ("dataset", "scale", "teacher")},
+        "teacher_dev_bleu": job.teacher.dev_bleu, "pairs": len(found), "empty": found.count(""),
+        "too_long": job.too_long, "identical": same / len(found),
+        "bleu": {"score": score.score, "signature": signature, "chrf": chrf,
+                 "pairs": len(found[::step])},
+        "complexity": {n: asdict(complexity(sources, text)) for n, text in texts.items()},
+    }
+    dataset = job.teacher.config.dataset
+    if dataset.corpus == "synthetic":
+        toy = ToyTask.from_options(dataset.options)
+        metrics["modes"] = {n: _mode_shares(toy, sources, text) for n, text in texts.items()}
+    return metrics
+
+
+def _mode_shares(toy: ToyTask, sources: list[str], targets: list[str]) -> list[float]:
+    """The share of targets of each mode, and last of those that are no translation at all."""
+    joint = np.array([toy.log_joint(*pair) for pair in zip(sources, targets, strict=True)])
+    mode = np.where(np.isfinite(joint).any(1), joint.argmax(1), joint.shape[1])
+    return (np.bincount(mode, minlength=joint.shape[1] + 1) / len(mode)).tolist()
+
+
+def _compressed(text: str) -> bytes:
+    return gzip.compress(text.encode("utf-8"), mtime=0)  # the same text, the same bytes
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write the file in one move; two processes don't meet in the temporary one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+# ---- the command --------------------------------------------------------------------------------
+
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not i/n, e.g. 1/2")
+    return int(match[1]), int(match[2])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Distil from a shell: python -m lib.distillation --dataset toy --scale smoke."""
+    parser = argparse.ArgumentParser(description="Translate a training set with its teacher.")
+    parser.add_argument("--dataset", default="toy")
+    parser.add_argument("--scale", default="smoke")
+    parser.add_argument("--teacher", help="default: the one that params/datasets/ names")
+    parser.add_argument("--seed", type=int, default=TEACHER_SEED, help="of the teacher's run")
+    parser.add_argument("--shard", type=_shard, default=(1, 1), help="i/n: one of n processes")
+    parser.add_argument("--lines", type=int, default=0, help="only the first so many; 0 = all")
+    asked = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        teacher = asked.teacher or load_dataset(asked.dataset).teacher
+        config = load_config(teacher, asked.dataset, asked.scale, asked.seed)
+        metrics = distil(config, asked.shard, asked.lines)
+    except ReproError as error:
+        raise SystemExit(f"error: {error}") from None
+    if metrics is not None:
+        logger.info("%s: %s pairs, BLEU against the references %.1f, %.0f sentences/s",
+                    distilled_set(config, asked.lines).path, f"{metrics['pairs']:,}",
+                    metrics["bleu"]["score"], metrics["sentences_per_second"])

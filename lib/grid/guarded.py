@@ -1,0 +1,96 @@
+"""One line of the workflow that can't outlive the workflow: python -m lib.grid.guarded LINE.
+
+The Snakefile puts this before each line by itself. The line reads nothing, and what it writes is
+shown only if it fails. A notebook that papermill has executed is cleaned where it lies, of a
+failed line too. When the process that started this one is gone, however it ended, the line's
+processes end: else a killed workflow that is started again would find its own runs still at work.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nbformat
+
+from lib.grid.executed import clean, error_line
+from lib.host import die_with_parent
+
+__all__ = ["main", "run_line"]
+
+POLL = 0.2  # seconds between two looks at the starter
+GRACE = 5.0  # seconds that a process has to end by itself
+SHOWN = 15  # last lines of a failed line's output
+
+
+def run_line(words: list[str], starter: int) -> tuple[int, str]:
+    """Run the words as a process; returns its exit code, and what a person should read if not 0.
+
+    `starter`: the process whose end ends this one; as a rule `os.getppid()`.
+    """
+    with tempfile.TemporaryFile() as said:
+        try:
+            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=said,
+                                       stderr=subprocess.STDOUT, start_new_session=True,
+                                       preexec_fn=die_with_parent)
+        except OSError as error:
+            return 127, f"{words[0]}: {error.strerror}"
+        try:
+            while process.poll() is None:
+                if os.getppid() != starter:
+                    return 143, "the workflow has ended"
+                time.sleep(POLL)
+        finally:
+            _end(process)
+        reason = _finish(words)
+        if process.returncode == 0:
+            return 0, ""
+        said.seek(0)
+        lines = said.read().decode("utf-8", "replace").rstrip().split("\n")
+        return process.returncode, reason or "\n".join(lines[-SHOWN:])
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End the process and its group; papermill's kernel notices by itself that it is alone."""
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is None:
+            os.killpg(process.pid, how)
+            try:
+                process.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                continue
+
+
+def _finish(words: list[str]) -> str:
+    """Clean what papermill has written; returns the error that it holds."""
+    if words[0] != "papermill" or len(words) < 3 or not Path(words[2]).exists():
+        return ""
+    executed = Path(words[2])
+    notebook = nbformat.read(executed, as_version=4)
+    clean(notebook)
+    partial = executed.with_name(executed.name + ".partial")
+    nbformat.write(notebook, partial)
+    partial.replace(executed)
+    return error_line(notebook)
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the line that the arguments give; its exit code."""
+    starter = os.getppid()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _stop)
+    code, message = run_line(words or sys.argv[1:], starter)
+    if message:
+        sys.stderr.write(f"{message}\n")
+    return code if code >= 0 else 128 - code
+
+
+def _stop(number: int, _frame) -> None:
+    raise SystemExit(128 + number)  # through the `finally` that ends the line
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""Which runs a grid has, what each of them waits for, and the files that say it is done.
+
+`workflow/Snakefile` holds the lines that make these files. A stamp below `checkpoints/` or the
+cache says that a line has ended well on this machine; neither is in git, so that a fresh clone
+makes everything itself. Deleting a run's checkpoints folder takes its stamps along.
+"""
+
+import hashlib
+import itertools
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lib.config import MODELS, Config, build, load_config
+from lib.errors import ConfigError
+from lib.paths import NOTEBOOKS, ROOT, DistilledFolder, RunFolder, cache_root, outputs_root
+
+__all__ = ["SMALL", "Grid", "shown"]
+
+SMALL = ("tr_s", "ga_b", "fl_s")  # the smallest model of each family
+LATENT = ("ga_b", "fl_b")  # the default of 04_latent_space
+TEACHER_SEED = 1  # as lib.task has it, which imports torch
+
+
+def shown(path: Path) -> str:
+    """The path as a line of the workflow gives it: from the repository's root where it is below."""
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The runs of one data set and scale: models x training data x seeds."""
+
+    dataset: str = "toy"
+    scale: str = "smoke"
+    models: tuple[str, ...] = MODELS
+    train_data: tuple[str, ...] = ("raw", "distilled")
+    seeds: tuple[int, ...] = (1,)
+    seeded: tuple[str, ...] = ()  # models that take every seed, others the first; () = all
+    seeded_data: tuple[str, ...] = ()  # training data on which they do; () = all
+    accountings: tuple[str, ...] = ("strict",)  # of log-likelihood, a table each
+    overrides: dict = field(default_factory=dict)  # settings of params/, for training, evaluation
+
+    @classmethod
+    def of(cls, values: dict) -> "Grid":
+        """The grid that Snakemake's `--config` or our own command line describes.
+
+        Lists may be texts, "tr_s ga_b". Errors: ConfigError for an unknown name (with the nearest
+        right one), type or value.
+        """
+        values = dict(values)
+        for name in ("models", "train_data", "seeds", "seeded", "seeded_data", "accountings"):
+            if isinstance(values.get(name), str):
+                values[name] = values[name].split()
+            elif isinstance(values.get(name), int):
+                values[name] = [values[name]]
+        if "seeds" in values:
+            values["seeds"] = [_whole(seed) for seed in values["seeds"]]
+        grid = build(cls, {name: value for name, value in values.items() if value is not None},
+                     "grid")
+        for name in ("models", "train_data", "seeds", "accountings"):
+            if not getattr(grid, name):
+                raise ConfigError(f"grid: {name} is empty, name at least one")
+        for run in grid.runs:
+            grid.config(run)
+        return grid
+
+    @property
+    def runs(self) -> list[RunFolder]:
+        """Every run, smaller models first, raw before distilled."""
+        seeded, on = self.seeded or self.models, self.seeded_data or self.train_data
+        return [RunFolder(self.dataset, self.scale, model, data, seed)
+                for model, data in itertools.product(self.models, self.train_data)
+                for seed in (self.seeds if model in seeded and data in on else self.seeds[:1])]
+
+    def run(self, wildcards) -> RunFolder:
+        """The run that a rule's wildcards name."""
+        return RunFolder(self.dataset, self.scale, wildcards.model, wildcards.train_data,
+                         int(wildcards.seed))
+
+    def config(self, run: RunFolder) -> Config:
+        """The resolved settings of a run of this grid."""
+        return load_config(run.model, run.dataset, run.scale, run.seed, run.train_data,
+                           **self.overrides)
+
+    def settings(self, run: RunFolder, *sections: str) -> str:
+        """What the sections of the run's settings come to: another text, another result."""
+        described = self.config(run).as_dict()
+        text = json.dumps([described[section] for section in sections], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def distilled(self) -> DistilledFolder:
+        """The teacher's translation of the training set."""
+        teacher = load_config(self.models[0], self.dataset, self.scale).dataset.teacher
+        return DistilledFolder(self.dataset, self.scale, teacher, TEACHER_SEED)
+
+    @property
+    def distilled_text(self) -> Path:
+        """The file that says that the distilled set is there."""
+        dataset = load_config(self.models[0], self.dataset, self.scale).dataset
+        return self.distilled.text(dataset.target)
+
+    @property
+    def teacher_run(self) -> RunFolder:
+        """The run that translates the training set."""
+        return RunFolder(self.dataset, self.scale, self.distilled.teacher, "raw", TEACHER_SEED)
+
+    def before_training(self, run: RunFolder) -> list[str]:
+        """The files that must be there before the run can start."""
+        parent = self.config(run).training.start_from
+        files = [self.distilled_text] if run.train_data == "distilled" else []
+        if parent:
+            before = RunFolder(run.dataset, run.scale, parent, run.train_data, run.seed)
+            files.append(before.checkpoints / "trained")
+        return [shown(path) for path in files]
+
+    @property
+    def latent(self) -> list[RunFolder]:
+        """The runs that the picture of the latent space shows, none if the grid lacks one."""
+        first = [RunFolder(self.dataset, self.scale, model, "raw", 1) for model in LATENT]
+        return first if set(first) <= set(self.runs) else []
+
+    def studies(self) -> dict[str, dict]:
+        """The notebooks on all runs together that this grid can feed, with their parameters."""
+        trained = list(self.models) if "raw" in self.train_data and 1 in self.seeds else []
+        latent = [model for model in trained if not model.startswith("tr_")]
+        flow = "fl_b" if "fl_b" in trained else "fl_s"
+        baseline = "tr_b" if "tr_b" in trained else "tr_s"
+        teacher = self.teacher_run.model
+        asked = {
+            "06_likelihood_audit": {} if latent else None,
+            "07_refinement": {"models": latent, "teacher": teacher, "compared": [
+                model for model in (teacher, "ga_b", flow) if model in trained]},
+            "08_speed": {"models": trained, "baseline": baseline}}
+        if not latent or teacher not in trained:
+            asked["07_refinement"] = None
+        if baseline not in trained:
+            asked["08_speed"] = None
+        return {name: parameters for name, parameters in asked.items()
+                if parameters is not None and (NOTEBOOKS / f"{name}.ipynb").exists()}
+
+    def study_options(self, wildcards) -> str:
+        """The parameters of the study that a rule's wildcard names, as words of its line."""
+        parameters = self.studies()[wildcards.study]
+        return f"-y '{json.dumps(parameters)}'" if parameters else ""
+
+    @property
+    def options(self) -> str:
+        """The overrides as words of a papermill line."""
+        return f"-y 'overrides: {json.dumps(self.overrides)}'" if self.overrides else ""
+
+    # ---- places, as the Snakefile names them ----
+
+    def shared(self, name: str) -> str:
+        """A file of the whole grid: a stamp, or the executed notebook of several runs."""
+        return shown(cache_root() / "grid" / f"{self.dataset}-{self.scale}" / name)
+
+    def file(self, name: str, run: RunFolder | None = None) -> str:
+        """A file in a run's folder; without a run, in that of any, with Snakemake's wildcards."""
+        if run is not None:
+            return shown(run.path / name)
+        folder = RunFolder(self.dataset, self.scale, "{model}", "{train_data}").path.parent
+        return shown(folder / "s{seed}" / name)
+
+    def table(self, name: str) -> str:
+        """A file in the folder of tables."""
+        return shown(outputs_root() / "tables" / name)
+
+
+def _whole(text: str | int) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"grid: seeds: {text!r} must be a whole number, 0 or more") from None

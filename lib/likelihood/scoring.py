@@ -1,0 +1,231 @@
+"""The likelihood of a test set under a trained run: every sentence, every accounting, how tight.
+
+The pass over the sentences, hours long at the paper's scale, keeps what it has scored beside the
+checkpoints and goes on from there. A sentence's draws depend on the seed and its line alone, so
+that however the set is cut into batches or shards, its numbers are the same.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from lib import runtime
+from lib.batching import Batch, Tokenised, collate, evaluation_batches, padded_length
+from lib.config import Config
+from lib.correlation.resampling import ACCOUNTINGS, likelihood_terms, ratio_of_sums
+from lib.likelihood import (
+    LogProbTerms,
+    effective_sample_size,
+    elbo,
+    iw_bound,
+    iw_bound_at,
+    largest_weight,
+    released_estimate,
+)
+from lib.models import build
+from lib.task import Task
+from lib.training import checkpoints, run_folder, train_command
+
+__all__ = ["TrainedRun", "accountings", "convergence", "ladder", "likelihood_batches",
+           "likelihoods", "load_run"]
+
+SAMPLES_AT_ONCE = 16  # importance samples of a sentence that are in memory together
+SMALLEST_GROUP = 64  # target tokens of a group of sentences, at least, before they are sampled
+SAVE_EVERY = 60.0  # seconds between two savings of what has been scored
+MATERIAL_RISE = 0.01  # nats per token and decade of K: a bound that rises by more isn't converged
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A model with its best weights, in evaluation mode, and the task it was trained on."""
+
+    config: Config
+    model: nn.Module
+    task: Task
+    step: int
+    dev_bleu: float
+
+
+def load_run(config: Config) -> TrainedRun:
+    """The best checkpoint of a run, on the first GPU or the CPU.
+
+    Errors: CheckpointError for a missing, damaged, foreign or unfitting checkpoint.
+    """
+    path, task = run_folder(config).best, Task(config)
+    content = checkpoints.load(path, train_command(config))
+    checkpoints.check_vocabulary(content, task.vocabulary.fingerprint, path)
+    model = build(config.architecture, len(task.vocabulary))
+    checkpoints.load_weights(model, content["weights"], path)
+    return TrainedRun(config, model.to(runtime.device()).eval(), task, content["step"],
+                      content["dev_bleu"])
+
+
+# ---- the pass over the sentences ----
+
+def likelihoods(run: TrainedRun, data: Tokenised, samples: int, seed: int = 0,
+                progress: bool = True, resumable: bool = False) -> pd.DataFrame:
+    """Log-probability terms of every pair, in corpus order; sums over a sentence, in nats.
+
+    Autoregressive models: exact, in fp32. Latent models: the importance-weighted bound with
+    `samples` draws from the posterior, in the run's precision, and beside it the ELBO, the released
+    code's estimate, the effective sample size, the largest normalised weight, and the bound with
+    1, 10, 100, ... and samples / 10 of the same draws (`iw_bound_<K>`), to see whether it has
+    converged.
+    """
+    model, exact = run.model, run.model.decoding == "stepwise"
+    samples, resumable = 1 if exact else samples, resumable and not exact
+    partial = run_folder(run.config).checkpoints / "likelihood.pt"
+    asked = {"samples": samples, "seed": seed, "step": run.step, "lines": len(data),
+             "weights": checkpoints.fingerprint(model.state_dict()) if resumable else ""}
+    rows: list[dict] = []
+    if resumable and partial.exists():
+        saved = checkpoints.load(partial, train_command(run.config))
+        rows = saved["rows"] if saved["asked"] == asked else []
+    left = np.flatnonzero(~np.isin(data.lines, [row["line"] for row in rows]))
+    at_once = min(samples, SAMPLES_AT_ONCE)
+    tokens = max(SMALLEST_GROUP, run.config.evaluation.batch_tokens // at_once)
+    saved_at = time.monotonic()
+    with tqdm(total=len(data), initial=len(rows), desc=f"likelihood, K = {samples}",
+              unit="sentence", disable=not progress, leave=False) as bar:
+        groups = [left[group]
+                  for group in likelihood_batches(data.take(left), tokens, model.multiple)]
+        for scored in _side_by_side(
+                lambda group: _score(run, collate(data, group, model.multiple), samples, seed),
+                groups, torch.get_num_threads() if runtime.device().type == "cpu" else 1):
+            rows += scored
+            bar.update(len(scored))
+            if resumable and time.monotonic() - saved_at > SAVE_EVERY:
+                checkpoints.save(partial, {"asked": asked, "rows": rows})
+                saved_at = time.monotonic()
+    if resumable and len(left):
+        checkpoints.save(partial, {"asked": asked, "rows": rows})
+    return pd.DataFrame(rows).sort_values("line").drop(columns="line").reset_index(drop=True)
+
+
+def _side_by_side(score: Callable[[np.ndarray], list[dict]], groups: list[np.ndarray],
+                  workers: int) -> Iterator[list[dict]]:
+    """`score` of every group, in order, from that many threads whose products have one thread each.
+
+    The products of a few sentences are too small to share, so a thread a group beats threads a
+    product. A sentence's numbers don't depend on where it is scored.
+    """
+    if workers == 1:
+        yield from map(score, groups)
+        return
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield from pool.map(score, groups)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(workers)
+
+
+def likelihood_batches(data: Tokenised, tokens: int, multiple: int) -> list[np.ndarray]:
+    """`evaluation_batches`, with one padded target length each where targets are padded at all.
+
+    Then nothing is masked on the target side and no sample computes padding: longest first.
+    """
+    if multiple == 1 or not len(data):
+        return evaluation_batches(data, tokens, multiple) if len(data) else []
+    lengths, groups = padded_length(data.target_lengths, multiple), []
+    for length in np.unique(lengths)[::-1]:
+        rows = np.flatnonzero(lengths == length)
+        groups += [rows[part] for part in evaluation_batches(data.take(rows), tokens, multiple)]
+    return groups
+
+
+@torch.no_grad()
+def _score(run: TrainedRun, batch: Batch, samples: int, seed: int) -> list[dict]:
+    """The rows of one batch; every sentence draws from a generator of its own."""
+    model, exact = run.model, run.model.decoding == "stepwise"
+    where, generators = next(model.parameters()).device, None
+    if not exact:
+        generators = [torch.Generator(where).manual_seed(seed * 1_000_003 + line)
+                      for line in batch.index.tolist()]
+    precision = "fp32" if exact else run.config.training.precision
+    batch = batch.to(where)
+    with runtime.autocast(precision, where):
+        terms = model.log_prob_terms(batch, samples, generators, min(samples, SAMPLES_AT_ONCE))
+    padded = padded_length(batch.target_tokens - 1, model.multiple)
+    return _rows(batch, terms, padded, samples, exact)
+
+
+def _rows(batch: Batch, terms: LogProbTerms, padded: torch.Tensor, samples: int,
+          exact: bool) -> list[dict]:
+    """One dictionary of plain numbers a sentence."""
+    parts = [t.double() for t in (terms.log_p_y, terms.log_p_z, terms.log_q_z)]
+    columns = {"line": batch.index, "n_tokens": batch.target_tokens,
+               "log_prob": iw_bound(*parts), "log_p_length": terms.log_p_length.double()}
+    if not exact:
+        columns |= {"elbo": elbo(*parts), "released_estimate": released_estimate(*parts, padded),
+                    "effective_sample_size": effective_sample_size(*parts),
+                    "largest_weight": largest_weight(*parts),
+                    "reconstruction": parts[0].mean(0)}
+        columns |= {f"iw_bound_{k}": iw_bound_at(k, *parts) for k in ladder(samples)}
+    columns["n_tokens_padded"] = padded
+    lists = {name: values.tolist() for name, values in columns.items()}
+    return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
+
+
+# ---- what a table of sentences says ----
+
+def accountings(sentences: pd.DataFrame, samples: int) -> dict[str, dict]:
+    """Mean, standard error over sentences, and number of samples, by accounting."""
+    return {name: _ratio(*likelihood_terms(sentences, name)) | {"samples": samples}
+            for name in ACCOUNTINGS}
+
+
+def ladder(samples: int) -> list[int]:
+    """The K below `samples` that a bound is also given at: 1, 10, 100, ... and samples / 10."""
+    decades = [10**power for power in range(len(str(samples)))]
+    return sorted({k for k in (*decades, samples // 10) if 0 < k < samples})
+
+
+def convergence(sentences: pd.DataFrame, samples: int) -> dict:
+    """Whether the importance-weighted bound has converged in K, from the same draws.
+
+    `bounds`: the strict and the paper accounting at every K of `ladder` and at `samples`.
+    `rise`: what the last decade of K adds, per token, with its paired standard error over
+    sentences. `lower_bound` is True, and the number must be read as one, where the strict bound
+    rises by more than its own standard error or by more than 0.01 nats a token and decade; False
+    says that K is large enough for this test set, not that the bound is exact. Also the median
+    effective sample size and the mean largest normalised weight.
+    """
+    if "elbo" not in sentences or sentences["elbo"].isna().all():
+        return {"lower_bound": False, "statement": "exact"}
+    known = {k: sentences["log_prob" if k == samples else f"iw_bound_{k}"]
+             for k in (*ladder(samples), samples)}
+    terms = {k: {name: likelihood_terms(sentences.assign(log_prob=bound), name)
+                 for name in ("strict", "paper")} for k, bound in known.items()}
+    found = {"samples": samples,
+             "bounds": [{"samples": k, **{name: _ratio(*pair) for name, pair in at.items()}}
+                        for k, at in terms.items()],
+             "rise": None, "lower_bound": True,
+             "effective_sample_size": float(sentences["effective_sample_size"].median()),
+             "largest_weight": float(sentences["largest_weight"].mean())}
+    told = f"a lower bound from {samples:,} importance sample{'s' * (samples > 1)} a sentence"
+    if samples == 1:
+        return found | {"statement": f"{told}: the ELBO"}
+    before = max(1, samples // 10)
+    decades = math.log10(samples / before)
+    found["rise"] = {"from": before, "to": samples, **{
+        name: _ratio((terms[samples][name][0] - terms[before][name][0]) / decades, bottom)
+        for name, (_, bottom) in terms[samples].items()}}
+    rise, own = found["rise"]["strict"], found["bounds"][-1]["strict"]["standard_error"]
+    found["lower_bound"] = rise["mean"] > min(own, MATERIAL_RISE)
+    return found | {"statement": (
+        f"{told}, {'not yet ' * found['lower_bound']}converged: the last tenfold of K raised it "
+        f"by {rise['mean']:.4f} nats per token (standard error {rise['standard_error']:.4f})")}
+
+
+def _ratio(top: np.ndarray, bottom: np.ndarray) -> dict[str, float]:
+    """Ratio of two sums over sentences with its standard error, as metrics.json holds them."""
+    return dict(zip(("mean", "standard_error"), ratio_of_sums(top, bottom), strict=True))

@@ -1,0 +1,377 @@
+"""Training of any family: the paper's recipe, checkpoints, exact resumption, many processes.
+
+    torchrun --nproc-per-node 8 -m lib.training --model fl_b --dataset wmt14_en_de --scale paper
+
+A step is `accumulate` batches, whoever computes them: one process all of them, N processes their
+shares. Each batch's random numbers come from (seed, step, its place in the step) alone. So the
+losses depend neither on the number of processes nor on interruptions: model, optimiser, averaged
+weights and place in the data are all in `last.pt`.
+"""
+
+import argparse
+import csv
+import io
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from lib import runtime
+from lib.batching import Batch, collate, training_batches
+from lib.config import Config, load_config, run_arguments
+from lib.errors import ReproError, TrainingError
+from lib.models import build, count_parameters, start_from
+from lib.objectives import kl_weight, learning_rate
+from lib.paths import RunFolder, write_text
+from lib.task import Task
+from lib.training import checkpoints, parallel
+from lib.training.averaging import WeightAverage
+from lib.training.search_space import read_record
+from lib.training.validation import dev_scores
+
+__all__ = ["Trainer", "main", "run_folder", "train", "train_command", "train_in_processes"]
+
+# What a checkpoint holds of the trainer besides tensors: plain numbers, and the history's rows.
+STATE = ("step", "epoch", "place", "stale", "best_bleu", "seconds", "history", "sums")
+
+
+def run_folder(config: Config) -> RunFolder:
+    """The folder of the run that these settings describe."""
+    return RunFolder(config.dataset.name, config.scale, config.model, config.train_data,
+                     config.seed)
+
+
+def train_command(config: Config, model: str | None = None) -> str:
+    """The papermill line that trains a run."""
+    return (f"papermill notebooks/02_train.ipynb OUT.ipynb -p model {model or config.model} "
+            f"-p dataset {config.dataset.name} -p scale {config.scale} -p seed {config.seed}")
+
+
+def train(config: Config, progress: bool = True,
+          on_validation: Callable[[dict], None] | None = None) -> RunFolder:
+    """Train a run to its end, from where it stopped if it was started before."""
+    trainer = Trainer(config, progress)
+    trainer.run(on_validation)
+    return trainer.folder
+
+
+class Trainer:
+    """One run's whole state, between two steps."""
+
+    def __init__(self, config: Config, progress: bool = True, folder: RunFolder | None = None):
+        self.config, self.settings = config, config.training
+        self.progress = progress and parallel.is_first()
+        self.folder, self.task = folder or run_folder(config), Task(config)
+        self.device, self.threads = runtime.device(), runtime.prepare()
+        self._places = parallel.share(range(self.settings.accumulate))  # own batches of a step
+        self.step = self.epoch = self.place = self.stale = 0
+        self.best_bleu, self.seconds = -math.inf, 0.0
+        self.history: list[dict] = []
+        self.sums: dict[str, list[float]] = {}  # term -> its sum, and the tokens it is over
+        with parallel.first_goes_ahead():  # it makes the caches that the others then read
+            self.data, self.dev = self.task.train, self.task.dev
+        torch.manual_seed(config.seed)
+        self.model = build(config.architecture, len(self.task.vocabulary),
+                           self.settings.dropout).to(self.device)
+        self.average = WeightAverage(self.model, self.settings.average)
+        self.optimiser = torch.optim.Adam(
+            self.model.parameters(), betas=self.settings.adam_betas, eps=self.settings.adam_epsilon,
+            fused=True)
+        self._groups: list = []
+        self._replica: nn.Module | None = None
+        if self.folder.last.exists():
+            self._resume()
+        else:
+            self._begin()
+        changed = checkpoints.changed_settings(self.config.as_dict(), self._recorded())
+        if parallel.is_first() and (changed or not self.finished):
+            self._describe()
+
+    # ---- starting, stopping, resuming ----
+
+    def _begin(self) -> None:
+        if self.settings.start_from:
+            folder = RunFolder(self.config.dataset.name, self.config.scale,
+                               self.settings.start_from, self.config.train_data, self.config.seed)
+            made_by = train_command(self.config, self.settings.start_from)
+            content = checkpoints.load(folder.best, made_by)
+            checkpoints.check_vocabulary(content, self.task.vocabulary.fingerprint, folder.best)
+            start_from(self.model, content["weights"])
+        self.average.restart()
+
+    def _recorded(self) -> dict:
+        """The settings that config.json records, or nothing."""
+        if not self.folder.config.exists():
+            return {}
+        return json.loads(self.folder.config.read_text(encoding="utf-8"))
+
+    def _describe(self) -> None:
+        """Write config.json: every resolved setting, and what the run runs on."""
+        described = {**self.config.as_dict(), "parameters": count_parameters(self.model),
+                     "vocabulary": self.task.vocabulary.fingerprint,
+                     "training_pairs": len(self.data), "device": str(self.device),
+                     "threads": self.threads, "processes": parallel.processes(),
+                     "versions": runtime.versions(), "commit": runtime.commit()}
+        if search := read_record(self.config):
+            described["search"] = search  # how warm-up and dropout were chosen
+        write_text(self.folder.config, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
+
+    def _resume(self) -> None:
+        path = self.folder.last
+        state = checkpoints.load(path, train_command(self.config))
+        checkpoints.check_vocabulary(state, self.task.vocabulary.fingerprint, path)
+        checkpoints.check_settings(state, self.config.as_dict(), path)
+        checkpoints.load_weights(self.model, state["weights"], path)
+        self.average.values = {n: v.to(self.device) for n, v in state["average"].items()}
+        self.optimiser.load_state_dict(state["optimiser"])
+        for name in STATE:
+            setattr(self, name, state[name])
+        if parallel.is_first():
+            self._write_history()
+
+    def save(self) -> None:
+        """Write `last.pt`, from which the run goes on."""
+        checkpoints.save(self.folder.last, {
+            **{name: getattr(self, name) for name in STATE},
+            "config": self.config.as_dict(), "vocabulary": self.task.vocabulary.fingerprint,
+            "weights": self.model.state_dict(), "average": self.average.values,
+            "optimiser": self.optimiser.state_dict()})
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, or dev BLEU stopped rising for `patience` validations."""
+        out_of_patience = 0 < self.settings.patience <= self.stale
+        return self.step >= self.settings.steps or out_of_patience
+
+    # ---- the loop ----
+
+    def run(self, on_validation: Callable[[dict], None] | None = None) -> None:
+        """All remaining steps; `on_validation` is called with each new row of the history."""
+        bar = tqdm(total=self.settings.steps, initial=self.step, disable=not self.progress,
+                   desc=f"{self.config.model} {self.config.dataset.name}", unit="step",
+                   mininterval=1.0)
+        with bar:
+            while not self.finished:
+                started = time.perf_counter()
+                terms = self.train_step()
+                elapsed = time.perf_counter() - started
+                self.seconds += elapsed
+                tokens = terms.pop("tokens")
+                speed = tokens / elapsed
+                bar.update()
+                shown = {k: f"{v / tokens:.3f}" for k, v in terms.items()}
+                bar.set_postfix({**shown, "tokens/s": f"{speed:.0f}"}, refresh=False)
+                if self.step % self.settings.validate_every == 0 or self.finished:
+                    row = self.validate()
+                    if on_validation is not None:
+                        on_validation(row)
+
+    def _order(self) -> list:
+        """Groups of rows of the current epoch; seed and epoch decide them."""
+        return training_batches(self.data, self.settings.batch_tokens, self.model.multiple,
+                                self.config.seed, self.epoch)
+
+    def _next_rows(self) -> np.ndarray:
+        """The next batch's rows, the same in every process."""
+        self._groups = self._groups or self._order()
+        if self.place == len(self._groups):
+            self.epoch, self.place = self.epoch + 1, 0
+            self._groups = self._order()
+        rows = self._groups[self.place]
+        self.place += 1
+        return rows
+
+    def _tokens(self, rows: np.ndarray) -> int:
+        """Target subwords of a batch, each sentence with one EOS."""
+        offsets = self.data.target_offsets
+        return int((offsets[rows + 1] - offsets[rows] + 1).sum())
+
+    def _batch(self, rows: np.ndarray) -> Batch:
+        return collate(self.data, rows, self.model.multiple).to(self.device)
+
+    def train_step(self) -> dict[str, float]:
+        """One optimiser step; returns its summed loss terms and tokens, of all processes."""
+        s = self.settings
+        self.step += 1
+        weight = kl_weight(self.step, s.kl_start, s.kl_ramp)
+        groups = [self._next_rows() for _ in range(s.accumulate)]
+        tokens = sum(self._tokens(rows) for rows in groups)
+        replica = self._replica_for(groups[0], weight)
+        terms: dict[str, Tensor] = {}
+        self.model.train()
+        self.optimiser.zero_grad(set_to_none=True)
+        for place in self._places:
+            batch = self._batch(groups[place])
+            runtime.seed(self.config.seed, self.step, place)
+            with parallel.local(replica, last=place == self._places[-1]):
+                with runtime.autocast(s.precision, self.device):
+                    losses = replica(batch, s, weight)
+                # DDP averages over processes what is to be a sum
+                (losses["loss"] * parallel.processes() / tokens).backward()
+            for name, value in losses.items():
+                terms[name] = terms.get(name, 0.0) + value.detach().double()
+        summed = parallel.totals(terms)
+        self._check_finite(summed)
+        self._update()
+        for name, value in summed.items():
+            total = self.sums.setdefault(name, [0.0, 0.0])
+            total[0] += value
+            total[1] += summed["tokens"]
+        return summed
+
+    def _update(self) -> None:
+        """Move the weights along the gradient, which is the same in every process."""
+        s = self.settings
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), s.clip_norm)
+        if not torch.isfinite(norm):
+            self._stop(f"the gradient's norm is {float(norm)}")
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.step, s.learning_rate, s.warmup_steps)
+        self.optimiser.step()
+        self.average.update(self.step)
+
+    def _check_finite(self, terms: dict[str, float]) -> None:
+        wrong = [name for name, value in terms.items() if not math.isfinite(value)]
+        wrong = [name for name in wrong if name != "loss"] or wrong  # the parts say more
+        if wrong:
+            self._stop("loss term " + ", ".join(f"{name} is {terms[name]}" for name in wrong))
+
+    def _stop(self, reason: str) -> None:
+        good = f"last good checkpoint: {self.folder.last}" if self.folder.last.exists() else \
+            "no checkpoint was written yet"
+        raise TrainingError(
+            f"step {self.step}: {reason}; {good}. Lower learning_rate or raise warmup_steps in "
+            f"params/{self.config.scale}/{self.config.model}.yaml, or set precision: fp32")
+
+    def _replica_for(self, rows: np.ndarray, weight: float) -> nn.Module:
+        """What gives this step's losses; anew where the weights or their use change outside Adam.
+
+        Data-dependent initialisation, from the step's first batch: the posterior's head at the
+        first step, the prior when the KL enters. The first process does it; the others get its
+        weights, as whenever a replica is made.
+        """
+        latent = self.model.decoding == "parallel"
+        due = [which for which, when in (("posterior", 1), ("prior", self.settings.kl_start + 1))
+               if latent and self.step == when]
+        if self._replica is None or due:
+            self._replica = None  # one at a time: the old one's hooks go with it
+            if due and parallel.is_first():
+                runtime.seed(self.config.seed, self.step, self.settings.accumulate)
+                self.model.eval()
+                batch = self._batch(rows)
+                for which in due:
+                    self.model.initialise(batch, which)
+            self._replica = parallel.replicate(self.model, unused=latent and weight == 0)
+            if due:
+                self.average.restart()
+        return self._replica
+
+    # ---- validation ----
+
+    def validate(self) -> dict:
+        """Score the averaged weights on dev, extend history.csv, and write the checkpoints.
+
+        The first process does, the others wait for the scores: all of them decide alike.
+        """
+        s = self.settings
+        scores = parallel.from_first(self._dev_scores)
+        self.sums.pop("tokens", None)
+        row = {"step": self.step, "seconds": round(self.seconds, 3),
+               **{f"train_{k}": v / n for k, (v, n) in self.sums.items()}, **scores,
+               "learning_rate": learning_rate(self.step, s.learning_rate, s.warmup_steps),
+               "kl_weight": kl_weight(self.step, s.kl_start, s.kl_ramp)}
+        self.sums = {}
+        self.history.append(row)
+        better = row["dev_bleu"] > self.best_bleu and row["kl_weight"] == self._full_kl_weight()
+        still_annealing = row["kl_weight"] < self._full_kl_weight()
+        self.stale = 0 if better or still_annealing else self.stale + 1
+        if better:
+            self.best_bleu = row["dev_bleu"]
+        if parallel.is_first():
+            if better:
+                checkpoints.save(self.folder.best, {
+                    "config": self.config.as_dict(),
+                    "vocabulary": self.task.vocabulary.fingerprint, "step": self.step,
+                    "dev_bleu": self.best_bleu, "weights": self.average.weights()})
+            self.save()
+            self._write_history()
+        return row
+
+    def _dev_scores(self) -> dict[str, float]:
+        s, dev = self.settings, self.dev
+        if len(dev) > s.dev_sentences:
+            dev = dev.take(np.arange(s.dev_sentences))
+        references = self.task.references("dev")[:s.dev_sentences]
+        self.model.eval()
+        with self.average.in_use(), runtime.autocast(s.precision, self.device):
+            return dev_scores(self.model, dev, self.task.vocabulary, references, s)
+
+    def _full_kl_weight(self) -> float:
+        """The KL weight that a checkpoint must have been trained at to be chosen: the last one."""
+        return kl_weight(self.settings.steps, self.settings.kl_start, self.settings.kl_ramp)
+
+    def _write_history(self) -> None:
+        columns = list(dict.fromkeys(name for row in self.history for name in row))
+        table = io.StringIO()
+        writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.history)
+        write_text(self.folder.history, table.getvalue())
+
+
+# ---- from a shell, and in many processes ----
+
+def train_in_processes(config: Config, processes: int, overrides: Mapping | None = None,
+                       on_validation: Callable[[dict], None] | None = None) -> RunFolder:
+    """`train` by `processes` processes of this machine, started by torchrun; waits for them.
+
+    overrides: those that `config` was loaded with. `on_validation` is called with each new row of
+    history.csv, its values as text. However this ends, no process of it is left.
+
+    Errors: TrainingError with the processes' last words.
+    """
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in (
+        ("model", config.model), ("dataset", config.dataset.name), ("scale", config.scale),
+        ("train_data", config.train_data), ("seed", config.seed),
+        ("overrides", json.dumps(dict(overrides or {}))))]
+    folder = run_folder(config)
+    seen = len(_rows(folder))
+
+    def tell() -> None:
+        nonlocal seen
+        rows = _rows(folder)
+        for row in rows[seen:]:
+            on_validation(row)
+        seen = max(seen, len(rows))
+
+    threads = max(1, runtime.cores() // processes)
+    parallel.run(processes, ["-m", "lib.training", *words], threads,
+                 tell if on_validation is not None else lambda: None)
+    return folder
+
+
+def _rows(folder: RunFolder) -> list[dict]:
+    """The rows of a run's history.csv, so far."""
+    if not folder.history.exists():
+        return []
+    with open(folder.history, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train one run from a shell: python -m lib.training --model tr_s --dataset toy."""
+    parser = argparse.ArgumentParser(description="Train one run, or resume it.")
+    run_arguments(parser)
+    parser.add_argument("--overrides", type=json.loads, default={},
+                        help="""single settings of params/, as JSON: '{"steps": 20}'""")
+    asked = vars(parser.parse_args(arguments))
+    with parallel.joined():
+        try:
+            train(load_config(**asked.pop("overrides"), **asked))
+        except ReproError as error:  # the same in all processes: told once
+            raise SystemExit(f"error: {error}" if parallel.is_first() else 1) from None
