@@ -70,7 +70,8 @@ def evaluate(config: Config, progress: bool = True) -> dict:
         "diagnostics": _diagnostics(run, sentences, references),
         "speed": {"sentences_per_second": speed, "batch_tokens": DECODING_TOKENS,
                   "lines": min(TIMED, len(references)), "threads": threads,
-                  "device": str(runtime.device())},
+                  "device": str(runtime.device()),
+                  "likelihood_seconds": sentences.attrs["seconds"]},
         "test_set": {"name": config.dataset.test, "lines": len(references)},
     }
     _write(config, metrics, sentences)

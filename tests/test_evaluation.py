@@ -45,6 +45,7 @@ def test_a_whole_run(model, isolated):
         assert entry["score_low"] <= entry["score"] <= entry["score_high"]
     assert set(metrics["speed"]["sentences_per_second"]) == set(metrics["bleu"])
     assert metrics["speed"]["lines"] == 256
+    assert metrics["speed"]["likelihood_seconds"] > 0
     per_sentence = (sentences["log_prob"] + sentences["log_p_length"]).mean()
     assert metrics["log_likelihood"]["per_sentence"]["mean"] == pytest.approx(per_sentence, 1e-4)
     if model == "tr_s":

@@ -141,15 +141,18 @@ def test_an_interrupted_likelihood_pass_goes_on(isolated, monkeypatch):
         likelihoods(run, data, 3, progress=False, resumable=True)
     partial = run_folder(run.config).checkpoints / "likelihood.pt"
     assert partial.exists()
+    before = torch.load(partial, weights_only=True)["seconds"]
     done = sum(calls[:2])
     calls.clear()
     calls.extend([0, 0, 0])
     resumed = likelihoods(run, data, 3, progress=False, resumable=True)
     assert sum(calls) == len(data) - done
     pd.testing.assert_frame_equal(resumed, whole)
+    assert resumed.attrs["seconds"] > before > 0
     again = likelihoods(run, data, 3, progress=False, resumable=True)
     assert sum(calls) == len(data) - done  # kept: a second evaluation scores nothing again
     pd.testing.assert_frame_equal(again, whole)
+    assert again.attrs["seconds"] == resumed.attrs["seconds"]
     with torch.no_grad():
         next(run.model.parameters()).add_(1e-3)
     likelihoods(run, data, 3, progress=False, resumable=True)

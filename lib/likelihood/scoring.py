@@ -78,17 +78,22 @@ def likelihoods(run: TrainedRun, data: Tokenised, samples: int, seed: int = 0,
     `samples` draws from the posterior, in the run's precision, and beside it the ELBO, the released
     code's estimate, the effective sample size, the largest normalised weight, and the bound with
     1, 10, 100, ... and samples / 10 of the same draws (`iw_bound_<K>`), to see whether it has
-    converged.
+    converged. `attrs["seconds"]` of the table: how long the scoring took, interruptions left out.
     """
     model, exact = run.model, run.model.decoding == "stepwise"
     samples, resumable = 1 if exact else samples, resumable and not exact
     partial = run_folder(run.config).checkpoints / "likelihood.pt"
     asked = {"samples": samples, "seed": seed, "step": run.step, "lines": len(data),
              "weights": checkpoints.fingerprint(model.state_dict()) if resumable else ""}
-    rows: list[dict] = []
+    rows, before, started = [], 0.0, time.perf_counter()
     if resumable and partial.exists():
         saved = checkpoints.load(partial, train_command(run.config))
-        rows = saved["rows"] if saved["asked"] == asked else []
+        if saved["asked"] == asked:
+            rows, before = saved["rows"], saved.get("seconds", math.nan)
+
+    def kept() -> dict:
+        return {"asked": asked, "rows": rows, "seconds": before + time.perf_counter() - started}
+
     left = np.flatnonzero(~np.isin(data.lines, [row["line"] for row in rows]))
     at_once = min(samples, SAMPLES_AT_ONCE)
     tokens = max(SMALLEST_GROUP, run.config.evaluation.batch_tokens // at_once)
@@ -103,11 +108,14 @@ def likelihoods(run: TrainedRun, data: Tokenised, samples: int, seed: int = 0,
             rows += scored
             bar.update(len(scored))
             if resumable and time.monotonic() - saved_at > SAVE_EVERY:
-                checkpoints.save(partial, {"asked": asked, "rows": rows})
+                checkpoints.save(partial, kept())
                 saved_at = time.monotonic()
+    done = kept() if len(left) else {"seconds": before}
     if resumable and len(left):
-        checkpoints.save(partial, {"asked": asked, "rows": rows})
-    return pd.DataFrame(rows).sort_values("line").drop(columns="line").reset_index(drop=True)
+        checkpoints.save(partial, done)
+    table = pd.DataFrame(rows).sort_values("line").drop(columns="line").reset_index(drop=True)
+    table.attrs["seconds"] = done["seconds"]
+    return table
 
 
 def _side_by_side(score: Callable[[np.ndarray], list[dict]], groups: list[np.ndarray],
