@@ -29,7 +29,8 @@ def describe() -> str:
         named = [line.split(":")[1].strip() for line in info.read_text().splitlines()
                  if line.startswith("model name")]
         model = f" {named[0]}," if named else ""
-    return (f"{runtime.cores()} cores,{model} {platform.machine()}, "
+    count = runtime.cores()
+    return (f"{count} core{'s' * (count > 1)},{model} {platform.machine()}, "
             f"{torch.backends.cpu.get_cpu_capability()}{bf16}")
 
 

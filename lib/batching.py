@@ -1,5 +1,6 @@
 """From sentence pairs to padded tensors: flat token arrays, length buckets, collation by gather."""
 
+import hashlib
 import warnings
 import zipfile
 from dataclasses import dataclass, replace
@@ -87,6 +88,13 @@ class Tokenised:
     def target_lengths(self) -> np.ndarray:
         """int64 [pairs]: subwords of each target, without EOS."""
         return np.diff(self.target_offsets)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of everything in it: other subwords, other order or other lines give another."""
+        parts = (np.ascontiguousarray(value).tobytes() for value in vars(self).values())
+        return hashlib.sha256(b"".join(
+            hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
     def take(self, rows: np.ndarray) -> "Tokenised":
         """The given rows, in the given order; they keep their line numbers."""

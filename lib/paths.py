@@ -15,7 +15,8 @@ NOTEBOOKS = ROOT / "notebooks"
 
 
 def _root(variable: str, default: str) -> Path:
-    return Path(os.environ.get(variable) or ROOT / default).expanduser().resolve()
+    """The folder that a variable names, from the repository's root where it is a relative path."""
+    return (ROOT / Path(os.environ.get(variable) or default).expanduser()).resolve()
 
 
 def data_root() -> Path:
@@ -36,7 +37,7 @@ def outputs_root() -> Path:
 def write_text(path: Path, text: str) -> None:
     """Replace a file in one move, its folder made where there is none: UTF-8, lines as they are."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8", newline="")
     os.replace(temporary, path)
 

@@ -19,7 +19,7 @@ from lib.paths import ROOT, RunFolder, outputs_root
 from lib.plots.audit_figure import verdict
 from lib.published import MODELS as NAMES
 from lib.results import findings as lib_findings
-from lib.results.speed_table import bench_table
+from lib.results.speed_table import bench_table, other_systems
 from lib.results.tables import interval, systems
 
 README = ROOT / "README.md"
@@ -61,32 +61,33 @@ def _results(dataset: str, scale: str) -> str:
     return _table(rows)
 
 
+KINDS = {"two families, same text": ("across", ["raw", "distilled"]),
+         "one family, same text": ("within", ["raw", "distilled"]),
+         "raw against distilled text": ("all", ["mixed"])}
+
+
 def answer() -> str:
-    """How often log-likelihood and BLEU prefer the same of two models, in a sentence a data set."""
-    told = []
+    """How many pairs of models log-likelihood and BLEU order alike, a row a data set and
+    accounting.
+    """
+    rows = []
     for dataset, scale in (("toy", "smoke"), ("multi30k_de_en", "mini")):
         path = outputs_root() / "tables" / f"concordance_{dataset}_{scale}.csv"
-        if path.exists():
-            table = pd.read_csv(path).query("scope == 'all'")
-            told.append(f"- **{dataset}, {scale}**: " + "; ".join(
-                f"{'counted strictly' if name == 'strict' else 'with the released estimate'}, "
-                + _agreement(table.query("accounting == @name"))
-                for name in ("strict", "released")) + ".")
-    return "\n".join(told) or _table([])
+        if not path.exists():
+            continue
+        for name in ("strict", "released"):
+            table = pd.read_csv(path).query("accounting == @name")
+            rows.append({"corpus": f"{dataset}, {scale}", "LL": name} | {
+                kind: _agreement(table[(table["scope"] == scope)
+                                       & table["train_data"].isin(data)])
+                for kind, (scope, data) in KINDS.items()})
+    return _table(rows)
 
 
 def _agreement(table: pd.DataFrame) -> str:
-    """How many of the decided pairs agree, of models trained on the same and on different text."""
-    parts = []
-    for words, data in (("trained on the same text", ["raw", "distilled"]),
-                        ("trained one on raw, one on distilled text", ["mixed"])):
-        counts = table[table["train_data"].isin(data)][["agree", "undecided", "disagree"]].sum()
-        if counts.sum():
-            parts.append(f"LL and BLEU prefer the same of two models {words} in "
-                         f"{counts['agree']} of {counts['agree'] + counts['disagree']} decided "
-                         f"pairs ({counts['undecided']} undecided)")
-    return ", ".join(parts).replace(", LL and BLEU prefer the same of two models",
-                                    ", and of two models")
+    """Pairs that agree, disagree and are undecided."""
+    counts = table[["agree", "disagree", "undecided"]].sum()
+    return " / ".join(map(str, counts)) if counts.sum() else "no pairs"
 
 
 def multi30k() -> str:
@@ -123,7 +124,21 @@ def reading() -> str:
         f"whose tightness differs "
         f"(median effective sample size {runs['ga_b']['diagnostics']['effective_sample_size']:.0f} "
         f"and {runs['fl_s']['diagnostics']['effective_sample_size']:.0f} of "
-        f"{runs['ga_b']['log_likelihood']['strict']['samples']}).\n\n" + _released(runs))
+        f"{runs['ga_b']['log_likelihood']['strict']['samples']}).\n\n{_released(runs)}\n\n"
+        f"{_trend()}")
+
+
+def _trend() -> str:
+    """How much dev BLEU of each run still rose when its training ended."""
+    told = {}
+    for data in ("raw", "distilled"):
+        for folder, metrics in _runs("multi30k_de_en", "mini", data):
+            bleu = pd.read_csv(folder.history)["dev_bleu"]
+            told[f"{NAMES[metrics['model']]} {data}"] = bleu.iloc[-1] - bleu.iloc[-3]
+    return ("**Trained long enough?** Dev BLEU over the last two of the validations, 400 steps: "
+            + ", ".join(f"{name} {rise:+.1f}" for name, rise in told.items())
+            + ". All models have the same budget of steps; where a rise is larger than the gap to "
+              "a neighbour, longer training might turn the two round.")
 
 
 def _released(runs: dict) -> str:
@@ -148,7 +163,8 @@ def _paired(one: str, other: str) -> tuple[float, float]:
 def findings() -> str:
     """Whether the paper's findings hold here."""
     places = [("multi30k_de_en", "mini"), ("toy", "smoke")]
-    return lib_findings.paragraph(places)
+    return (f"{lib_findings.overview(places)}\n\n<details>\n<summary>The numbers behind each "
+            f"verdict</summary>\n\n{lib_findings.paragraph(places)}\n\n</details>")
 
 
 def audit() -> str:
@@ -192,7 +208,7 @@ def search() -> str:
         path = outputs_root() / "tables" / f"decoders_{dataset}_{scale}_strict.csv"
         if not path.exists():
             continue
-        table = pd.read_csv(path).query("scope == 'all' and n > 2")
+        table = pd.read_csv(path).query("scope == 'all' and n > 3")  # three points prove nothing
         for data in ("raw", "distilled"):
             found = {row.decoder: row for row in table.query("train_data == @data").itertuples()}
             if len(found) == 2:
@@ -268,7 +284,24 @@ def likelihood() -> str:
             for row in speed.itertuples()]
     rate = speed["matrix_flops_per_cpu_second"].median() / 1e9
     return (f"Machine: {speed['machine'].iloc[0]}. {speed['precision'].iloc[0]} products; matrix "
-            f"rate {rate:.0f} GFLOP a CPU-second.\n\n{_table(rows)}")
+            f"rate {rate:.0f} GFLOP a CPU-second.\n\n{_table(rows)}\n\n{_other_likelihoods(speed)}")
+
+
+def _other_likelihoods(speed: pd.DataFrame) -> str:
+    """One thread of ours against one of another project's, as timed and by matrix rate."""
+    told = []
+    for row in pd.read_csv(ROOT / "benchmarks" / "other_likelihoods.csv", comment="#").itertuples():
+        own = speed.query("model == @row.ours and scale == @row.scale and samples == @row.samples "
+                          "and threads == 1").iloc[0]
+        rate = own["matrix_flops_per_cpu_second"] / 1e9
+        times = own["sentences_per_cpu_second"] / row.sentences_per_second
+        told.append(f"{row.system}'s own code did {row.sentences_per_second:g} sentences a second "
+                    f"at K = {row.samples} on one thread of a machine whose matrix rate is "
+                    f"{row.matrix_gflops:g} GFLOP a second ([benchmarks/other_likelihoods.csv]"
+                    "(benchmarks/other_likelihoods.csv)): ours does "
+                    f"{times:.1f} times that on one thread of this slower one, "
+                    f"{times * row.matrix_gflops / rate:.1f} times at equal matrix rates.")
+    return " ".join(told)
 
 
 def decoding() -> str:
@@ -284,11 +317,24 @@ def decoding() -> str:
              f"against {own.removeprefix('vs ')}": f"{row[own]:.2f}",
              "against CTranslate2, fp32": "-" if pd.isna(row["vs CTranslate2"]) else
              f"{row['vs CTranslate2']:.2f}",
-             "the paper's ratio": "-" if pd.isna(row["paper"]) else f"{row['paper']:.1f}"}
+             "the paper's, against Tr-B": "-" if pd.isna(row["paper"]) else f"{row['paper']:.1f}"}
             for _, row in table.iterrows()]
     machine = pd.read_csv(outputs_root() / "bench" / "decoding.csv")["machine"].iloc[0]
     return (f"Machine: {machine}, one thread. Sentences a second alone and in batches of 32; "
             f"ratios at batch size 1.\n\n{_table(rows)}\n\n{_bits()}")
+
+
+def others() -> str:
+    """Decoding speed beside other projects' systems, through a yardstick that both share."""
+    table = other_systems()
+    if table is None:
+        return _table([])
+    return _table([{
+        "other system": row["other system"], "ours": row["ours"], "batch": row["batch"],
+        **{name: f"{row[name]:.2f}" for name in ("theirs / CTranslate2", "ours / CTranslate2")},
+        "times as fast": f"{row['times as fast']:.1f}",
+        "by matrix rate": f"{row['by matrix rate']:.1f}",
+        "aim": "-" if pd.isna(row["goal"]) else f"{row['goal']:g}"} for _, row in table.iterrows()])
 
 
 def _bits() -> str:
@@ -307,7 +353,8 @@ BLOCKS: dict[str, Callable[[], str]] = {"answer": answer, "multi30k": multi30k, 
                                         "audit": audit, "search": search,
                                         "findings": findings,
                                         "sizes": sizes, "bench": bench,
-                                        "likelihood": likelihood, "decoding": decoding}
+                                        "likelihood": likelihood, "decoding": decoding,
+                                        "others": others}
 
 
 def fill(text: str) -> str:

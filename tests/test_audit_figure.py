@@ -114,6 +114,8 @@ def test_verdict_names_what_changes():
     assert "the paper's accounting keeps this ranking" in said
     assert "the released estimate does not keep this ranking but says flow > autoregr" in said
     assert verdict(found[found["model"] == "tr_s"]) == "One family alone has no rank."
+    close = verdict(found.assign(best_error=found["best_error"] + 10.0))
+    assert "the families rank autoregressive ≈ flow ≈ Gaussian (best" in close
 
 
 def test_points_hold_what_the_figure_shows():
@@ -150,11 +152,13 @@ def test_runs_are_found_with_their_audits(isolated):
         frame = sentences([log_prob, 2 * log_prob])
         frame.insert(0, "hypothesis", ["nan", ""])
         frame.to_csv(folder.sentences, index=False)
-        folder.metrics.write_text(json.dumps({"step": 3, "dev_bleu": 1.0}))
+        folder.metrics.write_text(json.dumps({
+            "step": 3, "dev_bleu": 1.0, "log_likelihood": {"strict": {"samples": 7}}}))
     runs = audited_runs("toy", "smoke")
     assert [(run.model, run.family, run.audit is None) for run in runs] == [
         ("tr_s", "autoregressive", True), ("fl_s", "flow", True)]
     assert runs[1].sentences["log_prob"].tolist() == [-7.0, -14.0]
+    assert runs[1].samples == 7
     audit_of([-6.0, -12.0], [0.1, 0.1]).to_csv(
         RunFolder("toy", "smoke", "fl_s").path / "audit.csv", index=False)
     annealing = {"temperatures": 30, "chains": 16, "leapfrog_steps": 2, "target_acceptance": 0.8,

@@ -1,5 +1,6 @@
 """Batches: every row once, within the budget, padded as the models expect."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -89,6 +90,14 @@ def test_batch_moves_to_a_device(small):
     batch = collate(tokenise(small, Digits()), np.array([0, 2]), 4).to("meta")
     assert batch.source.device.type == batch.index.device.type == "meta"
     assert batch.target_mask is None
+
+
+def test_a_corpus_is_told_from_any_other_by_its_fingerprint(small):
+    data = tokenise(small, Digits())
+    assert data.fingerprint == tokenise(small, Digits()).fingerprint
+    others = [data.take(np.arange(len(data))[::-1]), data.take(np.arange(len(data) - 1)),
+              replace(data, lines=data.lines + 1), replace(data, target_ids=data.target_ids + 1)]
+    assert len({data.fingerprint, *(other.fingerprint for other in others)}) == 5
 
 
 @pytest.mark.parametrize("multiple", [1, 4])

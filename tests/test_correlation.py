@@ -175,6 +175,16 @@ def test_changes_between_checkpoints_forget_the_common_trend(runs):
     assert table["pearson_changes"][0] == pytest.approx(-1.0)
 
 
+def test_checkpoints_before_the_full_kl_weight_are_left_out(runs):
+    rows = pd.DataFrame({"step": range(1, 8), "kl_weight": [0.1, 0.5, 0.9, 1.0, 1.0, 1.0, 1.0],
+                         "dev_ll": [-15.0, -9.0, -6.0, -4.0, -3.0, -2.0, -1.0],
+                         "dev_bleu": [1.0, 9.0, 12.0, 16.0, 15.0, 14.0, 13.0]})
+    rows.to_csv(runs[0] / "history.csv", index=False)
+    table = module.across_checkpoints(runs[:1])
+    assert table["n"][0] == 4
+    assert table["pearson"][0] == pytest.approx(-1.0)  # over all seven it is far above 0
+
+
 def test_bad_input_has_one_clear_message(runs, tmp_path):
     with pytest.raises(DataError, match=r"metrics.json is missing.*03_eval"):
         module.collect([tmp_path])

@@ -54,6 +54,16 @@ def test_findings_as_published(isolated):
     assert "[" not in told[4, ""].evidence and "without an interval" in told[4, ""].evidence
 
 
+def test_the_overview_has_a_row_a_finding_and_a_column_an_accounting(isolated):
+    told = compared(raw({"tr_b": (0.10, 1.8, None), "ga_b": (0.30, 2.5, -1.9),
+                         "fl_b": (0.60, 2.2, -1.3)}))
+    head, _, *rows = findings.overview([("toy", "smoke")]).split("\n")
+    assert head == "| finding | toy smoke, strict | toy smoke, released |"
+    assert len(rows) == 5
+    assert rows[1].endswith(f"| {told[2, 'strict'].verdict} | {told[2, 'released'].verdict} |")
+    assert rows[4].endswith(f"| {told[5, ''].verdict} | {told[5, ''].verdict} |")
+
+
 def test_findings_the_other_way_round(isolated):
     turned = {"tr_s": (0.10, 2.0, None), "tr_b": (0.25, 1.8, None), "ga_b": (0.60, 2.6, -2.6),
               "ga_l": (0.75, 2.5, -2.5), "fl_s": (0.30, 2.4, -2.4), "fl_b": (0.45, 2.2, -2.2)}
@@ -148,8 +158,8 @@ def test_gains_with_intervals_of_their_own_need_no_table_3(isolated):
                                   "gain_low": gain - 1, "gain_high": gain + 1}
         run.metrics.write_text(json.dumps(metrics))
     found = findings.verdicts("toy", "smoke")[-2]
-    # of two seeds: mean 4, half-width sqrt(1 + (1.96 sd / sqrt(2))^2) with sd = sqrt(2)
-    assert "Ga-B +4.0 [+1.8, +6.2], Fl-B +1.0 [+0.0, +2.0]" in found.evidence
+    # of two seeds: mean 4, half-width sqrt(1 + (t sd / sqrt(2))^2) with sd = sqrt(2), t = 12.7
+    assert "Ga-B +4.0 [−8.7, +16.7], Fl-B +1.0 [+0.0, +2.0]" in found.evidence
 
 
 @pytest.mark.parametrize(("answers", "verdict"), [

@@ -198,7 +198,7 @@ class Workflow:
 
     def start(self) -> subprocess.Popen:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("DISCREPANCY_")}
-        goals = [f"outputs/runs/toy/smoke/tr_s/{data}/s1/metrics.json"
+        goals = [f"outputs/runs/toy/smoke/tr_s/{data}/s1/checkpoints/evaluated"
                  for data in ("raw", "distilled")]
         with open(self.folder / "said.txt", "ab") as said:
             return subprocess.Popen(

@@ -123,3 +123,19 @@ def test_bad_input_has_one_clear_message():
         resampling.accounting_named("nats")
     with pytest.raises(DataError, match="runs of one test set only"):
         resampling.bootstrap([sentences(["a"], [-1.0])], ["a", "b"], "strict")
+
+
+def test_slack_is_what_the_last_tenfold_of_samples_raised_a_bound_by():
+    """Two sentences of 4 and 6 tokens, bounds -10 and -20 that were -11 and -22.5 before."""
+    frame = pd.DataFrame({
+        "log_prob": [-10.0, -20.0], "log_p_length": [-1.0, -1.0], "n_tokens": [4, 6],
+        "n_tokens_padded": [4, 8], "n_chars": [10, 18], "released_estimate": [-1.0, -1.0],
+        "iw_bound_1": [-30.0, -40.0], "iw_bound_10": [-14.0, -25.0],
+        "iw_bound_100": [-11.0, -22.5]})
+    found = {name: resampling.bound_slack(frame, name) for name in resampling.ACCOUNTINGS}
+    assert found == pytest.approx({"paper": 3.5 / 12, "strict": 3.5 / 10, "per_sentence": 3.5 / 2,
+                                   "bits_per_char": 3.5 / np.log(2) / 28, "released": 0.0})
+    fifty = frame.rename(columns={"iw_bound_100": "iw_bound_5"})  # 5 is a tenth of 50
+    assert resampling.bound_slack(fifty, "per_sentence") == pytest.approx(3.5 / 2)
+    exact = frame.drop(columns=[c for c in frame if c.startswith("iw_bound")])
+    assert resampling.bound_slack(exact, "strict") == 0.0

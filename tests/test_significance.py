@@ -1,6 +1,7 @@
 """Differences between models: sacreBLEU's own p-value, paired errors, orders and counts by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -80,6 +81,21 @@ def test_orders_of_pairs_by_hand():
     assert table.loc[("fl_s", "fl_b"), "ll_delta"] == pytest.approx(-0.1)
 
 
+def test_a_pair_is_undecided_while_a_bound_may_rise_over_the_other_model():
+    """The flow's bound may be 0.35 too low, the Transformer's likelihood is exact."""
+    runs = frame([("tr_s", "raw", 1, 30.0, -2.0), ("fl_s", "raw", 1, 15.0, -2.3)])
+    drawn = resampled(runs, spread=1e-6)
+    assert significance.pairs(runs, drawn).loc[0, "order"] == "agree"
+    row = significance.pairs(runs, {"strict": replace(
+        drawn["strict"], slack=np.array([0.0, 0.35]))}).iloc[0]
+    assert (row["ll_low"], row["ll_high"]) == (pytest.approx(-0.05, abs=1e-4),
+                                               pytest.approx(0.3, abs=1e-4))
+    assert row["order"] == "undecided"
+    other = significance.pairs(runs, {"strict": replace(
+        drawn["strict"], slack=np.array([0.35, 0.0]))}).iloc[0]
+    assert other["order"] == "agree"  # a better Transformer would only be further ahead
+
+
 def test_concordance_counts_every_pair_once():
     runs = frame([("tr_s", "raw", 1, 30.0, -2.0), ("ga_b", "raw", 1, 20.0, -2.5),
                   ("fl_s", "raw", 1, 15.0, -2.2), ("fl_b", "raw", 1, 15.0, -2.1),
@@ -110,11 +126,13 @@ def test_seeds_are_averaged_and_widen_the_interval():
     assert systems.loc[0, "strict_error"] == 0.02
     assert significance.average_seeds(systems, drawn)[0] is systems
     row = significance.pairs(runs, resampled(runs)).iloc[0]
-    # standard error over seeds: sqrt(8 / 2) = 2 BLEU; sentences hardly vary here
+    # standard error over seeds: sqrt(8 / 2) = 2 BLEU; sentences hardly vary here. Student's t with
+    # one degree of freedom: tan(0.475 pi) = 12.7 at 97.5%
     assert row["bleu_delta"] == pytest.approx(4.0)
-    assert (row["bleu_low"], row["bleu_high"]) == (pytest.approx(4 - 1.96 * 2, abs=0.01),
-                                                   pytest.approx(4 + 1.96 * 2, abs=0.01))
-    assert row["order"] == "agree"
+    half = 2 * math.tan(0.475 * math.pi)
+    assert (row["bleu_low"], row["bleu_high"]) == (pytest.approx(4 - half, abs=0.01),
+                                                   pytest.approx(4 + half, abs=0.01))
+    assert row["order"] == "undecided"
     single = significance.pairs(runs[runs["seed"] == 1], resampled(runs[runs["seed"] == 1]))
     assert single["bleu_high"][0] - single["bleu_low"][0] < 0.1
 

@@ -42,6 +42,27 @@ def test_sentences_say_what_the_tables_hold(monkeypatch, isolated):
     assert told.startswith("From 4 to 5 subwords") and "Tr-S beam4 +67%, Ga-B k1 +0%" in told
 
 
+def test_other_systems_are_compared_through_the_yardstick_that_both_were_timed_by(isolated):
+    """FlowSeq at 9.8 where CTranslate2 makes 48.6; ours at 10 where it makes 20."""
+    frame = speed.speeds(times(("fl_s", "k0", "auto", 1, 0, 0, 9, 0.1),
+                               ("fl_s", "k0", "int8", 1, 0, 0, 9, 0.001),
+                               ("ctranslate2", "beam4", "float32", 1, 0, 0, 9, 0.05)))
+    table = speed_table.other_systems(frame).set_index("other system")
+    assert list(table.index) == ["FlowSeq argmax"]  # what wasn't timed isn't compared
+    row = table.loc["FlowSeq argmax"]
+    assert row["theirs / CTranslate2"] == pytest.approx(9.8 / 48.6)
+    assert row["ours / CTranslate2"] == pytest.approx(0.5)
+    assert row["times as fast"] == pytest.approx(0.5 * 48.6 / 9.8) and row["goal"] == 4
+    assert np.isnan(row["by matrix rate"])  # of this machine nothing is known yet
+    (isolated / "outputs" / "bench").mkdir()
+    (isolated / "outputs" / "bench" / "likelihood.csv").write_text(
+        "threads,matrix_flops_per_cpu_second\n1,195e9\n2,1e9\n")
+    again = speed_table.other_systems(frame).iloc[0]
+    assert again["by matrix rate"] == pytest.approx(2 * 10 / 9.8)  # half of its 390
+    assert speed_table.other_systems(frame[frame["system"] == "fl_s"]) is None  # no yardstick
+    assert speed_table.other_systems() is None  # nothing was timed
+
+
 def test_slopes_are_least_squares_of_cpu_time():
     frame = times(*(("a", "k0", "auto", 1, w, 0, 4 + 4 * w, 0.01 + 0.02 * w) for w in range(3)))
     latency = speed.latencies(frame)

@@ -21,8 +21,8 @@ from lib.errors import ConfigError, DataError
 
 __all__ = [
     "ACCOUNTINGS", "SEED", "Accounting", "Resamples", "accounting_named", "bleu_from_counts",
-    "bleu_statistics", "bootstrap", "likelihood_terms", "ratio_of_sums", "resample_weights",
-    "resampled_bleu", "with_accounting", "with_interval",
+    "bleu_statistics", "bootstrap", "bound_slack", "likelihood_terms", "ratio_of_sums",
+    "resample_weights", "resampled_bleu", "with_accounting", "with_interval",
 ]
 
 ORDERS = 4
@@ -164,12 +164,14 @@ class Resamples:
 
     likelihood, bleu: [models], on the test set itself.
     likelihood_resampled, bleu_resampled: [resamples, models].
+    slack: [models], by how much the likelihood may be better than it says (`bound_slack`).
     """
 
     likelihood: Float[np.ndarray, " models"]
     bleu: Float[np.ndarray, " models"]
     likelihood_resampled: Float[np.ndarray, "resamples models"]
     bleu_resampled: Float[np.ndarray, "resamples models"]
+    slack: Float[np.ndarray, " models"] | float = 0.0
 
     def interval(self, level: float = 0.95) -> pd.DataFrame:
         """Percentile interval of each model: columns likelihood_low, likelihood_high, bleu_low,
@@ -187,7 +189,8 @@ class Resamples:
         member = groups[:, None] == np.arange(groups.max(initial=-1) + 1)     # [models, groups]
         mean = member / member.sum(axis=0)
         return Resamples(*(getattr(self, name) @ mean for name in (
-            "likelihood", "bleu", "likelihood_resampled", "bleu_resampled")))
+            "likelihood", "bleu", "likelihood_resampled", "bleu_resampled")),
+            slack=(np.zeros(len(groups)) + self.slack) @ mean)
 
 
 def bootstrap(sentences: Sequence[pd.DataFrame], references: Sequence[str], accounting: str, *,
@@ -210,7 +213,7 @@ def bootstrap(sentences: Sequence[pd.DataFrame], references: Sequence[str], acco
               ).reshape(resamples, models, -1)
     likelihood, likelihood_resampled = _likelihoods(sentences, accounting, weights)
     return Resamples(likelihood, bleu_from_counts(counts.sum(axis=1)), likelihood_resampled,
-                     bleu_from_counts(summed))
+                     bleu_from_counts(summed), _slacks(sentences, accounting))
 
 
 def with_accounting(drawn: Resamples, sentences: Sequence[pd.DataFrame], accounting: str, *,
@@ -220,7 +223,30 @@ def with_accounting(drawn: Resamples, sentences: Sequence[pd.DataFrame], account
     """
     weights = resample_weights(len(sentences[0]), len(drawn.bleu_resampled), seed)
     likelihood, resampled = _likelihoods(sentences, accounting, weights)
-    return replace(drawn, likelihood=likelihood, likelihood_resampled=resampled)
+    return replace(drawn, likelihood=likelihood, likelihood_resampled=resampled,
+                   slack=_slacks(sentences, accounting))
+
+
+def bound_slack(sentences: pd.DataFrame, accounting: str) -> float:
+    """What the last tenfold of importance samples still raised the bound by, in the accounting's
+    unit, 0 or more: a lower bound may be as far again below what it bounds.
+
+    0 where the likelihood is exact, where the released estimate stands (it bounds nothing), and
+    where sentences.csv has no bound at fewer samples.
+    """
+    fewer = [int(name.removeprefix("iw_bound_")) for name in sentences
+             if name.startswith("iw_bound_")]
+    if not fewer or accounting == "released":
+        return 0.0
+    # bounds are at 1, 10, 100, ... and at a tenth of all samples: the one that is no power of ten
+    tenth = next((k for k in fewer if str(k).strip("0") != "1"), max(fewer))
+    (top, bottom), (less, _) = (likelihood_terms(frame, accounting) for frame in (
+        sentences, sentences.assign(log_prob=sentences[f"iw_bound_{tenth}"])))
+    return abs(float((top - less).sum() / bottom.sum()))
+
+
+def _slacks(sentences: Sequence[pd.DataFrame], accounting: str) -> Float[np.ndarray, " models"]:
+    return np.array([bound_slack(frame, accounting) for frame in sentences])
 
 
 def _likelihoods(sentences: Sequence[pd.DataFrame], accounting: str,

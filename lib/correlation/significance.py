@@ -13,13 +13,14 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from scipy.stats import t as student
 
 from lib.correlation.resampling import Resamples, accounting_named
 from lib.published import MODELS
 
 __all__ = [
-    "FAMILIES", "NORMAL_QUANTILE", "ORDERS", "PAIR_COLUMNS", "SUMMARY_COLUMNS", "average_seeds",
-    "concordance", "pair_name", "paired_p", "pairs",
+    "FAMILIES", "ORDERS", "PAIR_COLUMNS", "SUMMARY_COLUMNS", "average_seeds",
+    "concordance", "pair_name", "paired_p", "pairs", "seed_spread",
 ]
 
 FAMILIES = ("autoregressive", "gaussian", "flow")
@@ -35,7 +36,6 @@ SUMMARY_COLUMNS = ["dataset", "scale", "accounting", "train_data", "scope", "pai
                    "alike", "alike_low", "alike_high"]
 SYSTEM = ["dataset", "scale", "model", "train_data"]
 TAILS = [0.025, 0.975]
-NORMAL_QUANTILE = 1.959964          # of a two-sided 95% interval
 
 
 def average_seeds(frame: pd.DataFrame, drawn: Mapping[str, Resamples] | None = None,
@@ -91,9 +91,11 @@ def pairs(frame: pd.DataFrame, drawn: Mapping[str, Resamples]) -> pd.DataFrame:
     A delta is the first system's value minus the second's, better likelihood positive (bits per
     character change their sign). `scope` is the family of both or "across", `train_data` what both
     were trained on or "mixed". Intervals are 95% percentiles over paired resamples of the test
-    sentences, `ll_error` the paired standard error; where a system has several seeds, intervals
-    and errors are widened by the standard error over seeds, added in quadrature. `order` says
-    whether BLEU and likelihood order the pair alike, "undecided" if an interval contains zero.
+    sentences, `ll_error` the paired standard error; where a system has several seeds, they are
+    widened by those of the mean over seeds (Student's t), added in quadrature. An importance-
+    weighted bound may lie below its likelihood: on the side where the pair's difference would then
+    lie, its `Resamples.slack` is added to the interval. `order` says whether BLEU and likelihood
+    order the pair alike, "undecided" if an interval contains zero.
     """
     systems, drawn = average_seeds(frame, drawn)
     rows = []
@@ -103,14 +105,15 @@ def pairs(frame: pd.DataFrame, drawn: Mapping[str, Resamples]) -> pd.DataFrame:
             first, second = systems.iloc[a], systems.iloc[b]
             gap = resamples.bleu_resampled[:, a] - resamples.bleu_resampled[:, b]
             bleu, bleu_low, bleu_high, _ = _difference(
-                resamples.bleu[a] - resamples.bleu[b], gap, _seed_error(first, second, "bleu"))
+                resamples.bleu[a] - resamples.bleu[b], gap, first, second, "bleu")
             ll, ll_low, ll_high, error = _difference(
                 sign * (resamples.likelihood[a] - resamples.likelihood[b]),
                 sign * (resamples.likelihood_resampled[:, a]
-                        - resamples.likelihood_resampled[:, b]),
-                _seed_error(first, second, accounting))
+                        - resamples.likelihood_resampled[:, b]), first, second, accounting)
             if math.isnan(ll):
                 continue
+            slack = np.zeros(len(systems)) + resamples.slack
+            ll_low, ll_high = ll_low - slack[b], ll_high + slack[a]
             rows.append([
                 first["dataset"], first["scale"], accounting, *_kind(first, second),
                 first["model"], first["train_data"], int(first["seeds"]), second["model"],
@@ -159,20 +162,25 @@ def pair_name(first: str, first_data: str, second: str, second_data: str) -> str
 
 # ---- parts ----
 
-def _difference(value: float, resampled: Float[np.ndarray, " resamples"], seed_error: float,
-                ) -> tuple[float, float, float, float]:
+def _difference(value: float, resampled: Float[np.ndarray, " resamples"], first: pd.Series,
+                second: pd.Series, name: str) -> tuple[float, float, float, float]:
     """The difference, the ends of its interval, its standard error; see `pairs`."""
     low, high = np.quantile(resampled, TAILS)
-    spread = NORMAL_QUANTILE * seed_error
+    of = [(system[f"{name}_sd"], int(system["seeds"])) for system in (first, second)]
+    spread = math.hypot(*(seed_spread(sd, seeds) for sd, seeds in of))
     below, above = (math.hypot(max(0.0, side), spread) for side in (value - low, high - value))
-    error = math.hypot(float(resampled.std(ddof=1)), seed_error)
+    errors = (sd / math.sqrt(seeds) for sd, seeds in of if seeds > 1)
+    error = math.hypot(float(resampled.std(ddof=1)), *errors)
     return float(value), float(value - below), float(value + above), error
 
 
-def _seed_error(first: pd.Series, second: pd.Series, name: str) -> float:
-    """Standard error over seeds of a difference of two means; one seed adds nothing."""
-    parts = [system[f"{name}_sd"] ** 2 / system["seeds"] for system in (first, second)]
-    return math.sqrt(sum(part for part in parts if not math.isnan(part)))
+def seed_spread(sd: float, seeds: int) -> float:
+    """Half the 95% interval of a mean over that many seeds whose standard deviation is `sd`:
+    Student's t with seeds - 1 degrees of freedom; 0 for one seed, which says nothing of others.
+    """
+    if seeds < 2:
+        return 0.0
+    return float(student.ppf(TAILS[1], seeds - 1)) * sd / math.sqrt(seeds)
 
 
 def _kind(first: pd.Series, second: pd.Series) -> tuple[str, str]:

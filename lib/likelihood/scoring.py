@@ -83,7 +83,8 @@ def likelihoods(run: TrainedRun, data: Tokenised, samples: int, seed: int = 0,
     model, exact = run.model, run.model.decoding == "stepwise"
     samples, resumable = 1 if exact else samples, resumable and not exact
     partial = run_folder(run.config).checkpoints / "likelihood.pt"
-    asked = {"samples": samples, "seed": seed, "step": run.step, "lines": len(data),
+    asked = {"samples": samples, "seed": seed, "step": run.step, "data": data.fingerprint,
+             "precision": run.config.training.precision,
              "weights": checkpoints.fingerprint(model.state_dict()) if resumable else ""}
     rows, before, started = [], 0.0, time.perf_counter()
     if resumable and partial.exists():

@@ -4,6 +4,7 @@ Log-likelihoods are in nats per token, each as its accounting counts tokens
 (`lib.correlation.resampling`).
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ class AuditedRun:
     family: str
     sentences: pd.DataFrame
     audit: pd.DataFrame | None = None
+    samples: int = 1
+    """K of the importance-weighted bound in `sentences`."""
 
 
 def audited_runs(dataset: str, scale: str, train_data: str = "raw", seed: int = 1, *,
@@ -64,7 +67,9 @@ def audited_runs(dataset: str, scale: str, train_data: str = "raw", seed: int = 
             if found is None and compute is not None and folder.best.exists():
                 found = audit(config, compute, progress)
         sentences = pd.read_csv(folder.sentences, usecols=lambda name: name != "hypothesis")
-        runs.append(AuditedRun(model, family, sentences, found))
+        metrics = json.loads(folder.metrics.read_text(encoding="utf-8"))
+        samples = metrics["log_likelihood"]["strict"]["samples"]
+        runs.append(AuditedRun(model, family, sentences, found, samples))
     if compute is not None and not runs:
         command = train_command(load_config("tr_s", dataset, scale, seed, train_data))
         raise DataError(f"no evaluated run of {dataset}/{scale}: `{command}`, then "
@@ -150,13 +155,26 @@ def family_ranking(table: pd.DataFrame, column: str) -> list[str]:
     return [NAMES[family] for family in best.index]
 
 
+def _ranked(table: pd.DataFrame) -> str:
+    """The families by strict log-likelihood; ≈ stands between two whose best models are less than
+    two standard errors apart (unpaired, which is the careful side).
+    """
+    best = table.loc[table.groupby("family")["best"].idxmax()].sort_values("best", ascending=False)
+    said = ""
+    for row, before in zip(best.itertuples(), [None, *best.itertuples()], strict=False):
+        apart = before is None or before.best - row.best > 2 * math.hypot(before.best_error,
+                                                                           row.best_error)
+        said += ("" if before is None else " > " if apart else " ≈ ") + NAMES[row.family]
+    return said
+
+
 def verdict(table: pd.DataFrame) -> str:
     """Whether the families' ranking by log-likelihood survives the accounting, in one sentence."""
     rankings = {name: family_ranking(table, column) for column, name in ESTIMATES.items()}
     strict = rankings["strict"]
     if len(strict) < 2:
         return "One family alone has no rank."
-    said = f"Counted strictly, the families rank {' > '.join(strict)} (best model of each); "
+    said = f"Counted strictly, the families rank {_ranked(table)} (best model of each); "
     parts = [f"{who} {'keeps' if rankings[name] == strict else 'does not keep'} this ranking"
              + ("" if rankings[name] == strict else f" but says {' > '.join(rankings[name])}")
              for name, who in (("paper", "the paper's accounting"),

@@ -23,6 +23,10 @@ KINDS = {
                              "the truth's where it is known", "03_eval"),
     "likelihood_audit": ("Log-likelihood exact or estimated, with upper bounds, beside the truth's "
                          "and the released code's estimate", "06_likelihood_audit"),
+    "bound_against_samples": ("The importance-weighted bound against the number of samples, and "
+                              "what annealing reaches", "06_likelihood_audit"),
+    "divergence_against_steps": ("KL(p* || model) on the dev set against training steps, where p* "
+                                 "is known", "06_likelihood_audit"),
     "latent_space": ("Samples of z for one test sentence: prior, approximate posterior, delta "
                      "posterior (the paper's Figure 1)", "04_latent_space"),
     "answer": ("Log-likelihood against BLEU of every model, raw and distilled, and how many pairs "

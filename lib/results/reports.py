@@ -184,12 +184,12 @@ def diagnostics_table(metrics: dict) -> pd.DataFrame:
                         columns=["quantity", "value"])
 
 
-def exact_log_prob(task: Task) -> Float[np.ndarray, " sentences"] | None:
-    """log p*(y|x) of every test pair in nats, where the corpus has one (toy)."""
+def exact_log_prob(task: Task, split: str = "test") -> Float[np.ndarray, " sentences"] | None:
+    """log p*(y|x) of every pair of a split in nats, where the corpus has one (toy)."""
     toy = toy_task(task.config)
     if toy is None:
         return None
-    pairs = zip(task.sources("test"), task.references("test"), strict=True)
+    pairs = zip(task.sources(split), task.references(split), strict=True)
     return np.array([toy.log_prob(source, target) for source, target in pairs])
 
 

@@ -10,10 +10,12 @@ from matplotlib.ticker import MaxNLocator
 from lib import plots, published
 from lib.decoding.speed import KEYS
 from lib.errors import ConfigError
-from lib.paths import outputs_root
+from lib.paths import ROOT, outputs_root
 
 __all__ = ["bench_latency", "bench_table", "latency_figure", "latency_sentence", "latency_slopes",
-           "table4", "table4_sentence"]
+           "other_systems", "table4", "table4_sentence"]
+
+OTHERS = ROOT / "benchmarks" / "other_systems.csv"
 
 
 def table4(speed: pd.DataFrame, baseline: tuple[str, str] = ("tr_b", "beam4")) -> pd.DataFrame:
@@ -121,6 +123,43 @@ def bench_latency() -> pd.DataFrame | None:
     """Latencies of the benchmark in each engine's fp32 or bf16, None where it hasn't run."""
     frame = _bench("latency")
     return None if frame is None else frame[frame["weights"] != "int8"]
+
+
+def other_systems(speed: pd.DataFrame | None = None) -> pd.DataFrame | None:
+    """Ours beside other projects' systems that do the same work, a row a system and batch size.
+
+    Theirs were timed on another machine (benchmarks/other_systems.csv says which), so both are
+    divided by the speed of the same yardstick on their own machine, CTranslate2's beam search in
+    fp32: `theirs`, `ours`; `times as fast` is the ratio of the two, `goal` what it was meant to be.
+    `by matrix rate`: the same with each machine's bf16 matrix products a second as the yardstick,
+    ours from outputs/bench/likelihood.csv. The two differ where a machine's products outgrow the
+    rest of it.
+
+    `speed`: rows as `lib.decoding.speed.speeds` gives them; by default those of `make bench`. None
+    where that, or its yardstick, is missing.
+    """
+    speed = _bench("decoding") if speed is None else speed
+    if speed is None:
+        return None
+    timed = speed[speed["weights"].isin(["auto", "float32"])].set_index(
+        ["system", "setting", "batch"])["sentences_per_second"]
+    products = _bench("likelihood")
+    rate = np.nan if products is None else products.loc[
+        products["threads"] == 1, "matrix_flops_per_cpu_second"].median() / 1e9
+    rows = []
+    for row in pd.read_csv(OTHERS, comment="#").itertuples():
+        own = timed.get((row.ours, row.ours_setting, row.batch))
+        yardstick = timed.get(("ctranslate2", "beam4", row.batch))
+        if own is not None and yardstick is not None:
+            theirs, ours = row.sentences_per_second / row.ctranslate2, own / yardstick
+            rows.append({"other system": f"{row.system} {row.setting}",
+                         "ours": f"{published.MODELS[row.ours]} {row.ours_setting}",
+                         "batch": row.batch, "theirs / CTranslate2": theirs,
+                         "ours / CTranslate2": ours, "times as fast": ours / theirs,
+                         "by matrix rate": own / rate / (row.sentences_per_second
+                                                         / row.matrix_gflops),
+                         "goal": row.goal})
+    return pd.DataFrame(rows) if rows else None
 
 
 def _bench(name: str) -> pd.DataFrame | None:

@@ -89,8 +89,11 @@ class Trainer:
         else:
             self._begin()
         changed = checkpoints.changed_settings(self.config.as_dict(), self._recorded())
-        if parallel.is_first() and (changed or not self.finished):
-            self._describe()
+        if parallel.is_first():
+            if self.finished and all(name.startswith("evaluation.") for name in changed):
+                self._describe_evaluation(changed)
+            else:
+                self._describe()
 
     # ---- starting, stopping, resuming ----
 
@@ -120,6 +123,12 @@ class Trainer:
         if search := read_record(self.config):
             described["search"] = search  # how warm-up and dropout were chosen
         write_text(self.folder.config, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
+
+    def _describe_evaluation(self, changed: list[str]) -> None:
+        """Other settings of the evaluation alone: what the run was trained on stays as it was."""
+        if changed:
+            told = self._recorded() | {"evaluation": self.config.as_dict()["evaluation"]}
+            write_text(self.folder.config, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
 
     def _resume(self) -> None:
         path = self.folder.last

@@ -9,11 +9,12 @@ are written to `outputs/search/`; every run trained afterwards has them in its c
 
 import argparse
 import logging
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lib.config import Config, load_config, run_arguments
-from lib.errors import ReproError
+from lib.errors import ConfigError, ReproError
 from lib.paths import RunFolder
 from lib.training import Trainer, run_folder
 from lib.training.search_space import combinations, record_path, write_record
@@ -48,6 +49,9 @@ def run_trial(config: Config, settings: dict, progress: bool = True) -> dict:
     tried = replace(config, training=replace(config.training, **settings))
     trainer = Trainer(tried, progress, folder)
     trainer.run()
+    if trainer.best_bleu == -math.inf:
+        raise ConfigError(f"trial {folder.trial} ended before a validation at the last KL weight: "
+                          "raise steps, or lower kl_start, kl_ramp or validate_every")
     return {"settings": settings, "dev_bleu": round(trainer.best_bleu, 3), "step": trainer.step,
             "seconds": round(trainer.seconds, 1)}
 
