@@ -1,6 +1,6 @@
 """Decoding speed of every family, beside CTranslate2's beam search with the same weights.
 
-    make bench     (python -m benchmarks.decoding [--quick])
+    make bench     (python -m benchmarks.decoding [--quick] [--bits])
 
 Published IWSLT sizes, an 8K vocabulary, random weights, Multi30k's sentence lengths, one thread.
 Random weights know no end, so all systems are made to write outputs of the reference's length: beam
@@ -27,6 +27,7 @@ from benchmarks.training import VOCABULARY, corpus
 from lib import runtime
 from lib.batching import Tokenised
 from lib.config import load_config
+from lib.correlation.resampling import resample_weights, resampled_bleu, with_interval
 from lib.decoding import speed
 from lib.decoding.inference import freeze
 from lib.errors import ReproError
@@ -38,6 +39,7 @@ from lib.training.validation import bleu, translate
 SETTINGS = {"tr_s": ("greedy", "beam4"), "ga_b": ("k0", "k1", "k4"), "fl_s": ("k0", "k1")}
 TRAINED = (("toy", "smoke"), ("multi30k_de_en", "mini"))  # runs whose BLEU is taken, where trained
 ALONE, TOGETHER, SIZE, ROUNDS = 20, 4, 32, 5
+RESAMPLES = 1000  # of the test sentences, for the interval of a difference of BLEU
 
 
 def model(name: str) -> torch.nn.Module:
@@ -105,7 +107,11 @@ def run(alone: int = ALONE, together: int = TOGETHER, size: int = SIZE, rounds: 
 
 
 def cost(names: Sequence[str] = tuple(SETTINGS), lines: int = 0) -> pd.DataFrame:
-    """BLEU on the test set with weights of 32, 16 and 8 bits; `lines`: only the first so many."""
+    """BLEU on the test set with weights of 32, 16 and 8 bits; `lines`: only the first so many.
+
+    `delta`: minus that with 32 bits, with its 95% interval over paired resamples of the test
+    sentences.
+    """
     rows = []
     for dataset, scale in TRAINED:
         for name in names:
@@ -116,15 +122,21 @@ def cost(names: Sequence[str] = tuple(SETTINGS), lines: int = 0) -> pd.DataFrame
             except ReproError:
                 continue  # no such run here, or not its corpus
             data = data.take(np.arange(lines or len(data)))
+            resamples = resample_weights(len(data), RESAMPLES)
             for setting in SETTINGS[name]:
+                plain = None
                 for weights in ("fp32", "bf16", "int8"):
                     found = translate(freeze(trained.model, weights), data,
                                       trained.task.vocabulary, [setting], 1024,
                                       config.evaluation.length_penalty,
                                       f"{dataset} {name} {setting} {weights}")[setting]
                     score, signature = bleu(found, references[:len(data)])
+                    drawn = resampled_bleu(found, references[:len(data)], resamples)[1]
+                    plain = plain or (score.score, drawn)
                     rows.append({"dataset": dataset, "scale": scale, "model": name,
                                  "setting": setting, "weights": weights, "bleu": score.score,
+                                 **with_interval("delta", score.score - plain[0],
+                                                 drawn - plain[1]),
                                  "lines": len(data), "signature": signature})
     return pd.DataFrame(rows)
 
@@ -133,17 +145,19 @@ def main() -> None:
     """Measure, write outputs/bench/, and show the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few sentences, one round")
-    quick = parser.parse_args().quick
-    rates, latency = run(4, 1, SIZE, 1) if quick else run()
+    parser.add_argument("--bits", action="store_true", help="only weights.csv: BLEU, no speed")
+    asked = parser.parse_args()
     folder = outputs_root() / "bench"
     folder.mkdir(parents=True, exist_ok=True)
-    rates.to_csv(folder / "decoding.csv", index=False, float_format="%.4g")
-    latency.to_csv(folder / "latency.csv", index=False, float_format="%.4g")
-    bits = cost(lines=100 if quick else 0)
+    if not asked.bits:
+        rates, latency = run(4, 1, SIZE, 1) if asked.quick else run()
+        rates.to_csv(folder / "decoding.csv", index=False, float_format="%.4g")
+        latency.to_csv(folder / "latency.csv", index=False, float_format="%.4g")
+        shown = rates.drop(columns=["machine", "parameters", "rounds", "threads"])
+        tqdm.write(f"{folder.name}/decoding.csv, {rates['machine'].iloc[0]}, one thread\n"
+                   f"{shown.round(1).to_string(index=False)}")
+    bits = cost(lines=100 if asked.quick else 0)
     bits.to_csv(folder / "weights.csv", index=False, float_format="%.4g")
-    shown = rates.drop(columns=["machine", "parameters", "rounds", "threads"])
-    tqdm.write(f"{folder.name}/decoding.csv, {rates['machine'].iloc[0]}, one thread\n"
-               f"{shown.round(1).to_string(index=False)}")
     tqdm.write(f"{folder.name}/weights.csv\n"
                f"{bits.drop(columns='signature', errors='ignore').to_string(index=False)}")
     if not ctranslate2.is_installed():

@@ -342,11 +342,11 @@ def _bits() -> str:
     path = outputs_root() / "bench" / "weights.csv"
     if not path.exists() or path.stat().st_size < 10:
         return ""
-    wide = pd.read_csv(path).pivot_table(index=["dataset", "model", "setting"], columns="weights",
-                                         values="bleu", sort=False).reset_index()
-    told = [f"{row.dataset} {NAMES[row.model]} {row.setting} {row.int8 - row.fp32:+.2f}"
-            for row in wide.itertuples()]
-    return f"BLEU with int8 weights minus BLEU with fp32 weights: {', '.join(told)}."
+    told = [f"{row.dataset} {NAMES[row.model]} {row.setting} "
+            f"{interval(row.delta, row.delta_low, row.delta_high, plus=True)}"
+            for row in pd.read_csv(path).query("weights == 'int8'").itertuples()]
+    return (f"BLEU with int8 weights minus BLEU with fp32 weights, 95% intervals over paired "
+            f"resamples of the test sentences: {', '.join(told)}.")
 
 
 BLOCKS: dict[str, Callable[[], str]] = {"answer": answer, "multi30k": multi30k, "reading": reading,

@@ -29,6 +29,7 @@ from lib.likelihood.audit import (
     summarise,
 )
 from lib.paths import ROOT, RunFolder
+from tests.closed_form import ParityModel
 from tests.tiny import FLOW, GAUSSIAN, batch_of, model_of, ragged
 
 SMALL = AuditSettings(sentences=6, samples=20, annealing=Annealing(3, 2, 1))
@@ -123,6 +124,30 @@ def test_simulated_targets_follow_the_decoder():
     found = torch.bincount(own.target[:, 0], minlength=11) / 500
     error = (expected * (1 - expected) / 500).sqrt()
     assert ((found - expected).abs() < 4.5 * error + 1e-9).all()
+
+
+@pytest.mark.usefixtures("float64")
+def test_annealing_finds_a_marginal_that_is_known():
+    """On references within 0.02 nats; on its own sentences between the two bounds."""
+    model, batch = ParityModel(12), batch_of(ragged(12, 12), multiple=4)
+    seeds, settings = list(range(12)), Annealing(60, 200, 2)
+
+    def bounds(of, z=None):
+        path = path_of(model, of)
+        steps = tune_step_sizes(path, settings, seeds)
+        lower = forward_annealing(path, settings, steps, seeds)
+        upper = None if z is None else reverse_annealing(path, settings, steps, seeds, z)
+        return lower, upper
+
+    truth = model.exact(batch.target, batch.target_mask)
+    found = bounds(batch)[0]
+    assert float((found.log_bound - truth).mean().abs()) < 0.02
+    assert ((found.log_bound - truth).abs() < 4.5 * found.standard_error).all()
+    own, z = simulate(model, batch, seeds)
+    lower, upper = bounds(own, z)
+    truth = model.exact(own.target, own.target_mask)
+    below, above = (truth - lower.log_bound).mean(), (upper.log_bound - truth).mean()
+    assert -0.02 < float(below) < 0.05 and -0.02 < float(above) < 0.05
 
 
 # On the shipped run --------------------------------------------------------------------------

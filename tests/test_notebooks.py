@@ -3,6 +3,7 @@
 import json
 
 import nbformat
+import numpy as np
 import pandas as pd
 import papermill
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from lib.config import MODELS, load_config
 from lib.likelihood.scoring import accountings, likelihoods, load_run
 from lib.paths import NOTEBOOKS, ROOT, RunFolder
+from lib.results.reports import exact_log_prob
 from lib.runtime import autocast
+from lib.task import Task
 from lib.training.checkpoints import load
 from lib.training.validation import bleu, translate
 
@@ -156,6 +159,32 @@ def test_shipped_checkpoints_evaluate_to_their_metrics(committed, model):
     for name in ("paper", "strict"):  # nats per token
         assert again[name]["mean"] == pytest.approx(
             metrics["log_likelihood"][name]["mean"], abs=1e-2)
+
+
+@pytest.mark.parametrize("model", ["ga_b", "fl_b"])
+def test_bf16_products_move_a_bound_by_less_than_its_error(committed, model):
+    """Latent models are scored in the run's precision, Transformers in fp32: no side gains."""
+    found = {}
+    for precision in ("fp32", "bf16"):
+        run = load_run(load_config(model, precision=precision))
+        data = run.task.test.take(np.arange(0, 1000, 10))
+        found[precision] = likelihoods(run, data, 20, progress=False)  # the same draws
+    strict = {name: table["log_prob"] + table["log_p_length"] for name, table in found.items()}
+    gap, tokens = strict["bf16"] - strict["fp32"], found["fp32"]["n_tokens"].sum()
+    assert 0 < gap.abs().max() < 0.5  # nats a sentence; 0: nothing was rounded
+    assert abs(gap.sum() / tokens) < 0.003  # nats a token: the smallest gap reported is 0.01
+
+
+def test_no_committed_transformer_is_nearer_than_the_truth():
+    """Gibbs: E[log p*(y|x) - log p(y|x)] is 0 or more for any exact likelihood."""
+    truth = exact_log_prob(Task(load_config("tr_s")))
+    runs = sorted((ROOT / "outputs" / "runs" / "toy" / "smoke").glob("tr_*/*/s*/sentences.csv"))
+    if not runs:
+        pytest.skip("no results yet: make demo")
+    for run in runs:
+        nearer = pd.read_csv(run)["log_prob"] - truth
+        assert nearer.mean() < 4 * nearer.std() / len(nearer)**0.5, run.parent
+        assert nearer.max() > 0  # single sentences are: it is the mean that can't be
 
 
 def test_shipped_checkpoints_are_small(committed):

@@ -22,6 +22,7 @@ from lib.likelihood.scoring import (
 )
 from lib.task import Task
 from lib.training import run_folder
+from tests.closed_form import ParityModel
 from tests.tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, batch_of, model_of, ragged, tokenised
 
 VOCABULARY = 11
@@ -157,6 +158,30 @@ def test_an_interrupted_likelihood_pass_goes_on(isolated, monkeypatch):
         next(run.model.parameters()).add_(1e-3)
     likelihoods(run, data, 3, progress=False, resumable=True)
     assert sum(calls) == 2 * len(data) - done  # other weights, other numbers
+
+
+# Against an integral that is known ------------------------------------------------------------
+
+def test_the_pass_finds_a_marginal_that_is_known(isolated):
+    """Everything from batching to sentences.csv's columns, on a model with a closed form."""
+    config = load_config("ga_b", precision="fp32", batch_tokens=512)
+    run = TrainedRun(config, ParityModel(12).eval(), Task(config), 0, 0.0)
+    pairs = ragged(40, 12)
+    table = likelihoods(run, tokenised(pairs), 2000, progress=False)
+    batch = batch_of(pairs, multiple=4)
+    truth = run.model.exact(batch.target, batch.target_mask).numpy()
+    error = np.sqrt(1 / table["effective_sample_size"])  # of one bound, in nats, to first order
+    assert error.max() < 0.1
+    off = table["log_prob"] - truth
+    assert (abs(off) < 5 * error).all()
+    assert abs(off.mean()) < 4 * np.sqrt((error**2).mean() / len(off))
+    # the ladder climbs, and never above the truth beyond its own noise
+    ladder_of = table[["elbo", "iw_bound_10", "iw_bound_100", "iw_bound_200", "log_prob"]]
+    means = ladder_of.sub(truth, axis=0).mean()
+    assert means.is_monotonic_increasing and means["elbo"] < -0.3
+    assert means["log_prob"] < 4 * error.mean() / np.sqrt(len(off))
+    # the released estimate is far above it, for every sentence
+    assert (table["released_estimate"] > truth / table["n_tokens_padded"] + 0.05).all()
 
 
 # What a sentence's numbers depend on ----------------------------------------------------------

@@ -1,6 +1,7 @@
 """The translate command: a line out for each line in, whatever they are, and clear refusals."""
 
 import io
+import os
 import subprocess
 import sys
 
@@ -49,10 +50,12 @@ def start(*arguments: str, **options) -> subprocess.Popen:
 def test_a_line_out_for_each_line_in(run):
     lines = run.task.sources("test")[:30]
     text = "\n".join([*lines[:10], "", *lines[10:], "   ", lines[0]])  # no end of the last line
+    shown = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
     process = start("--model", "ga_b", "--dataset", "toy", "--decoding", "k4", "--weights", "fp32",
-                    "--chunk-lines", "7")
+                    "--chunk-lines", "7", env=shown)
     out, errors = process.communicate(text.encode(), timeout=120)
     assert process.returncode == 0, errors.decode()
+    assert "translating: 100%" in errors.decode()  # progress, on standard error alone
     found = out.decode().split("\n")
     assert found.pop() == ""  # the last line has its end
     expected = translate(run.model, run.task.test.take(np.arange(30)), run.task.vocabulary, ["k4"],

@@ -86,8 +86,12 @@ def test_a_study_is_given_the_runs_that_the_grid_has():
     assert small["07_refinement"]["compared"] == ["tr_s", "ga_b", "fl_s"]
     assert whole["08_speed"] == {"models": list(MODELS), "baseline": "tr_b"}
     assert small["08_speed"]["baseline"] == "tr_s"
-    assert set(Grid(models=("tr_s",)).studies()) == {"08_speed"}
-    assert Grid(train_data=("distilled",)).studies() == {}
+    assert set(Grid(models=("tr_s",)).studies()) == {"08_speed", "08_speed_distilled"}
+    assert whole["08_speed_distilled"]["train_data"] == "distilled"
+    assert small["08_speed_distilled"]["baseline"] == "tr_s"
+    assert Grid.notebook("08_speed_distilled") == "notebooks/08_speed.ipynb"
+    assert set(Grid(train_data=("distilled",)).studies()) == {"08_speed_distilled"}
+    assert Grid(models=("ga_b",), train_data=("distilled",)).studies() == {}
 
 
 def test_paths_below_the_repository_are_named_from_its_root(isolated):

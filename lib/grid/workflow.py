@@ -122,23 +122,35 @@ class Grid:
         return first if set(first) <= set(self.runs) else []
 
     def studies(self) -> dict[str, dict]:
-        """The notebooks on all runs together that this grid can feed, with their parameters."""
-        trained = list(self.models) if "raw" in self.train_data and 1 in self.seeds else []
-        latent = [model for model in trained if not model.startswith("tr_")]
-        flow = "fl_b" if "fl_b" in trained else "fl_s"
-        baseline = "tr_b" if "tr_b" in trained else "tr_s"
+        """The notebooks on all runs together that this grid can feed, with their parameters.
+
+        Speed is measured of the models trained on distilled text, too: "08_speed_distilled".
+        """
+        of = {data: list(self.models) if data in self.train_data and 1 in self.seeds else []
+              for data in ("raw", "distilled")}
+        latent = [model for model in of["raw"] if not model.startswith("tr_")]
+        flow = "fl_b" if "fl_b" in latent else "fl_s"
+        baseline = "tr_b" if "tr_b" in self.models else "tr_s"
         teacher = self.teacher_run.model
         asked = {
             "06_likelihood_audit": {} if latent else None,
             "07_refinement": {"models": latent, "teacher": teacher, "compared": [
-                model for model in (teacher, "ga_b", flow) if model in trained]},
-            "08_speed": {"models": trained, "baseline": baseline}}
-        if not latent or teacher not in trained:
+                model for model in (teacher, "ga_b", flow) if model in of["raw"]]},
+            "08_speed": {"models": of["raw"], "baseline": baseline},
+            "08_speed_distilled": {"models": of["distilled"], "train_data": "distilled",
+                                   "baseline": baseline}}
+        if not latent or teacher not in of["raw"]:
             asked["07_refinement"] = None
-        if baseline not in trained:
-            asked["08_speed"] = None
+        for name in ("08_speed", "08_speed_distilled"):
+            if baseline not in asked[name]["models"]:
+                asked[name] = None
         return {name: parameters for name, parameters in asked.items()
-                if parameters is not None and (NOTEBOOKS / f"{name}.ipynb").exists()}
+                if parameters is not None and (ROOT / self.notebook(name)).exists()}
+
+    @staticmethod
+    def notebook(study: str) -> str:
+        """The notebook of a study, as a line of the workflow names it."""
+        return shown(NOTEBOOKS / f"{study.removesuffix('_distilled')}.ipynb")
 
     def study_options(self, wildcards) -> str:
         """The parameters of the study that a rule's wildcard names, as words of its line."""
