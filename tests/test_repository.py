@@ -51,7 +51,7 @@ LEVELS = [
     {"results.refinement_table"},
     {"results.reports", "results.sampling", "results.sizes", "notebook", "training.hyperparameters",
      "results.findings",
-     "decoding.speed", "results.speed_table"},  # what notebooks and commands call
+     "decoding.speed", "results.speed_table", "plots.convergence"},  # what notebooks and commands call
     {"results.gallery", "results.html_report", "grid.workflow"},
     {"grid"},
 ]
