@@ -50,8 +50,8 @@ LEVELS = [
     {"correlation", "results.tables", "plots", "plots.scatter", "plots.audit_figure"},
     {"results.refinement_table"},
     {"results.reports", "results.sampling", "results.sizes", "notebook", "training.hyperparameters",
-     "results.findings",
-     "decoding.speed", "results.speed_table", "plots.convergence"},  # what notebooks and commands call
+     "results.findings", "plots.convergence",
+     "decoding.speed", "results.speed_table"},  # what notebooks and commands call
     {"results.gallery", "results.html_report", "grid.workflow"},
     {"grid"},
 ]
