@@ -56,9 +56,17 @@ def _results(dataset: str, scale: str) -> str:
                 "minutes": f"{history['seconds'].iloc[-1] / 60:.0f}",
                 "BLEU": ", ".join(f"{s} {bleu[s]:.1f}" for s in shown),
                 "LL, strict": ll["strict"], "LL, paper": ll["paper"], "released": ll["released"],
-                "K": metrics["log_likelihood"]["strict"]["samples"] if kl is not None else "exact",
+                "K (last tenfold)": _certainty(metrics),
                 "KL": "" if kl is None else f"{kl:.2f}"})
     return _table(rows)
+
+
+def _certainty(metrics: dict) -> str:
+    """How many importance samples, and what the last tenfold of them added to the strict LL."""
+    rise = metrics["convergence"].get("rise")
+    if not rise:
+        return "exact"
+    return f"{metrics['log_likelihood']['strict']['samples']:,} ({rise['strict']['mean']:+.3f})"
 
 
 KINDS = {"two families, same text": ("across", ["raw", "distilled"]),
