@@ -6,7 +6,7 @@ from pathlib import Path
 
 __all__ = [
     "NOTEBOOKS", "PARAMS", "ROOT", "DistilledFolder", "RunFolder", "cache_root", "data_root",
-    "outputs_root", "write_text",
+    "outputs_root", "write_bytes", "write_text",
 ]
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,10 +35,15 @@ def outputs_root() -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file in one move, its folder made where there is none: UTF-8, lines as they are."""
+    """`write_bytes` of text: UTF-8, lines as they are."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file in one move, its folder made where there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8", newline="")
+    temporary.write_bytes(content)
     os.replace(temporary, path)
 
 
@@ -67,6 +72,11 @@ class RunFolder:
     def history(self) -> Path:
         """A row a validation, as CSV."""
         return self.path / "history.csv"
+
+    @property
+    def validations(self) -> Path:
+        """The terms of the dev sentences at every validation, which history.csv has the sums of."""
+        return self.path / "validations.npz"
 
     @property
     def metrics(self) -> Path:

@@ -155,36 +155,6 @@ def test_several_seeds_of_a_model_are_one_point(runs):
     assert table.loc["autoregressive", "pearson"] == pytest.approx(1.0)
 
 
-def test_across_checkpoints(runs):
-    table = module.across_checkpoints(runs)
-    assert len(table) == 5
-    assert (table["n"] == 5).all()
-    # ranks 1 3 2 4 5: 1 - 6 * 2 / (5 * 24)
-    assert table["spearman"].to_numpy() == pytest.approx(0.9)
-    # LL rises by the same amount each time (up to rounding): no correlation of changes is defined
-    assert table["pearson_low"].isna().all()
-
-
-def test_changes_between_checkpoints_forget_the_common_trend(runs):
-    steps = np.arange(1, 8)
-    wave = np.array([0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0])
-    pd.DataFrame({"step": steps, "dev_ll": steps + 0.5 * wave, "dev_bleu": steps - 0.5 * wave}
-                 ).to_csv(runs[0] / "history.csv", index=False)
-    table = module.across_checkpoints(runs[:1])
-    assert table["pearson"][0] > 0.9
-    assert table["pearson_changes"][0] == pytest.approx(-1.0)
-
-
-def test_checkpoints_before_the_full_kl_weight_are_left_out(runs):
-    rows = pd.DataFrame({"step": range(1, 8), "kl_weight": [0.1, 0.5, 0.9, 1.0, 1.0, 1.0, 1.0],
-                         "dev_ll": [-15.0, -9.0, -6.0, -4.0, -3.0, -2.0, -1.0],
-                         "dev_bleu": [1.0, 9.0, 12.0, 16.0, 15.0, 14.0, 13.0]})
-    rows.to_csv(runs[0] / "history.csv", index=False)
-    table = module.across_checkpoints(runs[:1])
-    assert table["n"][0] == 4
-    assert table["pearson"][0] == pytest.approx(-1.0)  # over all seven it is far above 0
-
-
 def test_bad_input_has_one_clear_message(runs, tmp_path):
     with pytest.raises(DataError, match=r"metrics.json is missing.*03_eval"):
         module.collect([tmp_path])

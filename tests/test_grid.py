@@ -244,7 +244,8 @@ class Workflow:
         for data in ("raw", "distilled"):
             run = self.run / data / "s1"
             found[data, "history"] = pd.read_csv(run / "history.csv").drop(columns="seconds")
-            found[data, "sentences"] = (run / "sentences.csv").read_bytes()
+            for name in ("sentences.csv", "validations.npz"):
+                found[data, name] = (run / name).read_bytes()
             metrics = json.loads((run / "metrics.json").read_text())
             metrics.pop("speed")
             found[data, "metrics"] = metrics

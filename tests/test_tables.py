@@ -83,6 +83,18 @@ def test_table2_has_the_published_correlation(monkeypatch):
     assert table.loc[0, "accounting"] == "strict"
 
 
+def test_checkpoints_are_shown_with_the_interval_in_the_cell():
+    ends = {f"{name}{end}": value for name in ("pearson", "spearman", "kendall", "pearson_changes")
+            for end, value in (("", 0.5), ("_low", -0.25), ("_high", 0.75))}
+    table = pd.DataFrame([{"model": "tr_s", "n": 6, **ends, "pearson_p": 0.01},
+                          {"model": "ga_b", "n": 4, **ends, "pearson_p": 0.02}])
+    table.loc[1, ["pearson_low", "pearson_high"]] = math.nan
+    shown = tables.compact_checkpoints(table)
+    assert list(shown) == ["model", "n", "pearson", "spearman", "kendall", "pearson_changes",
+                           "pearson_p"]
+    assert shown["pearson"].tolist() == ["0.50 [−0.25, 0.75]", "0.50"]
+
+
 def test_table2_averages_seeds_below_them():
     checkpoints = pd.DataFrame([{"dataset": "toy", "scale": "mini", "model": "tr_s",
                                  "family": "autoregressive", "train_data": "raw", "seed": seed,

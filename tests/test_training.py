@@ -14,6 +14,7 @@ import torch
 
 from lib import training
 from lib.config import Config, load_config
+from lib.correlation.trajectory import Validations
 from lib.errors import CheckpointError, TrainingError
 from lib.objectives import kl_weight, learning_rate
 from lib.paths import ROOT
@@ -80,6 +81,7 @@ def without_time(history: list[dict]) -> list[dict]:
 
 def assert_same_run(one: Trainer, other: Trainer) -> None:
     assert without_time(one.history) == without_time(other.history)
+    assert one.folder.validations.read_bytes() == other.folder.validations.read_bytes()
     for name, value in one.model.state_dict().items():
         assert torch.equal(value, other.model.state_dict()[name]), name
     for name, value in one.average.values.items():
@@ -308,7 +310,12 @@ def test_files_of_a_run(model):
     assert (described["seed"], described["model"], described["training_pairs"]) == (1, model, 80)
     assert {"parameters", "vocabulary", "device", "threads", "versions", "commit"} <= set(described)
     assert {p.name for p in folder.path.rglob("*") if p.is_file()} == {
-        "config.json", "history.csv", "last.pt", "best.pt"}
+        "config.json", "history.csv", "validations.npz", "last.pt", "best.pt"}
+    kept = Validations.read(folder.validations)
+    assert kept.log_prob.shape == (3, len(kept.tokens)) == kept.counts.shape[:2]
+    ll, bleu = kept.resampled(np.ones((1, len(kept.tokens))))  # each sentence once
+    assert ll[0] == pytest.approx([row["dev_ll"] for row in rows], rel=1e-6)
+    assert bleu[0] == pytest.approx([row["dev_bleu"] for row in rows], abs=1e-9)
 
 
 def test_train_terms_in_the_history_are_per_token():
@@ -331,12 +338,19 @@ def test_the_kl_in_the_history_is_of_the_steps_that_had_one():
     assert trainer.history[1]["train_kl"] == pytest.approx(kl, rel=1e-12)
 
 
+def dev_bleu_is(monkeypatch, values: list[float]) -> None:
+    """Dev BLEU of one validation after the other; all else as it is."""
+    bleu, real = iter(values), training.dev_scores
+
+    def scores(*arguments):
+        found, sentences = real(*arguments)
+        return {**found, "dev_bleu": next(bleu)}, sentences
+    monkeypatch.setattr(training, "dev_scores", scores)
+
+
 def test_best_is_chosen_at_full_kl_weight(monkeypatch):
     """Even where dev BLEU was higher before."""
-    bleu = iter([90.0, 80.0, 10.0, 20.0])
-    real = training.dev_scores
-    monkeypatch.setattr(training, "dev_scores",
-                        lambda *a: {**real(*a), "dev_bleu": next(bleu)})
+    dev_bleu_is(monkeypatch, [90.0, 80.0, 10.0, 20.0])
     config = small("ga_b")  # full weight from step 8: validations at 9 and 12
     trainer = run(config, {})
     best = checkpoints.load(trainer.folder.best, "")
@@ -345,10 +359,7 @@ def test_best_is_chosen_at_full_kl_weight(monkeypatch):
 
 
 def test_patience_counts_validations_at_full_kl_weight(monkeypatch):
-    bleu = iter([50.0, 40.0, 30.0, 20.0, 10.0, 5.0])
-    real = training.dev_scores
-    monkeypatch.setattr(training, "dev_scores",
-                        lambda *a: {**real(*a), "dev_bleu": next(bleu)})
+    dev_bleu_is(monkeypatch, [50.0, 40.0, 30.0, 20.0, 10.0, 5.0])
     trainer = run(small("ga_b", steps=30, patience=1), {})
     # best at step 9, the first at full weight; worse at 12: stop
     assert (trainer.step, trainer.best_bleu) == (12, 30.0)

@@ -58,7 +58,7 @@ def test_dev_ll_of_a_uniform_model(task, training):
     """log(1 / V) nats a token, its loss log V: whatever the sentences are."""
     model = model_of(AUTOREGRESSIVE, len(task.vocabulary))
     torch.nn.init.zeros_(model.embedding.weight)
-    scores = dev_scores(model, task.dev, task.vocabulary, task.references("dev"), training)
+    scores, _ = dev_scores(model, task.dev, task.vocabulary, task.references("dev"), training)
     expected = math.log(len(task.vocabulary))
     assert scores["dev_ll"] == pytest.approx(-expected, abs=1e-12)
     assert scores["dev_nll"] == scores["dev_loss"] == pytest.approx(expected, abs=1e-12)
@@ -68,12 +68,14 @@ def test_dev_ll_of_a_uniform_model(task, training):
 def test_dev_scores_are_those_of_single_sentences(architecture, task, training):
     """dev_ll = sum of log p over sentences / tokens with one EOS, whatever the batches."""
     model = model_of(architecture, len(task.vocabulary), spread=0.05)
-    scores = dev_scores(model, task.dev, task.vocabulary, task.references("dev"), training)
+    scores, sentences = dev_scores(model, task.dev, task.vocabulary, task.references("dev"),
+                                   training)
     tokens = int((task.dev.target_lengths + 1).sum())
     if architecture is AUTOREGRESSIVE:
-        total = sum(float(model.log_prob_terms(collate(task.dev, np.array([i]), 1)).log_p_y)
-                    for i in range(len(task.dev)))
-        assert scores["dev_ll"] == pytest.approx(total / tokens, abs=1e-10)
+        alone = [float(model.log_prob_terms(collate(task.dev, np.array([i]), 1)).log_p_y)
+                 for i in range(len(task.dev))]
+        assert sentences["log_prob"].tolist() == pytest.approx(alone, abs=1e-10)
+        assert scores["dev_ll"] == pytest.approx(sum(alone) / tokens, abs=1e-10)
         assert set(scores) == {"dev_loss", "dev_nll", "dev_ll", "dev_bleu"}
         return
     assert set(scores) == {"dev_loss", "dev_reconstruction", "dev_kl", "dev_length", "dev_ll",
@@ -93,10 +95,12 @@ def test_scores_repeat_and_leave_the_random_state_alone(architecture, task, trai
     model = model_of(architecture, len(task.vocabulary), spread=0.05)
     arguments = model, task.dev, task.vocabulary, task.references("dev"), training
     before = torch.get_rng_state()
-    first = dev_scores(*arguments)
+    first, sentences = dev_scores(*arguments)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(99)
-    assert dev_scores(*arguments) == first
+    again, same = dev_scores(*arguments)
+    assert again == first
+    assert all(torch.equal(value, same[name]) for name, value in sentences.items())
 
 
 @EVERY

@@ -24,7 +24,7 @@ from lib.errors import DataError
 from lib.paths import outputs_root
 
 __all__ = [
-    "COEFFICIENTS", "Correlation", "across_checkpoints", "collect", "correlate", "find_runs",
+    "COEFFICIENTS", "Correlation", "collect", "correlate", "find_runs",
     "kendall", "models_table", "pearson", "permutation_p", "read_metrics", "resample_runs",
     "spearman", "two_decoders",
 ]
@@ -265,33 +265,6 @@ def two_decoders(frame: pd.DataFrame, accounting: str, *, headline: Resamples | 
              for name, (runs, drawn) in kinds.items()]
     table = pd.concat(found, ignore_index=True)
     return table[["decoder", *(column for column in table if column != "decoder")]]
-
-
-def across_checkpoints(runs: Iterable[Path] | None = None) -> pd.DataFrame:
-    """The paper's Table 2: for each run, dev log-likelihood against dev BLEU over its checkpoints.
-
-    One row a run: dataset, scale, model, family, train_data, seed, the fields of `Correlation`
-    over the rows of history.csv at full KL weight (`dev_ll` in nats per token, strict accounting),
-    and `pearson_changes`, Pearson's r of the changes from each checkpoint to the next, which a
-    trend that both share doesn't raise. While the KL weight rises, a latent model's objective is
-    another one, and its likelihood rises with the weight alone. Checkpoints of one run aren't
-    independent, so the p-value is a description, not a test; no interval can be given, for
-    history.csv has no sentences to resample.
-    """
-    rows = []
-    for run in find_runs() if runs is None else runs:
-        metrics, file = read_metrics(Path(run)), Path(run) / "history.csv"
-        if not file.is_file():
-            raise DataError(f"{file} is missing: train the model with notebooks/02_train.ipynb")
-        history = pd.read_csv(file).dropna(subset=["dev_ll", "dev_bleu"])
-        if "kl_weight" in history:
-            history = history[history["kl_weight"] == history["kl_weight"].max()]
-        ll, bleu = history["dev_ll"].to_numpy(), history["dev_bleu"].to_numpy()
-        found = asdict(correlate(ll, bleu))
-        found["pearson_changes"] = float(pearson(np.diff(ll), np.diff(bleu)))
-        rows.append({key: metrics[key] for key in ("dataset", "scale", "model", "family",
-                                                   "train_data", "seed")} | found)
-    return pd.DataFrame(rows)
 
 
 def read_metrics(run: Path) -> dict:

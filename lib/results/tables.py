@@ -13,8 +13,8 @@ from lib.correlation.significance import pair_name
 from lib.paths import outputs_root
 
 __all__ = [
-    "compact_pairs", "compact_summary", "interval", "markdown", "side_by_side", "systems", "table1",
-    "table2", "write",
+    "compact_checkpoints", "compact_pairs", "compact_summary", "interval", "markdown",
+    "side_by_side", "systems", "table1", "table2", "write",
 ]
 
 GROUP = ["dataset", "scale", "model", "family", "train_data"]
@@ -61,7 +61,7 @@ def table1(frame: pd.DataFrame, accounting: str, *, resamples: Resamples | None 
 def table2(checkpoints: pd.DataFrame) -> pd.DataFrame:
     """Correlation of dev log-likelihood (strict) and dev BLEU across the checkpoints of each run.
 
-    checkpoints: from `correlation.across_checkpoints`. A model of several seeds gets one more row,
+    checkpoints: from `trajectory.across_checkpoints`. A model of several seeds gets one more row,
     `seed` "mean", with the means of the coefficients and `pearson_sd`, Pearson's standard deviation
     over the seeds. Adds `seeds`, `accounting` and, where the paper has the data set,
     `published_pearson` (NaN where not transcribed).
@@ -118,6 +118,18 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
                         for name, key in (("BLEU", "bleu"), ("LL", "log_likelihood"))}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def compact_checkpoints(table: pd.DataFrame) -> pd.DataFrame:
+    """`table2` for reading: each coefficient with its interval in one cell."""
+    shown = table.copy()
+    for name in ("pearson", "spearman", "kendall", "pearson_changes"):
+        ends = [f"{name}_low", f"{name}_high"]
+        if name in table:
+            shown[name] = [interval(*values, digits=2)
+                           for values in table[[name, *ends]].itertuples(index=False)]
+            shown = shown.drop(columns=ends)
+    return shown
 
 
 def compact_pairs(pairs: pd.DataFrame, accountings: Sequence[str] = ("strict", "released"),

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from lib import runtime
 from lib.batching import Batch, collate, training_batches
 from lib.config import Config, load_config, run_arguments
+from lib.correlation.trajectory import Validations
 from lib.errors import ReproError, TrainingError
 from lib.models import build, count_parameters, start_from
 from lib.objectives import kl_weight, learning_rate
@@ -36,8 +37,9 @@ from lib.training.validation import dev_scores
 
 __all__ = ["Trainer", "main", "run_folder", "train", "train_command", "train_in_processes"]
 
-# What a checkpoint holds of the trainer besides tensors: plain numbers, and the history's rows.
-STATE = ("step", "epoch", "place", "stale", "best_bleu", "seconds", "history", "sums")
+# What a checkpoint holds of the trainer besides the optimisation's tensors: plain numbers, the
+# history's rows and the terms of their dev sentences.
+STATE = ("step", "epoch", "place", "stale", "best_bleu", "seconds", "history", "sentences", "sums")
 
 
 def run_folder(config: Config) -> RunFolder:
@@ -72,9 +74,11 @@ class Trainer:
         self.step = self.epoch = self.place = self.stale = 0
         self.best_bleu, self.seconds = -math.inf, 0.0
         self.history: list[dict] = []
+        self.sentences: list[dict[str, Tensor]] = []  # of each row, its dev sentences
         self.sums: dict[str, list[float]] = {}  # term -> its sum, and the tokens it is over
         with parallel.first_goes_ahead():  # it makes the caches that the others then read
             self.data, self.dev = self.task.train, self.task.dev
+        self.dev = self.dev.take(np.arange(min(len(self.dev), self.settings.dev_sentences)))
         torch.manual_seed(config.seed)
         self.model = build(config.architecture, len(self.task.vocabulary),
                            self.settings.dropout).to(self.device)
@@ -288,7 +292,7 @@ class Trainer:
         The first process does, the others wait for the scores: all of them decide alike.
         """
         s = self.settings
-        scores = parallel.from_first(self._dev_scores)
+        scores, sentences = parallel.from_first(self._dev_scores)
         self.sums.pop("tokens", None)
         row = {"step": self.step, "seconds": round(self.seconds, 3),
                **{f"train_{k}": v / n for k, (v, n) in self.sums.items()}, **scores,
@@ -296,6 +300,7 @@ class Trainer:
                "kl_weight": kl_weight(self.step, s.kl_start, s.kl_ramp)}
         self.sums = {}
         self.history.append(row)
+        self.sentences.append(sentences)
         better = row["dev_bleu"] > self.best_bleu and row["kl_weight"] == self._full_kl_weight()
         still_annealing = row["kl_weight"] < self._full_kl_weight()
         self.stale = 0 if better or still_annealing else self.stale + 1
@@ -311,20 +316,23 @@ class Trainer:
             self._write_history()
         return row
 
-    def _dev_scores(self) -> dict[str, float]:
-        s, dev = self.settings, self.dev
-        if len(dev) > s.dev_sentences:
-            dev = dev.take(np.arange(s.dev_sentences))
+    def _dev_scores(self) -> tuple[dict[str, float], dict[str, Tensor]]:
+        s = self.settings
         references = self.task.references("dev")[:s.dev_sentences]
         self.model.eval()
         with self.average.in_use(), runtime.autocast(s.precision, self.device):
-            return dev_scores(self.model, dev, self.task.vocabulary, references, s)
+            return dev_scores(self.model, self.dev, self.task.vocabulary, references, s)
 
     def _full_kl_weight(self) -> float:
         """The KL weight that a checkpoint must have been trained at to be chosen: the last one."""
         return kl_weight(self.settings.steps, self.settings.kl_start, self.settings.kl_ramp)
 
     def _write_history(self) -> None:
+        if self.history:
+            Validations(np.array([row["step"] for row in self.history]),
+                        self.dev.target_lengths + 1,
+                        *(torch.stack([found[name] for found in self.sentences]).numpy()
+                          for name in ("log_prob", "counts"))).write(self.folder.validations)
         columns = list(dict.fromkeys(name for row in self.history for name in row))
         table = io.StringIO()
         writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")

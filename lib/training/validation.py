@@ -3,10 +3,12 @@
 import torch
 from sacrebleu.metrics import BLEU
 from sacrebleu.metrics.bleu import BLEUScore
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from lib.batching import Tokenised, collate, evaluation_batches
 from lib.config import Training
+from lib.correlation.resampling import bleu_statistics
 from lib.decoding import hypotheses
 from lib.likelihood import iw_bound
 from lib.subword import Vocabulary
@@ -44,8 +46,10 @@ def translate(model, data: Tokenised, vocabulary: Vocabulary, settings: list[str
 
 @torch.no_grad()
 def dev_scores(model, data: Tokenised, vocabulary: Vocabulary, references: list[str],
-               training: Training) -> dict[str, float]:
-    """`dev_*` loss terms and `dev_ll` in nats per token (with one EOS), and `dev_bleu`.
+               training: Training) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """`dev_*` loss terms and `dev_ll` in nats per token (with one EOS), and `dev_bleu`; and what
+    the last two are sums of, `log_prob` [sentences] and `counts` [sentences, 10] as in
+    `correlation.trajectory.Validations`.
 
     `dev_ll` is the importance-weighted bound with few samples, or exact, plus the length's
     log-probability. Draws are the same at every validation, and leave the global random state be.
@@ -53,7 +57,7 @@ def dev_scores(model, data: Tokenised, vocabulary: Vocabulary, references: list[
     where = next(model.parameters()).device
     generator = torch.Generator(where).manual_seed(0)
     sums: dict[str, float] = {}
-    ll = tokens = 0.0
+    log_prob = torch.zeros(len(data), dtype=torch.float64)
     with torch.random.fork_rng([where] if where.type == "cuda" else []):
         torch.manual_seed(0)
         for rows in evaluation_batches(data, training.batch_tokens, model.multiple):
@@ -62,10 +66,13 @@ def dev_scores(model, data: Tokenised, vocabulary: Vocabulary, references: list[
                 sums[name] = sums.get(name, 0.0) + float(value)
             terms = model.log_prob_terms(batch, training.dev_samples, generator, chunk=4)
             bound = iw_bound(terms.log_p_y, terms.log_p_z, terms.log_q_z)
-            ll += float((bound + terms.log_p_length).double().sum())
-            tokens += float(batch.target_tokens.sum())
+            log_prob[torch.as_tensor(rows)] = (bound + terms.log_p_length).double().cpu()
     setting = "greedy" if model.decoding == "stepwise" else f"k{training.dev_refinement}"
     lines = translate(model, data, vocabulary, [setting], training.batch_tokens)[setting]
     count = sums.pop("tokens")
     scores = {f"dev_{name}": value / count for name, value in sums.items()}
-    return {**scores, "dev_ll": ll / tokens, "dev_bleu": bleu(lines, references)[0].score}
+    tokens = int((data.target_lengths + 1).sum())
+    scores |= {"dev_ll": float(log_prob.sum()) / tokens,
+               "dev_bleu": bleu(lines, references)[0].score}
+    return scores, {"log_prob": log_prob,
+                    "counts": torch.as_tensor(bleu_statistics(lines, references))}
