@@ -38,7 +38,7 @@ GRID = --dataset $(DATASET) --scale $(SCALE) $(if $(MODELS),--models $(MODELS)) 
 	$(if $(TRAIN_DATA),--train-data $(TRAIN_DATA)) $(if $(SEEDS),--seeds $(SEEDS)) \
 	$(if $(SEEDED),--seeded $(SEEDED)) $(if $(SEEDED_DATA),--seeded-data $(SEEDED_DATA)) \
 	$(if $(ACCOUNTINGS),--accountings $(ACCOUNTINGS)) $(if $(OVERRIDES),--overrides '$(OVERRIDES)') \
-	$(if $(CORES),--cores $(CORES))
+	$(if $(PROCESSES),--processes $(PROCESSES)) $(if $(CORES),--cores $(CORES))
 
 .PHONY: help demo grid test lint unit nbval bench gallery notebooks clean distclean
 

@@ -86,7 +86,7 @@ def test_profiles_keep_what_a_killed_workflow_needs(path):
 
 def test_all_settings_reach_snakemake():
     asked = Grid(models=("tr_s",), train_data=("raw",), seeds=(1, 2), seeded=("tr_s",),
-                 overrides={"steps": 3})
+                 overrides={"steps": 3, "accumulate": 2}, processes=2)
     given = grid.words(asked, 2)
     settings = dict(word.split("=", 1) for word in given[given.index("--config") + 1:])
     settings["overrides"] = json.loads(settings["overrides"])

@@ -38,7 +38,19 @@ def test_settings_come_as_snakemake_gives_them():
     assert grid.options == """-y 'overrides: {"samples": 3}'"""
 
 
+def test_many_processes_share_the_trainings_alone():
+    grid = Grid.of({"scale": "paper", "processes": "4", "overrides": {"samples": 3}})
+    assert grid.train_options == """-y 'overrides: {"samples": 3}' -p processes 4"""
+    assert grid.options == """-y 'overrides: {"samples": 3}'"""
+    assert Grid().train_options == ""
+    assert grid.settings(grid.runs[0], "training") == Grid(scale="paper").settings(
+        grid.runs[0], "training"), "the same losses, so the same run"
+
+
 @pytest.mark.parametrize(("values", "message"), [
+    ({"processes": 3}, "3 processes can't share a step of tr_s, which is 1 batch "),
+    ({"processes": 3, "scale": "paper"}, r"8 batches .*override \{accumulate: 3\}"),
+    ({"processes": 0}, "processes is 0"), ({"processes": "two"}, "processes: 'two'"),
     ({"models": "tr_s gab"}, "did you mean ga_b"), ({"model": "tr_s"}, "did you mean models"),
     ({"dataset": "tory"}, "did you mean toy"), ({"seeds": []}, "seeds is empty"),
     ({"overrides": {"step": 3}}, "did you mean steps"), ({"seeds": "one"}, "whole number"),

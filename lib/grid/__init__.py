@@ -158,7 +158,7 @@ def words(grid: Grid, cores: int) -> list[str]:
                 "train_data": " ".join(grid.train_data), "seeds": " ".join(map(str, grid.seeds)),
                 "seeded": " ".join(grid.seeded), "seeded_data": " ".join(grid.seeded_data),
                 "accountings": " ".join(grid.accountings),
-                "overrides": json.dumps(grid.overrides)}
+                "overrides": json.dumps(grid.overrides), "processes": str(grid.processes)}
     # --nolock: our own lock, which a killed workflow doesn't leave behind, stands in its place
     return ["--snakefile", str(SNAKEFILE), "--directory", str(ROOT), "--cores", str(cores),
             "--nolock", "--quiet", "all", "--config",
@@ -229,6 +229,8 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
                         help="of log-likelihood, a table and a figure each")
     parser.add_argument("--overrides", type=yaml.safe_load, default={},
                         help="settings of params/ for training and evaluation: '{samples: 200}'")
+    parser.add_argument("--processes", type=int, default=1,
+                        help="that share each training, one a GPU or some of the cores each")
     parser.add_argument("--cores", type=int, default=min(8, allowed_cores()),
                         help="steps at a time, one core each (default: one a core, 8 at most)")
     parser.add_argument("--fresh", action="store_true",

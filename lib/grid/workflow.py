@@ -40,6 +40,7 @@ class Grid:
     seeded_data: tuple[str, ...] = ()  # training data on which they do; () = all
     accountings: tuple[str, ...] = ("strict",)  # of log-likelihood, a table each
     overrides: dict = field(default_factory=dict)  # settings of params/, for training, evaluation
+    processes: int = 1  # that share each training's batches, one a GPU or some CPU cores each
 
     @classmethod
     def of(cls, values: dict) -> "Grid":
@@ -55,14 +56,23 @@ class Grid:
             elif isinstance(values.get(name), int):
                 values[name] = [values[name]]
         if "seeds" in values:
-            values["seeds"] = [_whole(seed) for seed in values["seeds"]]
+            values["seeds"] = [_whole(seed, "seeds") for seed in values["seeds"]]
+        if values.get("processes") is not None:
+            values["processes"] = _whole(values["processes"], "processes")
         grid = build(cls, {name: value for name, value in values.items() if value is not None},
                      "grid")
         for name in ("models", "train_data", "seeds", "accountings"):
             if not getattr(grid, name):
                 raise ConfigError(f"grid: {name} is empty, name at least one")
+        if grid.processes < 1:
+            raise ConfigError(f"grid: processes is {grid.processes}, must be 1 or more")
         for run in grid.runs:
-            grid.config(run)
+            batches = grid.config(run).training.accumulate
+            if batches % grid.processes:
+                raise ConfigError(
+                    f"grid: {grid.processes} processes can't share a step of {run.model}, which is "
+                    f"{batches} batch{'es' * (batches > 1)} (accumulate): give a divisor, or the "
+                    f"override {{accumulate: {grid.processes}}}, which changes what a step is")
         return grid
 
     @property
@@ -162,6 +172,12 @@ class Grid:
         """The overrides as words of a papermill line."""
         return f"-y 'overrides: {json.dumps(self.overrides)}'" if self.overrides else ""
 
+    @property
+    def train_options(self) -> str:
+        """What the line of a training has besides the run's name and the overrides."""
+        several = f"-p processes {self.processes}" if self.processes > 1 else ""
+        return f"{self.options} {several}".strip()
+
     # ---- places, as the Snakefile names them ----
 
     def shared(self, name: str) -> str:
@@ -180,8 +196,8 @@ class Grid:
         return shown(outputs_root() / "tables" / name)
 
 
-def _whole(text: str | int) -> int:
+def _whole(text: str | int, name: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise ConfigError(f"grid: seeds: {text!r} must be a whole number, 0 or more") from None
+        raise ConfigError(f"grid: {name}: {text!r} must be a whole number") from None
