@@ -63,7 +63,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)  ## the whole experiment on the toy corpus: every model, tables, figures (minutes)
-	@$(PY) -m lib.grid --seeds 1 2 3 --seeded tr_s ga_b fl_s --seeded-data raw
+	@$(PY) -m lib.grid --seeds 1 2 3 --seeded tr_s ga_b fl_s
 
 grid: $(STAMP)  ## every model on raw and distilled text: DATASET=toy SCALE=smoke (hours at mini)
 	@$(PY) -m lib.grid $(GRID)

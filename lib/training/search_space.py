@@ -34,7 +34,7 @@ def combinations(config: Config) -> list[dict[str, float | int]]:
     if not isinstance(loaded, dict) or not loaded or not all(
             isinstance(values, list) and values for values in loaded.values()):
         raise ConfigError(f"{where} must give each setting a list of values, e.g. "
-                          "warmup_steps: [200, 800]")
+                          "warmup_steps: [400, 800]")
     if wrong := set(loaded) - set(_SETTINGS):
         raise ConfigError(f"{where}: {unknown('setting of training', min(wrong), _SETTINGS)}")
     trials = [dict(zip(loaded, values, strict=True))
