@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 from sacrebleu.metrics import BLEU
 
+from lib.correlation.resampling import bleu_statistics
 from lib.likelihood.scoring import accountings
 from lib.paths import RunFolder
+from lib.training.history import Validations
 
 FAMILY = {"tr": "autoregressive", "ga": "gaussian", "fl": "flow"}
 WORDS = [f"w{i}" for i in range(60)]
@@ -68,6 +70,21 @@ def made_up_run(model: str, wrong: float, nats: float, train_data: str = "raw", 
                   "dev_bleu": 40 * (1 - wrong) - 5 / steps + rng.normal(0, 0.3, 6)}
                  ).to_csv(run.history, index=False)
     return run
+
+
+def made_up_validations(references: list[str], checkpoints: int = 5, noise: float = 0.0,
+                        ) -> tuple[Validations, list[list[str]]]:
+    """Validations after steps 10, 20, ..., each with a nat a token and one more first word of
+    every line lost, and their hypotheses. noise: of the nats, from sentence to sentence.
+    """
+    rng = np.random.default_rng(0)
+    tokens = np.array([len(line.split()) + 1 for line in references])
+    texts = [[" ".join(line.split()[lost:]) for line in references] for lost in range(checkpoints)]
+    nats = np.arange(1, checkpoints + 1)[:, None] + noise * rng.normal(
+        size=(checkpoints, len(references)))
+    kept = Validations(10 * np.arange(1, checkpoints + 1), tokens, -nats * tokens,
+                       np.stack([bleu_statistics(lines, references) for lines in texts]))
+    return kept, texts
 
 
 def _noisy(references: list[str], share: float, name: str) -> list[str]:

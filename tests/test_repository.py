@@ -44,11 +44,11 @@ LEVELS = [
     {"decoding.search", "decoding.refinement", "decoding.risk", "decoding.inference"},
     {"decoding.candidates"},
     {"decoding", "correlation.resampling", "correlation.significance"},
-    {"training.validation", "decoding.graphs"},
+    {"training.validation", "training.history", "decoding.graphs"},
     {"training", "evaluation", "distillation", "likelihood.scoring", "likelihood.audit",
      "translate"},
     {"correlation", "results.tables", "plots", "plots.scatter", "plots.audit_figure"},
-    {"results.refinement_table"},
+    {"results.refinement_table", "correlation.trajectory"},
     {"results.reports", "results.sampling", "results.sizes", "notebook", "training.hyperparameters",
      "results.findings", "plots.convergence",
      "decoding.speed", "results.speed_table"},  # what notebooks and commands call

@@ -14,11 +14,11 @@ import torch
 
 from lib import training
 from lib.config import Config, load_config
-from lib.correlation.trajectory import Validations
 from lib.errors import CheckpointError, TrainingError
 from lib.objectives import kl_weight, learning_rate
 from lib.paths import ROOT
 from lib.training import Trainer, checkpoints, run_folder, train, train_command
+from lib.training.history import Validations
 
 pytestmark = pytest.mark.usefixtures("isolated")
 

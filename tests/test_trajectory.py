@@ -5,11 +5,10 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import made_up_references, made_up_run
+from made_up import made_up_references, made_up_run, made_up_validations
 from sacrebleu.metrics import BLEU
 
-from lib.correlation.resampling import bleu_statistics, resample_weights
-from lib.correlation.trajectory import Validations, across_checkpoints
+from lib.correlation.trajectory import across_checkpoints
 from lib.errors import DataError
 from lib.paths import RunFolder
 
@@ -25,20 +24,12 @@ def keep_history(run: RunFolder, **columns) -> None:
     pd.DataFrame(columns).to_csv(run.history, index=False)
 
 
-def worse_and_worse(run: RunFolder, checkpoints: int = 5, noise: float = 0.0) -> Validations:
-    """Validations whose likelihood falls by a nat a token, each with one more word lost; the
-    history has their sums.
-    """
-    rng = np.random.default_rng(0)
-    tokens = np.array([len(line.split()) + 1 for line in REFERENCES])
-    texts = [[" ".join(line.split()[lost:]) for line in REFERENCES] for lost in range(checkpoints)]
-    nats = np.arange(1, checkpoints + 1)[:, None] + noise * rng.normal(size=(checkpoints, 60))
-    kept = Validations(10 * np.arange(1, checkpoints + 1), tokens, -nats * tokens,
-                       np.stack([bleu_statistics(lines, REFERENCES) for lines in texts]))
+def worse_and_worse(run: RunFolder, noise: float = 0.0) -> None:
+    """Keep `made_up_validations`, and their sums in the history."""
+    kept, texts = made_up_validations(REFERENCES, noise=noise)
     kept.write(run.validations)
-    keep_history(run, step=kept.steps, dev_ll=kept.log_prob.sum(1) / tokens.sum(),
+    keep_history(run, step=kept.steps, dev_ll=kept.log_prob.sum(1) / kept.tokens.sum(),
                  dev_bleu=[BLEU().corpus_score(lines, [REFERENCES]).score for lines in texts])
-    return kept
 
 
 def test_ranks_by_hand(run):
@@ -68,22 +59,6 @@ def test_checkpoints_before_the_full_kl_weight_are_left_out(run):
     assert table["pearson"][0] == pytest.approx(-1.0)  # over all seven it is far above 0
 
 
-def test_resampled_dev_sets_are_scored_as_they_would_be_alone(run):
-    """Each resample's BLEU is sacreBLEU's of the sentences drawn, its LL their nats a token."""
-    kept = worse_and_worse(run, noise=0.5)
-    weights = resample_weights(60, 3)
-    ll, bleu = Validations.read(run.validations).resampled(weights)
-    assert ll.shape == bleu.shape == (3, 5)
-    for drawn, weight in enumerate(weights.astype(int)):
-        rows = np.repeat(np.arange(60), weight)
-        for lost in range(5):
-            lines = [" ".join(REFERENCES[row].split()[lost:]) for row in rows]
-            theirs = BLEU().corpus_score(lines, [[REFERENCES[row] for row in rows]]).score
-            assert bleu[drawn, lost] == pytest.approx(theirs, rel=1e-9)
-            nats = sum(kept.log_prob[lost, row] for row in rows) / kept.tokens[rows].sum()
-            assert ll[drawn, lost] == pytest.approx(nats, rel=1e-6)
-
-
 def test_the_interval_holds_the_correlation_and_widens_with_the_noise(run):
     worse_and_worse(run)
     [sure] = across_checkpoints([run.path]).to_dict("records")
@@ -107,21 +82,8 @@ def test_only_the_checkpoints_at_full_kl_weight_are_resampled(run):
     pd.testing.assert_frame_equal(late, across_checkpoints([run.path]))
 
 
-def test_the_same_numbers_make_the_same_bytes(run):
-    kept = worse_and_worse(run)
-    first = run.validations.read_bytes()
-    kept.write(run.validations)
-    assert run.validations.read_bytes() == first
-    again = Validations.read(run.validations)
-    for name in ("steps", "tokens", "counts"):
-        np.testing.assert_array_equal(getattr(again, name), getattr(kept, name))
-    np.testing.assert_allclose(again.log_prob, kept.log_prob, rtol=1e-6)
-
-
 def test_bad_files_have_one_clear_message(run):
     worse_and_worse(run)
-    with pytest.raises(DataError, match="no validation after step 7"):
-        Validations.read(run.validations).at([10, 7])
     run.validations.write_bytes(b"PK")
     with pytest.raises(DataError, match=r"damaged.*02_train"):
         across_checkpoints([run.path])

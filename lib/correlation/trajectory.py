@@ -1,80 +1,19 @@
-"""Log-likelihood against BLEU along one training, from checkpoint to checkpoint (Table 2).
+"""Log-likelihood against BLEU along one training, from checkpoint to checkpoint (Table 2)."""
 
-Dev BLEU and dev log-likelihood are functions of sums over sentences. A run keeps the summands of
-every validation in `validations.npz`, so that both can be resampled at all of its checkpoints on
-the same dev sentences.
-"""
-
-import io
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int, Num
 
 from lib.correlation import correlate, find_runs, pearson, read_metrics
-from lib.correlation.resampling import bleu_from_counts, resample_weights
+from lib.correlation.resampling import resample_weights
 from lib.errors import DataError
-from lib.paths import write_bytes
+from lib.training.history import Validations
 
-__all__ = ["Validations", "across_checkpoints"]
-
-
-@dataclass(frozen=True)
-class Validations:
-    """Every validation of a run, sentence by sentence, in the dev set's order.
-
-    steps: [validations], after which optimiser steps.
-    tokens: [sentences], target subwords with one EOS.
-    log_prob: [validations, sentences], nats: log p(y, T|x), exact or the bound that dev_ll sums.
-    counts: [validations, sentences, 10], `correlation.resampling.bleu_statistics`.
-    """
-
-    steps: Int[np.ndarray, " validations"]
-    tokens: Int[np.ndarray, " sentences"]
-    log_prob: Float[np.ndarray, "validations sentences"]
-    counts: Int[np.ndarray, "validations sentences 10"]
-
-    def write(self, path: Path) -> None:
-        """Write the file; the same bytes for the same numbers (log_prob to seven digits)."""
-        content = io.BytesIO()
-        np.savez_compressed(
-            content, steps=self.steps.astype(np.int32), tokens=self.tokens.astype(np.int32),
-            log_prob=self.log_prob.astype(np.float32), counts=self.counts.astype(np.uint16))
-        write_bytes(path, content.getvalue())
-
-    @classmethod
-    def read(cls, path: Path) -> "Validations":
-        """What `write` wrote; DataError where it is missing or damaged."""
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                found = {name: file[name] for name in ("steps", "tokens", "log_prob", "counts")}
-        except (OSError, BadZipFile, KeyError, ValueError) as error:
-            raise DataError(f"{path} is missing or damaged ({error}): train the run again with "
-                            "notebooks/02_train.ipynb") from error
-        return cls(**{name: values.astype(np.float64 if values.dtype.kind == "f" else np.int64)
-                      for name, values in found.items()})
-
-    def at(self, steps: Sequence[int]) -> "Validations":
-        """The validations after these steps, in that order; DataError where one isn't there."""
-        place = {int(step): row for row, step in enumerate(self.steps)}
-        missing = [step for step in steps if step not in place]
-        if missing:
-            raise DataError(f"validations.npz has no validation after step {missing[0]}")
-        rows = [place[step] for step in steps]
-        return Validations(self.steps[rows], self.tokens, self.log_prob[rows], self.counts[rows])
-
-    def resampled(self, weights: Num[np.ndarray, "resamples sentences"],
-                  ) -> tuple[Float[np.ndarray, "resamples validations"],
-                             Float[np.ndarray, "resamples validations"]]:
-        """Dev LL (strict, nats per token) and dev BLEU of each resample of the dev sentences."""
-        ll = (weights @ self.log_prob.T) / (weights @ self.tokens)[:, None]
-        summed = np.einsum("rs,vsc->rvc", weights, self.counts, optimize=True)
-        return ll, bleu_from_counts(summed)
+__all__ = ["across_checkpoints"]
 
 
 def across_checkpoints(runs: Iterable[Path] | None = None, *, resamples: int = 1000,

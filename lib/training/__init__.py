@@ -9,8 +9,6 @@ weights and place in the data are all in `last.pt`.
 """
 
 import argparse
-import csv
-import io
 import json
 import math
 import time
@@ -24,7 +22,6 @@ from tqdm.auto import tqdm
 from lib import runtime
 from lib.batching import Batch, collate, training_batches
 from lib.config import Config, load_config, run_arguments
-from lib.correlation.trajectory import Validations
 from lib.errors import ReproError, TrainingError
 from lib.models import build, count_parameters, start_from
 from lib.objectives import kl_weight, learning_rate
@@ -32,6 +29,7 @@ from lib.paths import RunFolder, write_text
 from lib.task import Task
 from lib.training import checkpoints, parallel
 from lib.training.averaging import WeightAverage
+from lib.training.history import Validations, read_rows, write_rows
 from lib.training.search_space import read_record
 from lib.training.validation import dev_scores
 
@@ -333,12 +331,7 @@ class Trainer:
                         self.dev.target_lengths + 1,
                         *(torch.stack([found[name] for found in self.sentences]).numpy()
                           for name in ("log_prob", "counts"))).write(self.folder.validations)
-        columns = list(dict.fromkeys(name for row in self.history for name in row))
-        table = io.StringIO()
-        writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.history)
-        write_text(self.folder.history, table.getvalue())
+        write_rows(self.folder.history, self.history)
 
 
 # ---- from a shell, and in many processes ----
@@ -357,11 +350,11 @@ def train_in_processes(config: Config, processes: int, overrides: Mapping | None
         ("train_data", config.train_data), ("seed", config.seed),
         ("overrides", json.dumps(dict(overrides or {}))))]
     folder = run_folder(config)
-    seen = len(_rows(folder))
+    seen = len(read_rows(folder.history))
 
     def tell() -> None:
         nonlocal seen
-        rows = _rows(folder)
+        rows = read_rows(folder.history)
         for row in rows[seen:]:
             on_validation(row)
         seen = max(seen, len(rows))
@@ -370,14 +363,6 @@ def train_in_processes(config: Config, processes: int, overrides: Mapping | None
     parallel.run(processes, ["-m", "lib.training", *words], threads,
                  tell if on_validation is not None else lambda: None)
     return folder
-
-
-def _rows(folder: RunFolder) -> list[dict]:
-    """The rows of a run's history.csv, so far."""
-    if not folder.history.exists():
-        return []
-    with open(folder.history, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -49,7 +49,7 @@ def dev_scores(model, data: Tokenised, vocabulary: Vocabulary, references: list[
                training: Training) -> tuple[dict[str, float], dict[str, Tensor]]:
     """`dev_*` loss terms and `dev_ll` in nats per token (with one EOS), and `dev_bleu`; and what
     the last two are sums of, `log_prob` [sentences] and `counts` [sentences, 10] as in
-    `correlation.trajectory.Validations`.
+    `history.Validations`.
 
     `dev_ll` is the importance-weighted bound with few samples, or exact, plus the length's
     log-probability. Draws are the same at every validation, and leave the global random state be.

@@ -1,0 +1,92 @@
+"""What a run's validations found: a row each in history.csv, their sentences in validations.npz.
+
+Dev BLEU and dev log-likelihood are functions of sums over sentences. `validations.npz` keeps the
+summands, so that both can be resampled at all checkpoints on the same dev sentences.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from jaxtyping import Float, Int, Num
+
+from lib.correlation.resampling import bleu_from_counts
+from lib.errors import DataError
+from lib.paths import write_bytes, write_text
+
+__all__ = ["Validations", "read_rows", "write_rows"]
+
+
+@dataclass(frozen=True)
+class Validations:
+    """Every validation of a run, sentence by sentence, in the dev set's order.
+
+    steps: [validations], after which optimiser steps.
+    tokens: [sentences], target subwords with one EOS.
+    log_prob: [validations, sentences], nats: log p(y, T|x), exact or the bound that dev_ll sums.
+    counts: [validations, sentences, 10], `correlation.resampling.bleu_statistics`.
+    """
+
+    steps: Int[np.ndarray, " validations"]
+    tokens: Int[np.ndarray, " sentences"]
+    log_prob: Float[np.ndarray, "validations sentences"]
+    counts: Int[np.ndarray, "validations sentences 10"]
+
+    def write(self, path: Path) -> None:
+        """Write the file; the same bytes for the same numbers (log_prob to seven digits)."""
+        content = io.BytesIO()
+        np.savez_compressed(
+            content, steps=self.steps.astype(np.int32), tokens=self.tokens.astype(np.int32),
+            log_prob=self.log_prob.astype(np.float32), counts=self.counts.astype(np.uint16))
+        write_bytes(path, content.getvalue())
+
+    @classmethod
+    def read(cls, path: Path) -> "Validations":
+        """What `write` wrote; DataError where it is missing or damaged."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                found = {name: file[name] for name in ("steps", "tokens", "log_prob", "counts")}
+        except (OSError, EOFError, BadZipFile, KeyError, ValueError) as error:
+            raise DataError(f"{path} is missing or damaged ({error}): train the run again with "
+                            "notebooks/02_train.ipynb") from error
+        return cls(**{name: values.astype(np.float64 if values.dtype.kind == "f" else np.int64)
+                      for name, values in found.items()})
+
+    def at(self, steps: Sequence[int]) -> "Validations":
+        """The validations after these steps, in that order; DataError where one isn't there."""
+        place = {int(step): row for row, step in enumerate(self.steps)}
+        missing = [step for step in steps if step not in place]
+        if missing:
+            raise DataError(f"validations.npz has no validation after step {missing[0]}")
+        rows = [place[step] for step in steps]
+        return Validations(self.steps[rows], self.tokens, self.log_prob[rows], self.counts[rows])
+
+    def resampled(self, weights: Num[np.ndarray, "resamples sentences"],
+                  ) -> tuple[Float[np.ndarray, "resamples validations"],
+                             Float[np.ndarray, "resamples validations"]]:
+        """Dev LL (strict, nats per token) and dev BLEU of each resample of the dev sentences."""
+        ll = (weights @ self.log_prob.T) / (weights @ self.tokens)[:, None]
+        summed = np.einsum("rs,vsc->rvc", weights, self.counts, optimize=True)
+        return ll, bleu_from_counts(summed)
+
+
+def write_rows(path: Path, rows: Sequence[dict]) -> None:
+    """Write history.csv: a row a validation, a column for each quantity that any of them has."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = io.StringIO()
+    writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, table.getvalue())
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a history.csv as they are so far, none where there is no such file yet."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
