@@ -7,8 +7,14 @@ vocabulary, Multi30k's sentence lengths. Rounds are interleaved, and each measur
 anew on the same number of threads, so that a noisy machine hits all alike. What is timed is the
 pass that metrics.json comes from, with fewer samples where K is large: its time grows with K,
 everything else is done once a sentence. Writes outputs/bench/likelihood.csv.
+
+    python -m benchmarks.likelihood --whole
+
+Instead scores 1,000 sentences with Fl-S at scale mini and all 1,000 samples, once, a quarter of an
+hour on two cores: outputs/bench/likelihood_whole.csv.
 """
 
+import argparse
 import time
 from dataclasses import dataclass
 
@@ -18,7 +24,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from benchmarks.machine import matrix_throughput, medians, precision
+from benchmarks.machine import describe, matrix_throughput, medians, precision
 from benchmarks.training import VOCABULARY, corpus
 from lib import runtime
 from lib.config import load_config
@@ -43,6 +49,7 @@ class Setting:
 
 SETTINGS = (Setting("fl_s", "mini", 1000, 64, 64), Setting("fl_s", "paper", 100, 32, 32),
             Setting("ga_b", "paper", 100, 32, 32))
+WHOLE = Setting("fl_s", "mini", 1000, 1000, 1000)
 
 
 class Subject:
@@ -61,9 +68,9 @@ class Subject:
         self.tokens = int((self.data.target_lengths + 1).sum())
         self.flops = 0
 
-    def score(self) -> pd.DataFrame:
+    def score(self, progress: bool = False) -> pd.DataFrame:
         """One pass over the sentences."""
-        return likelihoods(self.run, self.data, self.setting.timed_samples, progress=False)
+        return likelihoods(self.run, self.data, self.setting.timed_samples, progress=progress)
 
     def count_flops(self) -> None:
         """Matrix FLOPs of a pass, as torch counts them; it also warms up.
@@ -106,13 +113,31 @@ def speed(settings: tuple[Setting, ...] = SETTINGS, rounds: int = ROUNDS) -> pd.
     return medians(rows, ["model", "scale", "samples", "threads"])
 
 
+def whole(setting: Setting = WHOLE) -> pd.DataFrame:
+    """One pass of all samples on all cores, with its progress: a row with its `seconds`."""
+    threads = runtime.prepare()
+    subject = Subject(setting)
+    started = time.perf_counter()
+    subject.score(progress=True)
+    return pd.DataFrame([{
+        "model": setting.model, "scale": setting.scale, "samples": setting.timed_samples,
+        "sentences": setting.sentences, "threads": threads,
+        "seconds": time.perf_counter() - started,
+        "precision": str(precision()).removeprefix("torch."), "machine": describe()}])
+
+
 def main() -> None:
-    """Measure, write outputs/bench/likelihood.csv, and show it."""
-    path = outputs_root() / "bench" / "likelihood.csv"
+    """Measure, write the table to outputs/bench/, and show it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--whole", action="store_true",
+                        help="a whole pass of Fl-S at mini instead, a quarter of an hour")
+    name, measured = (("likelihood_whole", whole) if parser.parse_args().whole
+                      else ("likelihood", speed))
+    path = outputs_root() / "bench" / f"{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    table = speed()
+    table = measured()
     table.to_csv(path, index=False, float_format="%.4g")
-    tqdm.write(f"\nbench/likelihood.csv\n{table.to_string(index=False)}")
+    tqdm.write(f"\nbench/{path.name}\n{table.to_string(index=False)}")
 
 
 if __name__ == "__main__":

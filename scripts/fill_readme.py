@@ -297,8 +297,13 @@ def likelihood() -> str:
 
 
 def _whole_passes() -> str:
-    """What the bound took over the whole Multi30k test set, of the runs that recorded it."""
+    """What the bound took over the whole Multi30k test set, of the runs that recorded it; and with
+    Fl-S's random weights over as many sentences.
+    """
     told = []
+    if (bench := outputs_root() / "bench" / "likelihood_whole.csv").exists():
+        told = [f"{NAMES[row.model]} (random weights) {row.seconds / 60:.1f} on {row.threads} threads"
+                for row in pd.read_csv(bench).itertuples()]
     for _, metrics in (pair for data in ("raw", "distilled")
                        for pair in _runs("multi30k_de_en", "mini", data)):
         seconds = metrics["speed"].get("likelihood_seconds")
@@ -307,7 +312,7 @@ def _whole_passes() -> str:
             told.append(f"{NAMES[metrics['model']]} ({metrics['train_data']}) {seconds / 60:.1f} "
                         f"on {threads} thread{'s' * (threads > 1)}")
     return "" if not told else (
-        "\n\nThe whole pass over Multi30k's 1,000 test sentences at K = 1,000, mini, in minutes "
+        "\n\nThe whole pass over 1,000 sentences of Multi30k at K = 1,000, mini, in minutes "
         f"(on one thread: while the other core was at work): {', '.join(told)}.")
 
 

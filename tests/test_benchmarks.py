@@ -57,3 +57,5 @@ def test_the_likelihood_benchmark_times_the_pass_that_it_names(isolated):
     micros = found["cpu_microseconds_per_token_and_sample"]
     np.testing.assert_allclose(found["sentences_per_cpu_second"],
                                6 / (1e-6 * micros * subject.tokens * 100))
+    [row] = likelihood.whole(small).to_dict("records")
+    assert (row["samples"], row["sentences"]) == (4, 6) and row["seconds"] > 0
