@@ -302,8 +302,8 @@ def _whole_passes() -> str:
     """
     told = []
     if (bench := outputs_root() / "bench" / "likelihood_whole.csv").exists():
-        told = [f"{NAMES[row.model]} (random weights) {row.seconds / 60:.1f} on {row.threads} threads"
-                for row in pd.read_csv(bench).itertuples()]
+        told = [f"{NAMES[row.model]} (random weights) {row.seconds / 60:.1f} "
+                f"on {row.threads} threads" for row in pd.read_csv(bench).itertuples()]
     for _, metrics in (pair for data in ("raw", "distilled")
                        for pair in _runs("multi30k_de_en", "mini", data)):
         seconds = metrics["speed"].get("likelihood_seconds")
