@@ -169,3 +169,12 @@ def test_gains_with_intervals_of_their_own_need_no_table_3(isolated):
 ])
 def test_answers_make_a_verdict(answers, verdict):
     assert findings._verdict(answers) == verdict
+
+
+@pytest.mark.parametrize(("answers", "answer"), [
+    (["yes", "yes", "undecided"], "yes"), (["yes", "no", "undecided"], "both"),
+    (["no"], "no"), (["yes", "undecided"], "undecided"), ([], "undecided"),
+    (["no", "undecided", "undecided"], "undecided"),
+])
+def test_few_decided_pairs_decide_no_claim(answers, answer):
+    assert findings._all_told(answers) == answer

@@ -3,7 +3,8 @@
 Read are the pairs of models that notebooks/05_correlation.ipynb compares (outputs/tables/
 significance_* and concordance_*), the run folders' metrics.json, and the speeds that
 notebooks/08_speed.ipynb measures (outputs/tables/table4_*). A difference counts only where its 95%
-interval leaves zero out.
+interval leaves zero out, and a claim about several models or pairs is decided only where more than
+half of them are.
 """
 
 from collections.abc import Iterable, Sequence
@@ -115,10 +116,11 @@ def _within(pairs: pd.DataFrame, summary: pd.DataFrame) -> tuple[str, str]:
     shares = ", ".join(
         f"{row.train_data} {interval(row.alike, row.alike_low, row.alike_high, digits=2)}"
         for row in within.itertuples())
-    return (_verdict([_all_told(["yes"] * agree + ["no"] * disagree)]),
-            f"of {_number(len(same), 'pair')} within a family {agree} agree, {disagree} disagree, "
-            f"{len(same) - agree - disagree} are undecided (share ordered alike, decided or not: "
-            f"{shares})")
+    undecided = len(same) - agree - disagree
+    answer = _all_told(["yes"] * agree + ["no"] * disagree + ["undecided"] * undecided)
+    return _verdict([answer]), (
+        f"of {_number(len(same), 'pair')} within a family {agree} agree, {disagree} disagree, "
+        f"{undecided} are undecided (share ordered alike, decided or not: {shares})")
 
 
 def _across(pairs: pd.DataFrame, summary: pd.DataFrame) -> tuple[str, str]:
@@ -283,9 +285,13 @@ def _verdict(answers: Sequence[str]) -> str:
 
 
 def _all_told(answers: Sequence[str]) -> str:
-    """One answer for several models or pairs: undecided ones don't count where others speak."""
-    said = set(answers) & {"yes", "no"}
-    return "both" if len(said) == 2 else said.pop() if said else "undecided"
+    """One answer for several models or pairs: undecided unless more than half of them are decided,
+    which then speak for all.
+    """
+    said = [answer for answer in answers if answer != "undecided"]
+    if 2 * len(said) <= len(answers):
+        return "undecided"
+    return "both" if len(set(said)) == 2 else said[0]
 
 
 def _side(ends: Sequence[float], *, positive: bool = True) -> str:
