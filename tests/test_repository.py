@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from lib.config import MODELS
@@ -207,6 +208,18 @@ def test_everything_that_the_direct_packages_bring_is_pinned():
             marker = requirement.marker
             if marker is None or any(marker.evaluate({"extra": e}) for e in extras | {""}):
                 queue.append((canonicalize_name(requirement.name), frozenset(requirement.extras)))
+
+
+@pytest.mark.parametrize("python", ["3.11.0", "3.12.0"])
+def test_every_pin_takes_the_oldest_pythons_that_are_promised(python):
+    for name in pins():
+        try:
+            needed = importlib.metadata.metadata(name)["Requires-Python"]
+        except importlib.metadata.PackageNotFoundError:
+            continue  # of an extra that isn't installed here
+        assert SpecifierSet(needed or "").contains(python), (
+            f"constraints.txt: {name} of this version needs Python {needed}, pyproject.toml "
+            f"promises {python}")
 
 
 # What git sees -------------------------------------------------------------------------------
