@@ -25,7 +25,8 @@ def test_a_line_reads_nothing_and_says_nothing_when_it_ends_well(capfd):
     assert (code, message) == (0, "") and capfd.readouterr().out == ""
 
 
-def test_what_a_failed_line_wrote_last_is_told():
+def test_what_a_failed_line_wrote_last_is_told(monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     code, message = guarded.run_line(python("print('a'); raise ValueError('too green')"),
                                      os.getppid())
     assert code == 1 and message.endswith("ValueError: too green")

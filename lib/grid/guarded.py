@@ -29,13 +29,15 @@ SHOWN = 15  # last lines of a failed line's output
 def run_line(words: list[str], starter: int) -> tuple[int, str]:
     """Run the words as a process; returns its exit code, and what a person should read if not 0.
 
-    `starter`: the process whose end ends this one; as a rule `os.getppid()`.
+    `starter`: the process whose end ends this one; as a rule `os.getppid()`. A line in Python
+    doesn't hold its output back, so that its traceback comes last.
     """
     with tempfile.TemporaryFile() as said:
         try:
             process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=said,
                                        stderr=subprocess.STDOUT, start_new_session=True,
-                                       preexec_fn=die_with_parent)
+                                       preexec_fn=die_with_parent,
+                                       env=os.environ | {"PYTHONUNBUFFERED": "1"})
         except OSError as error:
             return 127, f"{words[0]}: {error.strerror}"
         try:
