@@ -26,6 +26,7 @@ from lib.likelihood.audit import (
     main,
     read_audit,
     simulate,
+    stopped_audit,
     summarise,
 )
 from lib.paths import ROOT, RunFolder
@@ -219,6 +220,7 @@ def test_audits_are_read_if_they_suffice(shipped):
     frame, told = read_audit(shipped)
     assert len(frame) == told["lines"] == 6
     assert read_audit(shipped, replace(SMALL, samples=10)) is not None
+    assert stopped_audit(shipped) == ""
     assert read_audit(shipped, replace(SMALL, sentences=7)) is None
     assert read_audit(shipped, replace(SMALL, annealing=Annealing(4, 2, 1))) is None
     table, report = files(shipped)
@@ -230,6 +232,8 @@ def test_audits_are_read_if_they_suffice(shipped):
     whole = table.read_text()
     table.write_text(whole[:whole.index("\n") + 1] + whole.split("\n")[1] + "\n")
     assert read_audit(shipped) is None, "unfinished"
+    assert "python -m lib.likelihood.audit --model ga_b" in stopped_audit(shipped, SMALL)
+    assert stopped_audit(shipped, replace(SMALL, sentences=7)) == "", "not as fine"
     report.write_text("{")
     with pytest.raises(DataError, match="python -m lib.likelihood.audit --model ga_b"):
         read_audit(shipped)

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import asdict
 
 import nbformat
 import numpy as np
@@ -167,6 +168,25 @@ def test_runs_are_found_with_their_audits(isolated):
         "settings": {"sentences": 2, "samples": 100, "seed": 0, "precision": "fp32",
                      "annealing": annealing}, "step": 3, "dev_bleu": 1.0}))
     assert audited_runs("toy", "smoke")[1].audit["ais"].tolist() == [-6.0, -12.0]
+
+
+def test_an_audit_that_was_stopped_is_not_overwritten(isolated, monkeypatch):
+    from lib.likelihood.audit import Annealing, AuditSettings
+
+    monkeypatch.setattr("lib.plots.audit_figure.audit", lambda *_: pytest.fail("computed"))
+    folder = RunFolder("toy", "smoke", "fl_s")
+    folder.checkpoints.mkdir(parents=True)
+    folder.best.touch()
+    sentences([-7.0, -14.0]).to_csv(folder.sentences, index=False)
+    weights = {"step": 3, "dev_bleu": 1.0}
+    folder.metrics.write_text(json.dumps(weights | {
+        "log_likelihood": {"strict": {"samples": 7}}}))
+    audit_of([-6.0, -12.0], [0.1, 0.1]).to_csv(folder.path / "audit.csv", index=False)
+    fine = AuditSettings(3, 100, Annealing(4, 2, 1))
+    (folder.path / "audit.json").write_text(json.dumps(weights | {"settings": asdict(fine)}))
+    with pytest.warns(UserWarning, match="fl_s was stopped halfway.*lib.likelihood.audit"):
+        found, = audited_runs("toy", "smoke", compute=AuditSettings(1, 10, Annealing(2, 2, 1)))
+    assert found.audit is None
 
 
 def test_no_run_at_all_names_the_commands(isolated):

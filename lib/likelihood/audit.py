@@ -39,7 +39,7 @@ from lib.paths import write_text
 from lib.training import run_folder
 
 __all__ = ["AuditSettings", "annealing_path", "audit", "main", "read_audit", "simulate",
-           "summarise"]
+           "stopped_audit", "summarise"]
 
 POSITIONS_AT_ONCE = 8192  # target positions, over all chains, that are in memory together
 FIGURES = 9  # significant figures in audit.csv
@@ -243,6 +243,23 @@ def read_audit(config: Config, wanted: AuditSettings | None = None,
     It must be of the weights that metrics.json scored, and have the settings `wanted` or finer.
     Errors: DataError for a damaged file.
     """
+    stored = _stored(config, wanted)
+    return None if stored is None or not stored[2] else stored[:2]
+
+
+def stopped_audit(config: Config, wanted: AuditSettings | None = None) -> str:
+    """The command that finishes an audit with the settings `wanted` or finer that was stopped
+    halfway; empty where there is none.
+
+    Errors: DataError for a damaged file.
+    """
+    stored = _stored(config, wanted)
+    return "" if stored is None or stored[2] else _command(config)
+
+
+def _stored(config: Config, wanted: AuditSettings | None,
+            ) -> tuple[pd.DataFrame, dict, bool] | None:
+    """audit.csv, audit.json and whether they are finished; None without any as fine as `wanted`."""
     folder = run_folder(config)
     if not (folder.path / "audit.json").exists():
         return None
@@ -256,9 +273,9 @@ def read_audit(config: Config, wanted: AuditSettings | None = None,
     except (json.JSONDecodeError, KeyError, TypeError, FileNotFoundError) as error:
         raise DataError(f"the audit in {folder.path} is damaged ({error!r}): remove audit.csv and "
                         f"audit.json there and run {_command(config)} again") from error
-    if not same or len(frame) < settings.sentences or not settings.covers(wanted or settings):
+    if not same or not settings.covers(wanted or settings):
         return None
-    return frame, told
+    return frame, told, len(frame) >= settings.sentences
 
 
 def summarise(frame: pd.DataFrame) -> dict[str, float | int]:

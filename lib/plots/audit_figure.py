@@ -6,6 +6,7 @@ Log-likelihoods are in nats per token, each as its accounting counts tokens
 
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from matplotlib.patches import Patch
 from lib.config import load_config
 from lib.correlation.resampling import likelihood_terms, ratio_of_sums
 from lib.errors import DataError
-from lib.likelihood.audit import AuditSettings, audit, read_audit, summarise
+from lib.likelihood.audit import AuditSettings, audit, read_audit, stopped_audit, summarise
 from lib.plots import FAMILY_COLOURS, style
 from lib.published import MODELS
 from lib.training import run_folder, train_command
@@ -50,7 +51,8 @@ def audited_runs(dataset: str, scale: str, train_data: str = "raw", seed: int = 
     """The evaluated runs of a data set, each with its audit, in the paper's order of models.
 
     compute: where a latent run has no audit as fine as that but has its weights, it is computed
-    and written; without it nothing is computed.
+    and written; without it nothing is computed. A finer one that was stopped halfway is left as
+    it is, with a warning that names the command that finishes it.
 
     Errors: DataError where `compute` is given and there is no evaluated run.
     """
@@ -65,7 +67,11 @@ def audited_runs(dataset: str, scale: str, train_data: str = "raw", seed: int = 
             told = read_audit(config, compute)
             found = None if told is None else told[0]
             if found is None and compute is not None and folder.best.exists():
-                found = audit(config, compute, progress)
+                if command := stopped_audit(config, compute):
+                    warnings.warn(f"the audit of {model} was stopped halfway: {command}, with its "
+                                  "options, finishes it", stacklevel=2)
+                else:
+                    found = audit(config, compute, progress)
         sentences = pd.read_csv(folder.sentences, usecols=lambda name: name != "hypothesis")
         metrics = json.loads(folder.metrics.read_text(encoding="utf-8"))
         samples = metrics["log_likelihood"]["strict"]["samples"]
