@@ -12,6 +12,8 @@ import papermill
 import pytest
 
 from lib.errors import DataError
+from lib.likelihood.annealing import Annealing
+from lib.likelihood.audit import AuditSettings
 from lib.paths import NOTEBOOKS, ROOT, RunFolder
 from lib.plots import FAMILY_COLOURS
 from lib.plots.audit_figure import (
@@ -171,8 +173,6 @@ def test_runs_are_found_with_their_audits(isolated):
 
 
 def test_an_audit_that_was_stopped_is_not_overwritten(isolated, monkeypatch):
-    from lib.likelihood.audit import Annealing, AuditSettings
-
     monkeypatch.setattr("lib.plots.audit_figure.audit", lambda *_: pytest.fail("computed"))
     folder = RunFolder("toy", "smoke", "fl_s")
     folder.checkpoints.mkdir(parents=True)
@@ -190,8 +190,6 @@ def test_an_audit_that_was_stopped_is_not_overwritten(isolated, monkeypatch):
 
 
 def test_no_run_at_all_names_the_commands(isolated):
-    from lib.likelihood.audit import AuditSettings
-
     with pytest.raises(DataError, match="no evaluated run of toy/smoke.*02_train"):
         audited_runs("toy", "smoke", compute=AuditSettings(2))
 
