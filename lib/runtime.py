@@ -33,13 +33,20 @@ def prepare(batch: int | None = None) -> int:
     """Set threads and the fast route for fp32 products; returns the number of threads.
 
     One thread for batches of one sentence: their products are too small to share. "medium" sends
-    fp32 products through oneDNN on a CPU (twice as fast on AMD, still fp32-accurate there). On a
-    GPU they stay fp32: TF32 would round exact likelihoods and the flow's 1x1 products.
+    fp32 products through oneDNN on a CPU: twice as fast on AMD, and fp32-accurate where oneDNN has
+    no faster format to round them to. Elsewhere (TF32 on a GPU, bf16 with AMX or on Arm) they stay
+    fp32: rounding would move exact likelihoods and the flow's 1x1 products.
     """
     threads = 1 if batch == 1 else cores()
     torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision("highest" if torch.cuda.is_available() else "medium")
+    torch.set_float32_matmul_precision("highest" if _rounds_medium() else "medium")
     return threads
+
+
+def _rounds_medium() -> bool:
+    """Whether fp32 products at "medium" precision may be computed from rounded factors."""
+    return (torch.cuda.is_available() or platform.machine() not in ("x86_64", "AMD64")
+            or torch.cpu._is_amx_tile_supported())
 
 
 def has_fast_bf16(where: torch.device | None = None) -> bool:

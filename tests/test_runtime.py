@@ -43,6 +43,16 @@ def test_the_fast_route_stays_accurate():
     assert error < (1e-6 if not torch.cuda.is_available() else 1e-3)
 
 
+@pytest.mark.parametrize(("machine", "amx", "expected"), [
+    ("x86_64", False, "medium"), ("x86_64", True, "highest"), ("aarch64", False, "highest")])
+def test_products_are_not_rounded_where_a_processor_would(machine, amx, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(runtime.platform, "machine", lambda: machine)
+    runtime.prepare()
+    assert torch.get_float32_matmul_precision() == expected
+
+
 def test_precision_by_name():
     cpu = torch.device("cpu")
     a = torch.randn(4, 4)
