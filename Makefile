@@ -63,10 +63,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)  ## the whole experiment on the toy corpus: every model, tables, figures (minutes)
-	@$(PY) -m lib.grid --seeds 1 2 3 --seeded tr_s ga_b fl_s
+	@$(PY) -m workflow.grid --seeds 1 2 3 --seeded tr_s ga_b fl_s
 
 grid: $(STAMP)  ## every model on raw and distilled text: DATASET=toy SCALE=smoke (hours at mini)
-	@$(PY) -m lib.grid $(GRID)
+	@$(PY) -m workflow.grid $(GRID)
 
 test: lint unit nbval  ## linter, tests, every notebook (minutes); what .ci/run calls
 
@@ -98,7 +98,7 @@ bench: $(STAMP)  ## speed of training, likelihood and decoding, beside the machi
 	@$(PY) scripts/fill_readme.py
 
 gallery: $(STAMP)  ## outputs/README.md and the README's tables, from what lies in outputs/
-	@$(PY) -m lib.results.gallery
+	@$(PY) -m analysis.gallery
 	@$(PY) scripts/fill_readme.py
 
 notebooks: $(STAMP)  ## run every notebook in place, top to bottom, and clean its metadata

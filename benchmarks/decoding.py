@@ -26,15 +26,15 @@ from benchmarks.machine import describe
 from benchmarks.training import VOCABULARY, corpus
 from lib import runtime
 from lib.batching import Tokenised
+from lib.bleu import bleu, resample_weights, resampled_bleu, with_interval
 from lib.config import load_config
-from lib.correlation.resampling import resample_weights, resampled_bleu, with_interval
-from lib.decoding import speed
-from lib.decoding.inference import freeze
+from lib.decoding.frozen import freeze
 from lib.errors import ReproError
-from lib.likelihood.scoring import load_run
+from lib.evaluation import speed
+from lib.evaluation.scoring import load_run
 from lib.models import build
 from lib.paths import outputs_root
-from lib.training.validation import bleu, translate
+from lib.training.validation import translate
 
 SETTINGS = {"tr_s": ("greedy", "beam4"), "ga_b": ("k0", "k1", "k4"), "fl_s": ("k0", "k1")}
 TRAINED = (("toy", "smoke"), ("multi30k_de_en", "mini"))  # runs whose BLEU is taken, where trained

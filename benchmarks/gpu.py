@@ -26,10 +26,10 @@ from benchmarks.machine import (
 from lib import runtime
 from lib.config import Config
 from lib.decoding import hypotheses
+from lib.decoding.frozen import freeze
 from lib.decoding.graphs import GraphedDecoder
-from lib.decoding.inference import freeze
-from lib.decoding.speed import Work, work
-from lib.likelihood.scoring import TrainedRun
+from lib.evaluation.scoring import TrainedRun
+from lib.evaluation.speed import Work, work
 from lib.models import count_parameters
 from lib.paths import RunFolder, outputs_root, write_text
 from lib.training import Trainer

@@ -28,7 +28,7 @@ from benchmarks.machine import describe, matrix_throughput, medians, precision
 from benchmarks.training import VOCABULARY, corpus
 from lib import runtime
 from lib.config import load_config
-from lib.likelihood.scoring import TrainedRun, likelihoods
+from lib.evaluation.scoring import TrainedRun, likelihoods
 from lib.models import build
 from lib.paths import outputs_root
 from lib.task import Task

@@ -21,10 +21,10 @@ from lib import runtime
 from lib.batching import Tokenised
 from lib.config import Config, load_config, run_arguments
 from lib.decoding import Procedure
-from lib.decoding.inference import WEIGHTS, freeze
+from lib.decoding.frozen import WEIGHTS, freeze
 from lib.errors import DataError, ReproError
+from lib.evaluation.scoring import load_run
 from lib.layers import LONGEST
-from lib.likelihood.scoring import load_run
 from lib.subword import Vocabulary
 from lib.training.validation import translate
 

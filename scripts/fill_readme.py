@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis import findings as lib_findings
+from analysis.audit_figure import verdict
+from analysis.correlation import find_runs
+from analysis.published import MODELS as NAMES
+from analysis.speed_table import bench_table, other_systems
+from analysis.tables import interval, systems
 from lib.config import MODELS
-from lib.correlation import find_runs
-from lib.correlation.resampling import likelihood_terms, ratio_of_sums
+from lib.likelihood.accounting import likelihood_terms, ratio_of_sums
 from lib.paths import ROOT, RunFolder, outputs_root
-from lib.plots.audit_figure import verdict
-from lib.published import MODELS as NAMES
-from lib.results import findings as lib_findings
-from lib.results.speed_table import bench_table, other_systems
-from lib.results.tables import interval, systems
 
 README = ROOT / "README.md"
 

@@ -52,7 +52,7 @@ from lib.config import Config, Training, load_config, load_dataset
 from lib.distillation import distil
 from lib.errors import ReproError
 from lib.evaluation import evaluate
-from lib.likelihood.scoring import load_run
+from lib.evaluation.scoring import load_run
 from lib.paths import cache_root
 from lib.task import TEACHER_SEED
 from lib.training import Trainer, checkpoints, run_folder, train_command

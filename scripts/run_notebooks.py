@@ -17,8 +17,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-from lib.grid.executed import clean
 from lib.paths import NOTEBOOKS, ROOT
+from workflow.grid.executed import clean
 
 
 def empty(notebook: nbformat.NotebookNode) -> None:

@@ -13,8 +13,8 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-# Before any import of lib: every annotation in it, tensor shapes included, is then enforced.
-install_import_hook("lib", "beartype.beartype")
+# Before any import of them: every annotation, tensor shapes included, is then enforced.
+install_import_hook(["lib", "analysis", "workflow"], "beartype.beartype")
 
 matplotlib.use("Agg")  # not by MPLBACKEND, which the kernels would inherit
 torch.set_num_threads(1)

@@ -7,13 +7,15 @@ import numpy as np
 import pandas as pd
 from sacrebleu.metrics import BLEU
 
-from lib.correlation.resampling import bleu_statistics
-from lib.likelihood.scoring import accountings
+from lib.bleu import bleu_statistics
+from lib.evaluation.scoring import accountings
 from lib.paths import RunFolder
 from lib.training.history import Validations
 
 FAMILY = {"tr": "autoregressive", "ga": "gaussian", "fl": "flow"}
 WORDS = [f"w{i}" for i in range(60)]
+TOKENS = ["a", "the", "dog", "cat", "sees", "runs", ",", ".", "red", "Blue", "house's", "3.5", "&",
+         "--", '"x"', "über"]
 
 
 def made_up_references(lines: int = 200) -> list[str]:
@@ -96,3 +98,22 @@ def _noisy(references: list[str], share: float, name: str) -> list[str]:
 def _bleu(lines: list[str], references: list[str]) -> dict:
     return {"score": BLEU().corpus_score(lines, [references]).score, "signature": "sig",
             "chrf": 50.0}
+
+
+def noisy_lines(lines, noise, seed):
+    rng = random.Random(seed)
+    references = [" ".join(rng.choices(TOKENS, k=rng.randint(1, 14))) for _ in range(lines)]
+    hypotheses = [" ".join(rng.choice(TOKENS) if rng.random() < noise else word
+                           for word in line.split() if rng.random() > 0.1) for line in references]
+    return hypotheses, references
+
+
+def scored_sentences(hypotheses, log_prob, latent=False):
+    lines = len(hypotheses)
+    return pd.DataFrame({
+        "hypothesis": hypotheses, "n_tokens": np.arange(1, lines + 1),
+        "n_tokens_padded": 4 * np.ceil(np.arange(1, lines + 1) / 4).astype(int),
+        "n_chars": 10, "log_prob": log_prob, "log_p_length": -0.5 if latent else 0.0,
+        "elbo": np.nan, "released_estimate": -1.5 if latent else np.nan,
+        "effective_sample_size": np.nan,
+    })

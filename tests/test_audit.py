@@ -12,14 +12,7 @@ import torch
 
 from lib.config import load_config
 from lib.errors import ConfigError, DataError
-from lib.likelihood import effective_sample_size, iw_bound
-from lib.likelihood.annealing import (
-    Annealing,
-    forward_annealing,
-    reverse_annealing,
-    tune_step_sizes,
-)
-from lib.likelihood.audit import (
+from lib.evaluation.audit import (
     AuditSettings,
     annealing_path,
     audit,
@@ -28,6 +21,13 @@ from lib.likelihood.audit import (
     simulate,
     stopped_audit,
     summarise,
+)
+from lib.likelihood import effective_sample_size, iw_bound
+from lib.likelihood.annealing import (
+    Annealing,
+    forward_annealing,
+    reverse_annealing,
+    tune_step_sizes,
 )
 from lib.paths import ROOT, RunFolder
 from tests.closed_form import ParityModel
@@ -191,7 +191,7 @@ def test_audit_writes_a_row_a_sentence(shipped):
 
 
 def test_audit_goes_on_where_it_stopped_and_gives_the_same(shipped, monkeypatch):
-    monkeypatch.setattr("lib.likelihood.audit.POSITIONS_AT_ONCE", 16 * 2)
+    monkeypatch.setattr("lib.evaluation.audit.POSITIONS_AT_ONCE", 16 * 2)
     whole = audit(shipped, SMALL, progress=False)
     table, told = files(shipped)
     text = table.read_text()
@@ -232,10 +232,10 @@ def test_audits_are_read_if_they_suffice(shipped):
     whole = table.read_text()
     table.write_text(whole[:whole.index("\n") + 1] + whole.split("\n")[1] + "\n")
     assert read_audit(shipped) is None, "unfinished"
-    assert "python -m lib.likelihood.audit --model ga_b" in stopped_audit(shipped, SMALL)
+    assert "python -m lib.evaluation.audit --model ga_b" in stopped_audit(shipped, SMALL)
     assert stopped_audit(shipped, replace(SMALL, sentences=7)) == "", "not as fine"
     report.write_text("{")
-    with pytest.raises(DataError, match="python -m lib.likelihood.audit --model ga_b"):
+    with pytest.raises(DataError, match="python -m lib.evaluation.audit --model ga_b"):
         read_audit(shipped)
 
 

@@ -11,12 +11,7 @@ import pandas as pd
 import papermill
 import pytest
 
-from lib.errors import DataError
-from lib.likelihood.annealing import Annealing
-from lib.likelihood.audit import AuditSettings
-from lib.paths import NOTEBOOKS, ROOT, RunFolder
-from lib.plots import FAMILY_COLOURS
-from lib.plots.audit_figure import (
+from analysis.audit_figure import (
     AuditedRun,
     audit_points,
     audit_table,
@@ -26,6 +21,11 @@ from lib.plots.audit_figure import (
     likelihood_audit,
     verdict,
 )
+from analysis.style import FAMILY_COLOURS
+from lib.errors import DataError
+from lib.evaluation.audit import AuditSettings
+from lib.likelihood.annealing import Annealing
+from lib.paths import NOTEBOOKS, ROOT, RunFolder
 
 
 def sentences(log_prob, released=math.nan, padded=(4, 8), log_p_length=-0.5, elbo=math.nan):
@@ -173,7 +173,7 @@ def test_runs_are_found_with_their_audits(isolated):
 
 
 def test_an_audit_that_was_stopped_is_not_overwritten(isolated, monkeypatch):
-    monkeypatch.setattr("lib.plots.audit_figure.audit", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr("analysis.audit_figure.audit", lambda *_: pytest.fail("computed"))
     folder = RunFolder("toy", "smoke", "fl_s")
     folder.checkpoints.mkdir(parents=True)
     folder.best.touch()
@@ -184,7 +184,7 @@ def test_an_audit_that_was_stopped_is_not_overwritten(isolated, monkeypatch):
     audit_of([-6.0, -12.0], [0.1, 0.1]).to_csv(folder.path / "audit.csv", index=False)
     fine = AuditSettings(3, 100, Annealing(4, 2, 1))
     (folder.path / "audit.json").write_text(json.dumps(weights | {"settings": asdict(fine)}))
-    with pytest.warns(UserWarning, match="fl_s was stopped halfway.*lib.likelihood.audit"):
+    with pytest.warns(UserWarning, match="fl_s was stopped halfway.*lib.evaluation.audit"):
         found, = audited_runs("toy", "smoke", compute=AuditSettings(1, 10, Annealing(2, 2, 1)))
     assert found.audit is None
 

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis import convergence
+from analysis.audit_figure import AuditedRun
+from analysis.reports import exact_log_prob
 from lib.config import load_config
-from lib.plots import convergence
-from lib.plots.audit_figure import AuditedRun
-from lib.results.reports import exact_log_prob
 from lib.task import Task
 from lib.training import run_folder
 

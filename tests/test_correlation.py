@@ -9,7 +9,7 @@ import pytest
 from made_up import made_up_references, made_up_run
 from scipy import stats
 
-from lib import correlation as module
+from analysis import correlation as module
 from lib.errors import ConfigError, DataError
 
 FAMILY = {"tr": "autoregressive", "ga": "gaussian", "fl": "flow"}

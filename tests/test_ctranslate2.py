@@ -8,7 +8,7 @@ from benchmarks import ctranslate2 as outside
 from lib.config import load_config
 from lib.decoding.search import beam_search
 from lib.errors import ConfigError
-from lib.likelihood.scoring import load_run
+from lib.evaluation.scoring import load_run
 from lib.paths import ROOT, RunFolder
 
 INSTALLED = pytest.mark.skipif(not outside.is_installed(),

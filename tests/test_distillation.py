@@ -17,18 +17,18 @@ import torch
 
 from lib import distillation, subword
 from lib.batching import collate
+from lib.bleu import bleu
 from lib.config import load_config
 from lib.decoding.search import beam_search
 from lib.distillation import distil, distilled_set, distilled_texts, main
 from lib.distillation.alignment import complexity
 from lib.errors import CheckpointError, ConfigError, DataError
-from lib.likelihood.scoring import load_run
+from lib.evaluation.scoring import load_run
 from lib.models import build
 from lib.paths import NOTEBOOKS, ROOT
 from lib.synthetic import ToyTask
 from lib.task import Task
 from lib.training import checkpoints, run_folder
-from lib.training.validation import bleu
 
 pytestmark = pytest.mark.usefixtures("isolated")
 

@@ -11,7 +11,7 @@ from sacrebleu.metrics import BLEU
 from lib.config import load_config
 from lib.errors import CheckpointError
 from lib.evaluation import decoding_settings, evaluate
-from lib.likelihood.scoring import load_run
+from lib.evaluation.scoring import load_run
 from lib.task import Task
 from lib.training import Trainer, checkpoints, run_folder
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import nbformat
 
-from lib.grid import executed
 from lib.paths import ROOT
+from workflow.grid import executed
 
 
 def test_scrub_removes_the_machines_paths_wherever_they_are(monkeypatch):

@@ -6,9 +6,7 @@ import pandas as pd
 import pytest
 from made_up import made_up_references, made_up_run
 
-from lib import correlation
-from lib.correlation import significance
-from lib.results import findings, tables
+from analysis import correlation, findings, significance, tables
 
 # model: (share of wrong words, nats a token, mean of the released estimate)
 AS_PUBLISHED = {"tr_s": (0.20, 2.0, None), "tr_b": (0.10, 1.8, None), "ga_b": (0.30, 2.5, -1.9),

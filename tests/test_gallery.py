@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from analysis import gallery
 from lib.errors import DataError
 from lib.paths import ROOT, RunFolder
-from lib.results import gallery
 
 
 @pytest.mark.parametrize(("stem", "ending", "maker"), [
@@ -17,7 +17,7 @@ from lib.results import gallery
     ("latent_space_toy_smoke_ga_b_fl_b_0", ": toy, smoke, ga_b, fl_b, 0", "04_latent_space"),
     ("ll_against_bleu_multi30k_de_en_mini_bits_per_char",
      ": multi30k_de_en, mini, bits_per_char", "05_correlation"),
-    ("model_sizes", "the published ones", "lib/results/sizes.py"),
+    ("model_sizes", "the published ones", "analysis/sizes.py"),
 ])
 def test_a_file_is_described_by_its_name(stem, ending, maker):
     sentence, made_by = gallery.describe(stem)

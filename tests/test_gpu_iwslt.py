@@ -10,7 +10,7 @@ import yaml
 from benchmarks import gpu
 from lib import config as configuration
 from lib.config import load_config
-from lib.likelihood.scoring import load_run
+from lib.evaluation.scoring import load_run
 from lib.paths import PARAMS, DistilledFolder, RunFolder
 from lib.training import run_folder
 from scripts import gpu_iwslt

@@ -7,8 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lib.autoregressive import DecoderState
 from lib.decoding import graphs, hypotheses
+from lib.decoding.frozen import freeze
 from lib.decoding.graphs import GraphedDecoder
-from lib.decoding.inference import freeze
 from lib.decoding.search import longest_target
 from lib.errors import ConfigError, DataError
 from lib.flows import ActNorm

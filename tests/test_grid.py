@@ -21,10 +21,10 @@ import pytest
 import torch
 import yaml
 
-from lib import grid
 from lib.config import load_config
-from lib.grid.workflow import Grid
 from lib.paths import NOTEBOOKS, ROOT, RunFolder
+from workflow import grid
+from workflow.grid.workflow import Grid
 
 pytest.importorskip("snakemake")
 
@@ -172,7 +172,7 @@ SHARDS = TINY["params/datasets/toy.yaml"]["train_pairs"] // SHARD_LINES
 
 def copy_of_the_repository(folder: Path) -> Path:
     """What the workflow needs of the repository, with a tiny corpus, model and shards."""
-    for name in ("lib", "notebooks", "params", "workflow"):
+    for name in ("lib", "analysis", "notebooks", "params", "workflow"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name, values in TINY.items():
         text = (folder / name).read_text(encoding="utf-8")

@@ -11,8 +11,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from lib.grid import guarded
 from lib.paths import ROOT
+from workflow.grid import guarded
 
 
 def python(code: str) -> list[str]:
@@ -60,7 +60,7 @@ def test_the_end_of_the_starter_ends_the_line(tmp_path, how):
     starter = subprocess.Popen(
         python(f"""
             import subprocess, sys
-            subprocess.run([sys.executable, "-m", "lib.grid.guarded", sys.executable, "-c",
+            subprocess.run([sys.executable, "-m", "workflow.grid.guarded", sys.executable, "-c",
                             {line!r}])
         """), cwd=ROOT, stdin=subprocess.DEVNULL)
     try:
@@ -75,7 +75,8 @@ def test_the_end_of_the_starter_ends_the_line(tmp_path, how):
 def test_a_killed_guard_takes_its_line_along(tmp_path):
     told = tmp_path / "pid"
     line = f"import os, time; open({str(told)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
-    guard = subprocess.Popen([sys.executable, "-m", "lib.grid.guarded", *python(line)], cwd=ROOT)
+    command = [sys.executable, "-m", "workflow.grid.guarded", *python(line)]
+    guard = subprocess.Popen(command, cwd=ROOT)
     try:
         until(lambda: told.exists() and told.read_text())
     finally:

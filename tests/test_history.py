@@ -5,7 +5,7 @@ import pytest
 from made_up import made_up_references, made_up_validations
 from sacrebleu.metrics import BLEU
 
-from lib.correlation.resampling import resample_weights
+from lib.bleu import resample_weights
 from lib.errors import DataError
 from lib.training.history import Validations, read_rows, write_rows
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib.results import html_report
+from analysis import html_report
 
 
 class Checker(HTMLParser):

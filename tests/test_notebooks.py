@@ -8,14 +8,15 @@ import pandas as pd
 import papermill
 import pytest
 
+from analysis.reports import exact_log_prob
+from lib.bleu import bleu
 from lib.config import MODELS, load_config
-from lib.likelihood.scoring import accountings, likelihoods, load_run
+from lib.evaluation.scoring import accountings, likelihoods, load_run
 from lib.paths import NOTEBOOKS, ROOT, RunFolder
-from lib.results.reports import exact_log_prob
 from lib.runtime import autocast
 from lib.task import Task
 from lib.training.checkpoints import load
-from lib.training.validation import bleu, translate
+from lib.training.validation import translate
 
 TINY = {"steps": 12, "validate_every": 4, "kl_start": 1, "kl_ramp": 3, "dev_sentences": 40,
         "start_from": ""}

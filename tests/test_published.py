@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lib import published
+from analysis import published
 
 TABLES = [published.table1, published.table2, published.table3, published.table4]
 

@@ -5,16 +5,16 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import published
+from analysis import published, refinement_table
+from lib.bleu import bleu
 from lib.config import load_config
 from lib.decoding.refinement import trace
 from lib.errors import ConfigError
-from lib.likelihood.scoring import TrainedRun
+from lib.evaluation.scoring import TrainedRun
 from lib.models import build
 from lib.paths import RunFolder
-from lib.results import refinement_table
 from lib.task import Task
-from lib.training.validation import bleu, translate
+from lib.training.validation import translate
 
 LINES = 24
 

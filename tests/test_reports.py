@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis import reports
 from lib.config import load_config
-from lib.correlation.resampling import ACCOUNTINGS
 from lib.errors import ConfigError, DataError
-from lib.results import reports
+from lib.likelihood.accounting import ACCOUNTINGS
 from lib.task import Task
 
 

@@ -5,6 +5,7 @@ A failing test names the file and what to change.
 
 import ast
 import functools
+import graphlib
 import importlib.metadata
 import json
 import os
@@ -23,43 +24,13 @@ from packaging.utils import canonicalize_name
 from lib.config import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULES = sorted(path for path in (ROOT / "lib").rglob("*.py") if path.stem != "__main__")
+PACKAGES = ("lib", "analysis", "workflow")  # each imports only itself and those before it
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")
+                 if path.stem != "__main__")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
-# Who may import whom: a module imports only modules of its own level or of a level above it here.
-LEVELS = [
-    {"errors"},
-    {"paths", "host"},
-    {"config", "published", "runtime", "training.checkpoints", "training.parallel",
-     "grid.executed"},
-    {"grid.guarded", "training.search_space"},
-    {"corpora.archives", "corpora.sources", "corpora.formats", "corpora", "synthetic", "subword",
-     "batching", "task",
-     "distillation.alignment"},
-    {"layers", "objectives", "likelihood", "likelihood.annealing", "training.averaging"},
-    {"distributions"},
-    {"flows"},
-    {"priors"},
-    {"autoregressive", "latent"},
-    {"models"},
-    {"decoding.search", "decoding.refinement", "decoding.risk", "decoding.inference"},
-    {"decoding.candidates"},
-    {"decoding", "correlation.resampling", "correlation.significance"},
-    {"training.validation", "training.history", "decoding.graphs"},
-    {"training", "evaluation", "distillation", "likelihood.scoring", "likelihood.audit",
-     "translate"},
-    {"correlation", "results.tables", "plots", "plots.scatter", "plots.audit_figure"},
-    {"results.refinement_table", "correlation.trajectory"},
-    {"results.reports", "results.sampling", "results.sizes", "notebook", "training.hyperparameters",
-     "results.findings", "plots.convergence",
-     "decoding.speed", "results.speed_table"},  # what notebooks and commands call
-    {"results.gallery", "results.html_report", "grid.workflow"},
-    {"grid"},
-]
-RANK = {module: rank for rank, level in enumerate(LEVELS) for module in level}
-
-PRINTING = {"grid"}  # a command that people run; everything else returns what it has to say
-UNTESTED = {"", "errors", "paths", "results"}  # no decisions in them that could be wrong
+PRINTING = {"workflow.grid"}  # a command that people run; all others return what they have to say
+UNTESTED = {"lib", "analysis", "lib.errors", "lib.paths"}  # no decision that could be wrong
 CONDA_NAMES = {"torch": "pytorch"}
 UNPINNED = re.compile(r"nvidia-|cuda-|triton$|setuptools$")  # torch's own, by platform and build
 
@@ -122,8 +93,8 @@ def conda() -> dict[str, str]:
 
 
 def dotted(path: Path) -> str:
-    """A module's name below lib: `flows`, `decoding` (a package's own), `decoding.search`."""
-    parts = path.relative_to(ROOT / "lib").with_suffix("").parts
+    """A module's name: `lib.flows`, `lib.decoding` (a package's own), `analysis.tables`."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(part for part in parts if part != "__init__")
 
 
@@ -287,19 +258,19 @@ def test_the_machine_pattern_itself(text, hit):
 @pytest.mark.parametrize("path", MODULES, ids=dotted)
 def test_module_opens_with_a_sentence(path):
     docstring = ast.get_docstring(parsed(path))
-    assert docstring, f"lib.{dotted(path)} has no docstring"
+    assert docstring, f"{dotted(path)} has no docstring"
     first = docstring.split("\n\n")[0].strip()
-    assert first.endswith((".", ":")), f"lib.{dotted(path)} doesn't open with a sentence: {first!r}"
+    assert first.endswith((".", ":")), f"{dotted(path)} doesn't open with a sentence: {first!r}"
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if dotted(p) in RANK], ids=dotted)
+@pytest.mark.parametrize("path", [p for p in MODULES if dotted(p) not in PACKAGES], ids=dotted)
 def test_module_says_what_it_offers(path):
     tree = parsed(path)
     offered = [
         ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign)
         and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets)
     ]
-    assert len(offered) == 1, f"lib.{dotted(path)} defines __all__ {len(offered)} times"
+    assert len(offered) == 1, f"{dotted(path)} defines __all__ {len(offered)} times"
     there = set()
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -309,14 +280,14 @@ def test_module_says_what_it_offers(path):
         else:
             there.update(n.id for n in ast.walk(node)
                          if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
-    assert set(offered[0]) <= there, f"lib.{dotted(path)} lacks {sorted(set(offered[0]) - there)}"
+    assert set(offered[0]) <= there, f"{dotted(path)} lacks {sorted(set(offered[0]) - there)}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=dotted)
 def test_module_has_its_tests(path):
     name = dotted(path)
     tests = f"tests/test_{name.rpartition('.')[2]}.py"
-    assert name in UNTESTED or (ROOT / tests).is_file(), f"lib.{name} has no {tests}"
+    assert name in UNTESTED or (ROOT / tests).is_file(), f"{name} has no {tests}"
 
 
 def test_no_two_modules_share_their_tests():
@@ -325,30 +296,32 @@ def test_no_two_modules_share_their_tests():
 
 
 def imported(path: Path) -> set[str]:
-    """The modules of lib that a module of lib imports, anywhere in it, as `dotted` names them."""
+    """The repository's modules that a module imports, anywhere in it, as `dotted` names them."""
     modules, found = {dotted(module) for module in MODULES}, set()
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
-            found.update(a.name.removeprefix("lib.") for a in node.names
-                         if a.name.startswith("lib."))
+            found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path}:{node.lineno}: import from lib by its whole name"
-            if node.module == "lib":
-                found.update(alias.name for alias in node.names)
-            elif node.module.startswith("lib."):
-                inner = node.module.removeprefix("lib.")
-                below = {f"{inner}.{alias.name}" for alias in node.names} & modules
-                found.update(below or {inner})
-    return found
+            assert not node.level, f"{path}:{node.lineno}: import by the whole name"
+            below = {f"{node.module}.{alias.name}" for alias in node.names} & modules
+            found.update(below or {node.module})
+    return found & modules
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if dotted(p) not in ("", "results")],
-                         ids=dotted)
-def test_module_imports_only_what_lies_below_it(path):
-    own = dotted(path)
-    for name in [own, *sorted(imported(path))]:
-        assert name in RANK, f"give lib.{name} its level in LEVELS, tests/test_repository.py"
-        assert RANK[name] <= RANK[own], f"lib.{own} must not import lib.{name}"
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_lib_knows_no_analysis_and_analysis_no_workflow(path):
+    own = PACKAGES.index(dotted(path).partition(".")[0])
+    above = [name for name in imported(path) if PACKAGES.index(name.partition(".")[0]) > own]
+    assert not above, f"{dotted(path)} must not import {', '.join(sorted(above))}"
+
+
+def test_imports_make_no_circle():
+    sorter = graphlib.TopologicalSorter({dotted(path): imported(path) - {dotted(path)}
+                                         for path in MODULES})
+    try:
+        sorter.prepare()
+    except graphlib.CycleError as error:
+        pytest.fail("imports in a circle: " + " <- ".join(error.args[1]))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=dotted)
@@ -356,9 +329,9 @@ def test_module_neither_prints_nor_shows(path):
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            assert called != "plt.show", f"lib.{dotted(path)}:{node.lineno} shows a figure"
+            assert called != "plt.show", f"{dotted(path)}:{node.lineno} shows a figure"
             assert called not in ("print", "sys.stdout.write") or dotted(path) in PRINTING, (
-                f"lib.{dotted(path)}:{node.lineno} prints"
+                f"{dotted(path)}:{node.lineno} prints"
             )
 
 

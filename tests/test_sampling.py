@@ -5,9 +5,9 @@ import pytest
 import torch
 from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, batch_of, model_of
 
+from analysis import sampling
 from lib.decoding.refinement import refine
 from lib.errors import ConfigError
-from lib.results import sampling
 
 PAIR = [([5, 6, 7], [8, 9, 10, 4, 5])]
 

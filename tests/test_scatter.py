@@ -7,11 +7,10 @@ import pandas as pd
 import pytest
 from matplotlib.text import Annotation
 
-from lib import plots
-from lib.correlation import significance
-from lib.correlation.resampling import Resamples
+from analysis import scatter, significance
+from analysis import style as plots
+from analysis.resampling import Resamples
 from lib.errors import ConfigError
-from lib.plots import scatter
 
 FAMILY = {"tr": "autoregressive", "ga": "gaussian", "fl": "flow"}
 POINTS = {"tr_s": (30, -2.0), "tr_b": (33, -1.8), "tr_l": (33.5, -1.78), "ga_b": (26, -2.4),

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from lib.batching import padded_length
 from lib.config import load_config
-from lib.likelihood.scoring import (
+from lib.evaluation.scoring import (
     TrainedRun,
     accountings,
     convergence,
@@ -127,7 +127,7 @@ def test_an_interrupted_likelihood_pass_goes_on(isolated, monkeypatch):
     run = run_of(GAUSSIAN, "ga_b", precision="fp32", batch_tokens=64)
     data = tokenised(ragged(40, VOCABULARY))
     whole = likelihoods(run, data, 3, progress=False)
-    monkeypatch.setattr("lib.likelihood.scoring.time.monotonic",
+    monkeypatch.setattr("lib.evaluation.scoring.time.monotonic",
                         iter(range(0, 10**6, 100)).__next__)
     real, calls = run.model.log_prob_terms, []
 
@@ -207,7 +207,7 @@ def test_chunks_of_samples_change_no_digit(architecture, model, isolated, monkey
     data = tokenised(ragged(9, VOCABULARY))
     expected = likelihoods(run, data, 30, progress=False)
     for chunk in (1, 7, 30):
-        monkeypatch.setattr("lib.likelihood.scoring.SAMPLES_AT_ONCE", chunk)
+        monkeypatch.setattr("lib.evaluation.scoring.SAMPLES_AT_ONCE", chunk)
         found = likelihoods(run, data, 30, progress=False)
         pd.testing.assert_frame_equal(found, expected, rtol=1e-4, atol=1e-4)
 

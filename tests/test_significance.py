@@ -10,9 +10,8 @@ from made_up import made_up_references, made_up_run
 from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 
-from lib import correlation
-from lib.correlation import significance
-from lib.correlation.resampling import Resamples
+from analysis import correlation, significance
+from analysis.resampling import Resamples
 
 
 def frame(rows):

@@ -5,10 +5,9 @@ import math
 import pandas as pd
 import pytest
 
-from lib import published
+from analysis import published, sizes
 from lib.config import MODELS, load_config
 from lib.models import build, count_parameters
-from lib.results import sizes
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,10 @@ from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, model_of, ragged, tokenised
 
 from benchmarks import ctranslate2, decoding
 from lib.config import load_config
-from lib.decoding import hypotheses, speed
-from lib.decoding.inference import freeze
+from lib.decoding import hypotheses
+from lib.decoding.frozen import freeze
 from lib.errors import ConfigError
+from lib.evaluation import speed
 from lib.paths import NOTEBOOKS, ROOT, RunFolder
 
 VOCABULARY = 9

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from made_times import times
 
-from lib.decoding import speed
+from analysis import speed_table
 from lib.errors import ConfigError
-from lib.results import speed_table
+from lib.evaluation import speed
 
 
 def test_table_4_compares_at_batch_size_1():

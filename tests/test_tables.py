@@ -6,11 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import published
-from lib.correlation import significance
-from lib.correlation.resampling import Resamples
+from analysis import published, significance, tables
+from analysis.resampling import Resamples
 from lib.errors import ConfigError
-from lib.results import tables
 
 
 def frame(dataset="wmt14_en_de"):

@@ -8,7 +8,7 @@ import pytest
 from made_up import made_up_references, made_up_run, made_up_validations
 from sacrebleu.metrics import BLEU
 
-from lib.correlation.trajectory import across_checkpoints
+from analysis.trajectory import across_checkpoints
 from lib.errors import DataError
 from lib.paths import RunFolder
 

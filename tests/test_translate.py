@@ -12,7 +12,7 @@ import pytest
 from lib import translate as command
 from lib.config import load_config
 from lib.errors import CheckpointError, ConfigError, DataError
-from lib.likelihood.scoring import load_run
+from lib.evaluation.scoring import load_run
 from lib.paths import ROOT, RunFolder
 from lib.training.validation import translate
 

@@ -9,11 +9,12 @@ import torch
 from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, model_of
 
 from lib.batching import collate
+from lib.bleu import bleu
 from lib.config import load_config
 from lib.decoding import hypotheses
 from lib.likelihood import iw_bound
 from lib.task import Task
-from lib.training.validation import bleu, dev_scores, translate
+from lib.training.validation import dev_scores, translate
 
 SETTING = {"autoregressive": "greedy", "gaussian": "k1", "flow": "k1"}
 EVERY = pytest.mark.parametrize("architecture", [AUTOREGRESSIVE, GAUSSIAN, FLOW],

@@ -4,9 +4,9 @@ import pytest
 
 from lib.config import MODELS, load_config
 from lib.errors import ConfigError
-from lib.grid import workflow
-from lib.grid.workflow import SMALL, Grid, shown
 from lib.paths import ROOT, RunFolder, outputs_root
+from workflow.grid import workflow
+from workflow.grid.workflow import SMALL, Grid, shown
 
 
 def test_the_grid_of_the_paper_is_every_model_on_raw_and_distilled_text():

@@ -10,6 +10,7 @@ from lib.corpora.archives import fetch, members, nested_members
 from lib.corpora.sources import Part, public_sets
 from lib.errors import ConfigError, DataError
 from lib.paths import data_root
+from lib.synthetic import ToyTask
 
 __all__ = ["SPLITS", "Pairs", "read"]
 
@@ -57,8 +58,7 @@ def read(dataset: Dataset, split: str) -> Pairs:
     if split not in SPLITS:
         raise ConfigError(unknown("split", split, SPLITS))
     if dataset.corpus == "synthetic":
-        from lib.synthetic import ToyTask  # here, as it makes the `Pairs` of this module
-        return _not_empty(ToyTask.from_options(dataset.options).pairs(split))
+        return _not_empty(Pairs(*ToyTask.from_options(dataset.options).pairs(split)))
     _check_options(dataset)
     if dataset.corpus == "files":
         parts = [_own_files(dataset, stem) for stem in _set_names(dataset, split)]

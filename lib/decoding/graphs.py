@@ -12,7 +12,7 @@ graphs of its own, captured when it first occurs, and the host is asked only bet
               reads to see whether it is EOS; keys and values lie in a cache of fixed size.
 
 Beam search has no graphs: its beams change places and finish at steps that the host must know.
-Models must be frozen (`lib.decoding.inference.freeze`): their inverse 1x1 convolutions are worked
+Models must be frozen (`lib.decoding.frozen.freeze`): their inverse 1x1 convolutions are worked
 out beforehand, while a trainable flow compares its weights with the last ones, on the host.
 """
 
@@ -26,7 +26,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from lib.decoding import Procedure
-from lib.decoding.inference import FrozenLatentModel, FrozenTransformer
+from lib.decoding.frozen import FrozenLatentModel, FrozenTransformer
 from lib.decoding.refinement import strip
 from lib.decoding.search import longest_target
 from lib.errors import ConfigError

@@ -30,17 +30,17 @@ from tqdm.auto import tqdm
 
 from lib import runtime, subword
 from lib.batching import Tokenised, collate, evaluation_batches
+from lib.bleu import bleu
 from lib.config import TEACHERS, Config, load_config, load_dataset, unknown
 from lib.corpora import read
 from lib.decoding import hypotheses
 from lib.distillation.alignment import complexity
 from lib.errors import ConfigError, DataError, ReproError
-from lib.likelihood.scoring import TrainedRun, load_run
+from lib.evaluation.scoring import TrainedRun, load_run
 from lib.paths import DistilledFolder
 from lib.synthetic import ToyTask
 from lib.task import TEACHER_SEED, distilled_targets
 from lib.training import checkpoints
-from lib.training.validation import bleu
 
 __all__ = ["distil", "distilled_set", "distilled_texts", "main"]
 

@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 from jaxtyping import Float, Int, Num
 
-from lib.correlation.resampling import bleu_from_counts
+from lib.bleu import bleu_from_counts
 from lib.errors import DataError
 from lib.paths import write_bytes, write_text
 
@@ -28,7 +28,7 @@ class Validations:
     steps: [validations], after which optimiser steps.
     tokens: [sentences], target subwords with one EOS.
     log_prob: [validations, sentences], nats: log p(y, T|x), exact or the bound that dev_ll sums.
-    counts: [validations, sentences, 10], `correlation.resampling.bleu_statistics`.
+    counts: [validations, sentences, 10], `lib.bleu.bleu_statistics`.
     """
 
     steps: Int[np.ndarray, " validations"]

@@ -1,26 +1,17 @@
 """Scores on a tokenised split that training and evaluation share: loss terms, LL terms, search."""
 
 import torch
-from sacrebleu.metrics import BLEU
-from sacrebleu.metrics.bleu import BLEUScore
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from lib.batching import Tokenised, collate, evaluation_batches
+from lib.bleu import bleu, bleu_statistics
 from lib.config import Training
-from lib.correlation.resampling import bleu_statistics
 from lib.decoding import hypotheses
 from lib.likelihood import iw_bound
 from lib.subword import Vocabulary
 
-__all__ = ["bleu", "dev_scores", "translate"]
-
-
-def bleu(lines: list[str], references: list[str]) -> tuple[BLEUScore, str]:
-    """Cased BLEU on detokenised text, in percent, with sacreBLEU's signature."""
-    metric = BLEU()
-    score = metric.corpus_score(lines, [references])
-    return score, str(metric.get_signature())
+__all__ = ["dev_scores", "translate"]
 
 
 @torch.no_grad()

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib import published
-from lib.correlation.resampling import Resamples, accounting_named
-from lib.correlation.significance import pair_name
+from analysis import published
+from analysis.resampling import Resamples
+from analysis.significance import pair_name
+from lib.likelihood.accounting import accounting_named
 from lib.paths import outputs_root
 
 __all__ = [
@@ -21,7 +22,7 @@ GROUP = ["dataset", "scale", "model", "family", "train_data"]
 MEAN = "mean"          # in the column `seed` of a row that averages several
 MISSING = "–"
 NOT_TRANSCRIBED = ("The paper has numbers for this data set, which are not transcribed here "
-                   "(see lib/published.py).")
+                   "(see analysis/published.py).")
 
 
 def table1(frame: pd.DataFrame, accounting: str, *, resamples: Resamples | None = None,

@@ -1,7 +1,7 @@
 """The likelihood audit of several runs side by side: table, figure, and what they say of the ranks.
 
 Log-likelihoods are in nats per token, each as its accounting counts tokens
-(`lib.correlation.resampling`).
+(`analysis.resampling`).
 """
 
 import json
@@ -17,12 +17,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from analysis.published import MODELS
+from analysis.style import FAMILY_COLOURS, style
 from lib.config import load_config
-from lib.correlation.resampling import likelihood_terms, ratio_of_sums
 from lib.errors import DataError
-from lib.likelihood.audit import AuditSettings, audit, read_audit, stopped_audit, summarise
-from lib.plots import FAMILY_COLOURS, style
-from lib.published import MODELS
+from lib.evaluation.audit import AuditSettings, audit, read_audit, stopped_audit, summarise
+from lib.likelihood.accounting import likelihood_terms, ratio_of_sums
 from lib.training import run_folder, train_command
 
 __all__ = ["AuditedRun", "audit_points", "audit_table", "audited_runs", "certainty_table",

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib.correlation import correlate, find_runs, pearson, read_metrics
-from lib.correlation.resampling import resample_weights
+from analysis.correlation import correlate, find_runs, pearson, read_metrics
+from lib.bleu import resample_weights
 from lib.errors import DataError
 from lib.training.history import Validations
 

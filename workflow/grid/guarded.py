@@ -1,4 +1,4 @@
-"""One line of the workflow that can't outlive the workflow: python -m lib.grid.guarded LINE.
+"""One line of the workflow that can't outlive the workflow: python -m workflow.grid.guarded LINE.
 
 The Snakefile puts this before each line by itself. The line reads nothing, and what it writes is
 shown only if it fails. A notebook that papermill has executed is cleaned where it lies, of a
@@ -16,8 +16,8 @@ from pathlib import Path
 
 import nbformat
 
-from lib.grid.executed import clean, error_line
 from lib.host import die_with_parent
+from workflow.grid.executed import clean, error_line
 
 __all__ = ["main", "run_line"]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.text import Annotation
 
-from lib import plots
+from analysis import style as plots
 
 MODELS = ("tr_s", "tr_b", "tr_l", "ga_b", "ga_l", "fl_s", "fl_b", "fl_l")
 

@@ -13,17 +13,18 @@ import torch
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from lib import published, runtime
+from analysis import published
+from analysis.style import style
+from analysis.tables import interval
+from lib import runtime
 from lib.batching import collate, evaluation_batches
-from lib.correlation.resampling import resample_weights, resampled_bleu, with_interval
+from lib.bleu import resample_weights, resampled_bleu, with_interval
 from lib.decoding import candidates
 from lib.decoding.refinement import trace
 from lib.errors import ConfigError
+from lib.evaluation.scoring import TrainedRun
 from lib.likelihood import elbo
-from lib.likelihood.scoring import TrainedRun
 from lib.paths import RunFolder
-from lib.plots import style
-from lib.results.tables import interval
 from lib.training.validation import translate
 
 __all__ = ["compact", "latent_models", "procedures_table", "read_best", "read_gains",

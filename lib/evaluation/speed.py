@@ -21,11 +21,11 @@ from lib import runtime
 from lib.batching import Tokenised, collate, padded_length
 from lib.config import Config
 from lib.decoding import Procedure, hypotheses
-from lib.decoding.inference import freeze
+from lib.decoding.frozen import freeze
 from lib.decoding.refinement import refine
 from lib.decoding.search import beam_search
 from lib.errors import ConfigError
-from lib.likelihood.scoring import load_run
+from lib.evaluation.scoring import load_run
 from lib.models import count_parameters
 from lib.subword import EOS
 

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from analysis.published import MODELS
 from lib import runtime
 from lib.batching import collate
 from lib.errors import ConfigError
-from lib.likelihood.scoring import TrainedRun
-from lib.published import MODELS
+from lib.evaluation.scoring import TrainedRun
 
 __all__ = ["KINDS", "latent_samples", "sentence_samples", "spread_sentence", "spread_table"]
 

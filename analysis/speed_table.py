@@ -1,4 +1,4 @@
-"""The paper's Table 4 and its neighbours, from what `lib.decoding.speed` measured."""
+"""The paper's Table 4 and its neighbours, from what `lib.evaluation.speed` measured."""
 
 from collections.abc import Mapping
 
@@ -7,9 +7,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lib import plots, published
-from lib.decoding.speed import KEYS
+from analysis import published
+from analysis import style as plots
 from lib.errors import ConfigError
+from lib.evaluation.speed import KEYS
 from lib.paths import ROOT, outputs_root
 
 __all__ = ["bench_latency", "bench_table", "latency_figure", "latency_sentence", "latency_slopes",
@@ -135,8 +136,8 @@ def other_systems(speed: pd.DataFrame | None = None) -> pd.DataFrame | None:
     ours from outputs/bench/likelihood.csv. The two differ where a machine's products outgrow the
     rest of it.
 
-    `speed`: rows as `lib.decoding.speed.speeds` gives them; by default those of `make bench`. None
-    where that, or its yardstick, is missing.
+    `speed`: rows as `lib.evaluation.speed.speeds` gives them; by default those of
+    `make bench`. None where that, or its yardstick, is missing.
     """
     speed = _bench("decoding") if speed is None else speed
     if speed is None:

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lib import correlation
-from lib.correlation.significance import FAMILIES, seed_spread
+from analysis import correlation
+from analysis.published import FINDINGS, MODELS, Finding
+from analysis.significance import FAMILIES, seed_spread
+from analysis.tables import interval
 from lib.paths import outputs_root
-from lib.published import FINDINGS, MODELS, Finding
-from lib.results.tables import interval
 
 __all__ = ["ACCOUNTINGS_SHOWN", "Verdict", "overview", "paragraph", "sentences", "verdicts"]
 

@@ -13,13 +13,13 @@ from sacrebleu.metrics import CHRF
 
 from lib import runtime
 from lib.batching import collate, evaluation_batches, padded_length
+from lib.bleu import bleu, resample_weights, resampled_bleu, with_interval
 from lib.config import Config
-from lib.correlation.resampling import resample_weights, resampled_bleu, with_interval
-from lib.likelihood.scoring import TrainedRun, accountings, convergence, likelihoods, load_run
+from lib.evaluation.scoring import TrainedRun, accountings, convergence, likelihoods, load_run
 from lib.models import count_parameters
 from lib.paths import write_text
 from lib.training import run_folder
-from lib.training.validation import bleu, translate
+from lib.training.validation import translate
 
 __all__ = ["decoding_settings", "evaluate", "mbr_setting"]
 

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from analysis.published import MODELS
 from lib.paths import outputs_root
-from lib.published import MODELS
 
 __all__ = [
     "FAMILY_COLOURS", "LATENT_STYLES", "SIZE_MARKERS", "corpus_overview", "finish",

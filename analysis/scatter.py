@@ -11,11 +11,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import Bbox, BboxBase
 
-from lib.correlation import models_table
-from lib.correlation.resampling import Resamples, accounting_named
-from lib.correlation.significance import ORDERS, average_seeds
-from lib.plots import FAINT, FAMILY_COLOURS, INK, SIZE_MARKERS, finish, style
-from lib.published import MODELS
+from analysis.correlation import models_table
+from analysis.published import MODELS
+from analysis.resampling import Resamples
+from analysis.significance import ORDERS, average_seeds
+from analysis.style import FAINT, FAMILY_COLOURS, INK, SIZE_MARKERS, finish, style
+from lib.likelihood.accounting import accounting_named
 
 __all__ = ["ORDER_COLOURS", "answer", "ll_against_bleu", "two_decoders"]
 

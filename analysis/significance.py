@@ -15,8 +15,9 @@ import pandas as pd
 from jaxtyping import Float
 from scipy.stats import t as student
 
-from lib.correlation.resampling import Resamples, accounting_named
-from lib.published import MODELS
+from analysis.published import MODELS
+from analysis.resampling import Resamples
+from lib.likelihood.accounting import accounting_named
 
 __all__ = [
     "FAMILIES", "ORDERS", "PAIR_COLUMNS", "SUMMARY_COLUMNS", "average_seeds",

@@ -1,4 +1,4 @@
-"""The whole grid, resumable, with progress: python -m lib.grid (make grid, make demo).
+"""The whole grid, resumable, with progress: python -m workflow.grid (make grid, make demo).
 
 Snakemake runs `workflow/Snakefile`; this shows what it is at and how long it will take, and keeps a
 second call on the same data set and scale away while one is at work. A workflow that was killed
@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from lib.config import MODELS
 from lib.errors import ConfigError, ReproError
-from lib.grid.workflow import Grid, shown
 from lib.host import allowed_cores
 from lib.paths import ROOT, RunFolder, cache_root, outputs_root
+from workflow.grid.workflow import Grid, shown
 
 __all__ = ["main", "words"]
 

@@ -20,7 +20,6 @@ from tqdm.auto import tqdm
 from lib import runtime
 from lib.batching import Batch, Tokenised, collate, evaluation_batches, padded_length
 from lib.config import Config
-from lib.correlation.resampling import ACCOUNTINGS, likelihood_terms, ratio_of_sums
 from lib.likelihood import (
     LogProbTerms,
     effective_sample_size,
@@ -30,6 +29,7 @@ from lib.likelihood import (
     largest_weight,
     released_estimate,
 )
+from lib.likelihood.accounting import ACCOUNTINGS, likelihood_terms, ratio_of_sums
 from lib.models import build
 from lib.task import Task
 from lib.training import checkpoints, run_folder, train_command

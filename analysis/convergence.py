@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lib.correlation.resampling import likelihood_terms
-from lib.plots import finish, style
-from lib.plots.audit_figure import AuditedRun, audit_table
-from lib.published import MODELS
-from lib.results.reports import exact_log_prob
+from analysis.audit_figure import AuditedRun, audit_table
+from analysis.published import MODELS
+from analysis.reports import exact_log_prob
+from analysis.style import finish, style
+from lib.likelihood.accounting import likelihood_terms
 from lib.task import Task
 from lib.training import run_folder
 

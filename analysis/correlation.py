@@ -12,15 +12,10 @@ import pandas as pd
 from jaxtyping import Float, Num
 from scipy.stats import rankdata
 
-from lib.correlation.resampling import (
-    ACCOUNTINGS,
-    Resamples,
-    accounting_named,
-    bootstrap,
-    with_accounting,
-)
-from lib.correlation.significance import average_seeds
+from analysis.resampling import Resamples, bootstrap, with_accounting
+from analysis.significance import average_seeds
 from lib.errors import DataError
+from lib.likelihood.accounting import ACCOUNTINGS, accounting_named
 from lib.paths import outputs_root
 
 __all__ = [

@@ -12,13 +12,13 @@ import pandas as pd
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from lib import correlation
+from analysis import correlation
+from analysis.style import style
 from lib.batching import collate, training_batches
 from lib.config import Config
-from lib.correlation.resampling import ACCOUNTINGS
 from lib.errors import ConfigError, DataError
+from lib.likelihood.accounting import ACCOUNTINGS
 from lib.models import count_parameters
-from lib.plots import style
 from lib.synthetic import ToyTask
 from lib.task import Task
 from lib.training import Trainer, run_folder, train_command

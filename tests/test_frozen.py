@@ -6,8 +6,8 @@ from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, batch_of, model_of, ragged, sou
 
 from lib import runtime
 from lib.autoregressive import Transformer
-from lib.decoding import inference
-from lib.decoding.inference import Product, freeze
+from lib.decoding import frozen as inference
+from lib.decoding.frozen import Product, freeze
 from lib.decoding.refinement import refine
 from lib.decoding.search import beam_search, greedy
 from lib.errors import ConfigError

@@ -1,4 +1,4 @@
-"""Parameters of every model at every scale, beside the published ones: python -m lib.results.sizes.
+"""Parameters of every model at every scale, beside the published ones: python -m analysis.sizes.
 
 Writes outputs/tables/model_sizes.csv. Models are built without memory for their weights.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from lib import published
+from analysis import published
 from lib.config import MODELS, SCALES, load_config
 from lib.models import build, count_parameters
 from lib.paths import outputs_root

@@ -7,11 +7,10 @@ import json
 import re
 from pathlib import Path
 
-from lib import published
+from analysis import findings, html_report, published
 from lib.config import datasets
 from lib.errors import DataError
 from lib.paths import NOTEBOOKS, ROOT, outputs_root
-from lib.results import findings, html_report
 
 __all__ = ["describe", "main", "write_gallery"]
 
@@ -59,11 +58,11 @@ KINDS = {
                "08_speed"),
     "latency": ("Latency of single sentences against their target length", "08_speed"),
     "model_sizes": ("Parameters of every model at every scale, beside the published ones",
-                    "lib/results/sizes.py"),
+                    "analysis/sizes.py"),
 }
 
 TITLE = "When does a better density estimator generate better output?"
-LEAD = ("Every result of this repository on one page, made by `python -m lib.results.gallery` from "
+LEAD = ("Every result of this repository on one page, made by `python -m analysis.gallery` from "
         "the committed files beside it; links lead to the runs and the notebooks that made them, "
         "[README.md](README.md) to the same as single files.")
 RUNS_SAY = "BLEU is the headline setting's, LL strict, in nats per token."
@@ -113,7 +112,7 @@ def _files(root: Path) -> tuple[list[Path], list[Path], dict[str, Path]]:
 
 def _readme(root: Path) -> str:
     figures, single, texts = _files(root)
-    lines = ["# Results", "", "Made by `python -m lib.results.gallery` from the files beside it. "
+    lines = ["# Results", "", "Made by `python -m analysis.gallery` from the files beside it. "
              "Points of a figure and numbers of a table lie as .csv next to them. "
              "[report.html](report.html) holds all of this on one page.", ""]
     if figures:

@@ -1,4 +1,4 @@
-"""How far likelihoods are from the truth: python -m lib.likelihood.audit --model ga_b.
+"""How far likelihoods are from the truth: python -m lib.evaluation.audit --model ga_b.
 
 On the first test sentences: annealed importance sampling beside the importance-weighted bound. On
 as many sentences that the model itself wrote for the same sources, so that an exact posterior
@@ -23,6 +23,7 @@ from lib import runtime
 from lib.batching import Batch, Tokenised, collate, evaluation_batches, padded_length
 from lib.config import MODELS, Config, load_config
 from lib.errors import ConfigError, DataError, ReproError
+from lib.evaluation.scoring import TrainedRun, load_run
 from lib.latent import LatentModel
 from lib.layers import Memory
 from lib.likelihood import effective_sample_size, iw_bound, released_estimate
@@ -34,7 +35,6 @@ from lib.likelihood.annealing import (
     reverse_annealing,
     tune_step_sizes,
 )
-from lib.likelihood.scoring import TrainedRun, load_run
 from lib.paths import write_text
 from lib.training import run_folder
 
@@ -304,7 +304,7 @@ def summarise(frame: pd.DataFrame) -> dict[str, float | int]:
 
 
 def _command(config: Config) -> str:
-    return (f"`python -m lib.likelihood.audit --model {config.model} "
+    return (f"`python -m lib.evaluation.audit --model {config.model} "
             f"--dataset {config.dataset.name} --scale {config.scale}`")
 
 

@@ -1,0 +1,103 @@
+"""What counts as the log-likelihood: from the terms of each test sentence to one number.
+
+Every accounting is a ratio of two sums over sentences, so that it can be resampled.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Num
+
+from lib.errors import ConfigError
+
+__all__ = ["ACCOUNTINGS", "Accounting", "accounting_named", "bound_slack", "likelihood_terms",
+           "ratio_of_sums"]
+
+
+@dataclass(frozen=True)
+class Accounting:
+    """One way to turn per-sentence terms into the number that is called log-likelihood.
+
+    name: its key in metrics.json. label, unit: for axes and headings.
+    sign: +1 where higher is better, -1 where lower is; correlations use sign * value.
+    """
+
+    name: str
+    label: str
+    unit: str
+    sign: int
+
+
+ACCOUNTINGS = {accounting.name: accounting for accounting in (
+    Accounting("paper", "log-likelihood given the true length", "nats per padded token", 1),
+    Accounting("strict", "log-likelihood of the string", "nats per token", 1),
+    Accounting("per_sentence", "log-likelihood of the string", "nats per sentence", 1),
+    Accounting("bits_per_char", "code length of the string", "bits per character", -1),
+    Accounting("released", "released code's estimate", "nats per padded token", 1),
+)}
+"""Every accounting of metrics.json, by its name."""
+
+
+def accounting_named(name: str) -> Accounting:
+    """The accounting of that name, or a `ConfigError` that lists the names there are."""
+    if name not in ACCOUNTINGS:
+        raise ConfigError(f"unknown accounting {name!r}; choose one of {', '.join(ACCOUNTINGS)}")
+    return ACCOUNTINGS[name]
+
+
+def ratio_of_sums(top: Num[np.ndarray, " sentences"], bottom: Num[np.ndarray, " sentences"],
+                  ) -> tuple[float, float]:
+    """Ratio of two sums over sentences, and its standard error by the delta method.
+
+    sqrt(n / (n - 1) sum_i (a_i - r b_i)^2) / sum_i b_i.
+    """
+    ratio, n = top.sum() / bottom.sum(), len(top)
+    error = np.sqrt(n / max(1, n - 1) * np.square(top - ratio * bottom).sum()) / bottom.sum()
+    return float(ratio), float(error)
+
+
+def likelihood_terms(sentences: pd.DataFrame, accounting: str,
+                     ) -> tuple[Float[np.ndarray, " sentences"], Float[np.ndarray, " sentences"]]:
+    """Numerator and denominator a sentence; the accounting's value is the ratio of their sums.
+
+    From the columns of sentences.csv, with T the padded and t the real number of tokens:
+    `paper` log p(y|x, T) / T, `strict` log p(y, T|x) / t, `per_sentence` log p(y, T|x) / 1,
+    `bits_per_char` -log2 p(y, T|x) / characters, `released` the mean over sentences of
+    `released_estimate`, which is already per token; where a model has none (autoregressive
+    models are exact) its log p(y|x) / T stands in.
+    """
+    accounting_named(accounting)
+    log_prob = sentences["log_prob"].to_numpy(np.float64)
+    joint = log_prob + sentences["log_p_length"].to_numpy(np.float64)
+    padded = sentences["n_tokens_padded"].to_numpy(np.float64)
+    one = np.ones_like(padded)
+    if accounting == "paper":
+        return log_prob, padded
+    if accounting == "strict":
+        return joint, sentences["n_tokens"].to_numpy(np.float64)
+    if accounting == "per_sentence":
+        return joint, one
+    if accounting == "bits_per_char":
+        return -joint / math.log(2.0), sentences["n_chars"].to_numpy(np.float64)
+    released = pd.to_numeric(sentences["released_estimate"]).to_numpy(np.float64)
+    return np.where(np.isnan(released), log_prob / padded, released), one
+
+
+def bound_slack(sentences: pd.DataFrame, accounting: str) -> float:
+    """What the last tenfold of importance samples still raised the bound by, in the accounting's
+    unit, 0 or more: a lower bound may be as far again below what it bounds.
+
+    0 where the likelihood is exact, where the released estimate stands (it bounds nothing), and
+    where sentences.csv has no bound at fewer samples.
+    """
+    fewer = [int(name.removeprefix("iw_bound_")) for name in sentences
+             if name.startswith("iw_bound_")]
+    if not fewer or accounting == "released":
+        return 0.0
+    # bounds are at 1, 10, 100, ... and at a tenth of all samples: the one that is no power of ten
+    tenth = next((k for k in fewer if str(k).strip("0") != "1"), max(fewer))
+    (top, bottom), (less, _) = (likelihood_terms(frame, accounting) for frame in (
+        sentences, sentences.assign(log_prob=sentences[f"iw_bound_{tenth}"])))
+    return abs(float((top - less).sum() / bottom.sum()))
