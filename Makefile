@@ -40,7 +40,11 @@ GRID = --dataset $(DATASET) --scale $(SCALE) $(if $(MODELS),--models $(MODELS)) 
 	$(if $(ACCOUNTINGS),--accountings $(ACCOUNTINGS)) $(if $(OVERRIDES),--overrides '$(OVERRIDES)') \
 	$(if $(PROCESSES),--processes $(PROCESSES)) $(if $(CORES),--cores $(CORES))
 
-.PHONY: help demo grid test lint unit nbval bench gallery notebooks clean distclean
+# make gpu PLAN=multi30k_mini MINUTES=9 ARGS="--side-by-side 8 --archive results"
+PLAN ?= multi30k_mini
+MINUTES ?= 60
+
+.PHONY: help demo grid gpu test lint unit nbval bench gallery notebooks clean distclean
 
 help:  ## this list
 	@printf 'make TARGET, where TARGET is one of\n\n'
@@ -89,6 +93,9 @@ nbval: $(STAMP)  ## every notebook, run and compared with its committed outputs 
 	$(call step,notebooks at their defaults,$(PY) -m pytest -q --nbval-lax --nbval-current-env \
 		--nbval-cell-timeout=120 --durations=5 notebooks)
 	@rm -rf $(SCRATCH)
+
+gpu: $(STAMP)  ## a card for minutes: tests, benchmarks, whole runs: PLAN=multi30k_mini MINUTES=60
+	@$(PY) -m workflow.gpu --plan $(PLAN) --minutes $(MINUTES) $(ARGS)
 
 bench: $(STAMP)  ## speed of training, likelihood and decoding, beside the machine's own limit (minutes)
 	@$(PY) -m benchmarks.training

@@ -1,0 +1,129 @@
+"""The command for a card at hand for minutes, without one: plans, the clock, the archive."""
+
+import tarfile
+import time
+
+import pytest
+import torch
+from made_up import made_up_run
+
+from lib.errors import ConfigError
+from workflow import gpu
+from workflow.gpu import Job, Plan
+
+PLANS = sorted(path.stem for path in gpu.PLANS.glob("*.yaml"))
+
+
+def job(name, code="pass", after=(), seconds=0.0):
+    return Job(name, ("-c", code), after, seconds)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_every_plan_names_runs_that_exist_each_after_what_it_needs(name):
+    jobs, before = Plan.read(name).jobs, set()
+    for each in jobs:
+        assert each.name not in before and set(each.after) <= before, each.name
+        before.add(each.name)
+        assert each.seconds > 0
+    distilled = [each for each in jobs if " distilled " in each.name]
+    assert all("translation" in each.after for each in distilled)
+    assert "tr_s raw s1" in next(j for j in jobs if j.name == "translation").after
+
+
+def test_a_latent_run_waits_for_the_one_that_it_starts_from():
+    by_name = {each.name: each for each in Plan.read("rehearsal").jobs}
+    assert by_name["ga_b distilled s1"].after == ("tr_s distilled s1", "translation")
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("dataset: toy\nscale: smoke\nseconds: {}\nstages: [{models: tr_x}]", "unknown model 'tr_x'"),
+    ("dataset: toy\nscale: smoke\nseconds: {}\nstages: []\nwhen: now", "unknown parameter 'when'"),
+    ("dataset: toy\nscale: smoke\nseconds: {}\nstages: [{models: tr_s, steps: 3}]",
+     "unknown parameter 'steps'")])
+def test_a_plan_with_a_mistake_is_refused_in_one_line(text, message, tmp_path, monkeypatch):
+    (tmp_path / "mine.yaml").write_text(text)
+    monkeypatch.setattr(gpu, "PLANS", tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        _ = Plan.read("mine").jobs
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--plan", "multi30k_mni"], "unknown plan 'multi30k_mni': did you mean multi30k_mini?"),
+    (["--plan", "rehearsal", "--cpu", "--minutes", "0.3"], "too short for one run of this plan"),
+    (["--plan", "rehearsal", "--cpu", "--side-by-side", "0"], "--side-by-side must be 1 or more")])
+def test_a_wrong_call_ends_before_anything_starts(words, message, isolated, capsys):
+    assert gpu.main(words) == 2
+    assert message in capsys.readouterr().err
+    assert not list((isolated / "outputs").iterdir())
+
+
+def test_without_a_card_it_says_so(isolated, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu.main(["--plan", "rehearsal"]) == 2
+    assert "finds no CUDA GPU" in capsys.readouterr().err
+
+
+def test_jobs_run_after_what_they_need_and_not_after_what_failed(isolated, capsys):
+    jobs = [job("a"), job("b", "raise SystemExit('no such thing')"), job("c", after=("a",)),
+            job("d", after=("b",)), job("e", after=("d",))]
+    work = gpu.work_off(jobs, 2, time.monotonic() + 60)
+    assert set(work.took) == {"a", "c"}
+    assert work.failed == {"b": "no such thing", "d": "what it needs failed",
+                           "e": "what it needs failed"}
+    assert "b: failed" in capsys.readouterr().out
+
+
+def test_what_would_not_end_in_time_is_not_begun(isolated, tmp_path):
+    touched = tmp_path / "touched"
+    jobs = [job("long", f"open({str(touched)!r}, 'w')", seconds=1000.0), job("short")]
+    work = gpu.work_off(jobs, 2, time.monotonic() + 30)
+    assert set(work.took) == {"short"} and [j.name for j in work.waiting] == ["long"]
+    assert not touched.exists()
+
+
+def test_what_runs_over_is_stopped(isolated):
+    work = gpu.work_off([job("slow", "import time; time.sleep(600)")], 1, time.monotonic() + 1)
+    [(_, process, _)] = work.running.values()
+    assert process.poll() is not None and not work.took
+
+
+def test_the_archive_holds_whole_runs_and_no_checkpoint(isolated, tmp_path):
+    run = made_up_run("tr_s", 0.3, -2.0)
+    run.checkpoints.mkdir()
+    run.best.write_bytes(b"weights")
+    (isolated / "outputs/runs/toy/smoke/ga_b/raw/s1").mkdir(parents=True)
+    (isolated / "outputs/runs/toy/smoke/ga_b/raw/s1/history.csv").write_text("step")  # no metrics
+    [path] = gpu.pack(tmp_path / "archive")
+    with tarfile.open(path) as archive:
+        names = archive.getnames()
+    folder = "runs/toy/smoke/tr_s/raw/s1/"
+    assert folder + "metrics.json" in names and folder + "sentences.csv" in names
+    assert not any("ga_b" in name or name.endswith(".pt") for name in names)
+
+
+def test_archives_are_cut_between_runs(isolated, tmp_path):
+    for seed in range(3):
+        made_up_run("tr_s", 0.3, -2.0, seed=seed)
+    paths = gpu.pack(tmp_path / "archive", largest=2 * 2**20)
+    found = []
+    for path in paths:
+        with tarfile.open(path) as archive:
+            found += archive.getnames()
+    assert len(paths) > 1
+    assert len(found) == len(set(found)) and sum("metrics.json" in name for name in found) == 3
+
+
+def test_rehearsal_of_two_runs_and_a_second_call_that_does_nothing(isolated, monkeypatch, capsys):
+    text = (gpu.PLANS / "rehearsal.yaml").read_text()
+    (isolated / "plans").mkdir()
+    (isolated / "plans/mine.yaml").write_text(text[:text.index("stages:")] +
+                                              "stages: [{models: tr_s ga_b, train_data: raw}]\n")
+    monkeypatch.setattr(gpu, "PLANS", isolated / "plans")
+    words = ["--plan", "mine", "--cpu", "--parts", "runs", "--side-by-side", "2"]
+    assert gpu.main([*words, "--archive", str(isolated / "archive")]) == 0
+    folder = isolated / "outputs/runs/toy/smoke/ga_b/raw/s1"
+    before = {name: (folder / name).read_bytes() for name in ("history.csv", "sentences.csv")}
+    assert gpu.main(words) == 0
+    assert before == {name: (folder / name).read_bytes() for name in before}
+    assert "2 of 2 jobs ended well" in capsys.readouterr().out
+    assert len(list((isolated / "archive").iterdir())) == 1

@@ -1,0 +1,425 @@
+"""One command for a card that is at hand for minutes: python -m workflow.gpu --plan multi30k_mini.
+
+In this order: the tests marked `gpu`, the benchmarks, then as much of a plan of runs as fits. A run
+is trained, scored and timed by a process of its own, several side by side on one card; none is
+begun that would not end in time, and what comes back is never half a result. The same command goes
+on where the last one stopped. Plans are files in workflow/plans/, their runs in order of weight.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import yaml
+
+from lib.config import Config, build, load_config, unknown
+from lib.distillation import distil
+from lib.errors import ConfigError, ReproError
+from lib.evaluation import evaluate
+from lib.host import allowed_cores, die_with_parent
+from lib.paths import ROOT, RunFolder, cache_root, outputs_root, write_text
+from lib.training import Trainer, checkpoints, run_folder, train_command
+from workflow.grid.workflow import Grid
+
+__all__ = ["Job", "Plan", "main", "pack", "work_off"]
+
+PLANS = ROOT / "workflow" / "plans"
+PARTS = ("tests", "benchmarks", "runs")
+BENCHMARKS = ("benchmarks.gpu_training", "benchmarks.gpu_decoding")
+LATER = os.EX_TEMPFAIL  # 75: call again
+MIB = 2**20
+SPARE = 15.0  # seconds kept for packing at the end
+POLL = 0.2  # seconds
+KEPT = ("config.json", "history.csv", "metrics.json", "sentences.csv", "validations.npz")
+
+
+# ---- plans ----
+
+@dataclass(frozen=True)
+class Job:
+    """One process: a run that is trained and scored, or a teacher's translation."""
+
+    name: str
+    words: tuple[str, ...]
+    """what Python is called with"""
+    after: tuple[str, ...] = ()
+    """names of the jobs that must have ended well before"""
+    seconds: float = 0.0
+    """how long it may take, as the plan says"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a card is given to do; see workflow/plans/."""
+
+    dataset: str
+    scale: str
+    stages: tuple[dict, ...]
+    """grids of runs (models, train_data, seeds, overrides), the most important first"""
+    seconds: dict
+    """what a run may take with nothing beside it: model -> seconds; `other` for the rest"""
+    overrides: dict = field(default_factory=dict)
+    """settings of params/ for every stage"""
+
+    @classmethod
+    def read(cls, name: str) -> "Plan":
+        """The plan workflow/plans/<name>.yaml.
+
+        Errors: ConfigError for an unknown plan, an unknown run in it, a wrong key or type.
+        """
+        known = sorted(path.stem for path in PLANS.glob("*.yaml"))
+        if name not in known:
+            raise ConfigError(unknown("plan", name, known))
+        path = PLANS / f"{name}.yaml"
+        plan = build(cls, yaml.safe_load(path.read_text(encoding="utf-8")), f"plan {name}")
+        for grid in plan.grids:
+            for run in grid.runs:
+                grid.config(run)
+        return plan
+
+    @property
+    def grids(self) -> list[Grid]:
+        """The stages, checked."""
+        return [Grid.of({"dataset": self.dataset, "scale": self.scale, **stage,
+                         "overrides": {**self.overrides, **stage.get("overrides", {})}})
+                for stage in self.stages]
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Every job once, each after those that it needs."""
+        jobs: dict[str, Job] = {}
+        for grid in self.grids:
+            for run in grid.runs:
+                self._add(jobs, grid, run)
+        return list(jobs.values())
+
+    def _add(self, jobs: dict[str, Job], grid: Grid, run: RunFolder) -> None:
+        name = f"{run.model} {run.train_data} s{run.seed}"
+        if name in jobs:
+            return
+        needs = []
+        parent = grid.config(run).training.start_from
+        if parent:
+            before = RunFolder(run.dataset, run.scale, parent, run.train_data, run.seed)
+            self._add(jobs, grid, before)
+            needs.append(f"{parent} {run.train_data} s{run.seed}")
+        if run.train_data == "distilled":
+            self._add_translation(jobs, grid)
+            needs.append("translation")
+        jobs[name] = self._job(name, grid, run, needs, ())
+
+    def _add_translation(self, jobs: dict[str, Job], grid: Grid) -> None:
+        teacher = grid.teacher_run
+        self._add(jobs, grid, teacher)
+        if "translation" not in jobs:
+            needs = [f"{teacher.model} raw s{teacher.seed}"]
+            jobs["translation"] = self._job("translation", grid, teacher, needs, ["--translation"])
+
+    def _job(self, name: str, grid: Grid, run: RunFolder, needs: Sequence[str],
+             more: Sequence[str]) -> Job:
+        words = ("-m", "workflow.gpu", "one", "--dataset", run.dataset, "--scale", run.scale,
+                 "--model", run.model, "--train-data", run.train_data, "--seed", str(run.seed),
+                 "--overrides", json.dumps(grid.overrides), *more)
+        kind = name if name in self.seconds else run.model
+        return Job(name, words, tuple(needs), float(self.seconds.get(
+            kind, self.seconds.get("other", 0))))
+
+
+# ---- one job, in a process of its own ----
+
+def one(asked: argparse.Namespace) -> None:
+    """Train and score one run, or translate the training set; what is done isn't done again."""
+    config = load_config(asked.model, asked.dataset, asked.scale, asked.seed, asked.train_data,
+                         **asked.overrides)
+    if asked.translation:
+        distil(config)
+        return
+    started = time.perf_counter()
+    trainer = Trainer(config, progress=False)
+    trainer.run()
+    trained = time.perf_counter()
+    del trainer
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if _scored_step(config) != _best_step(config):
+        evaluate(config, progress=False)
+    print(f"trained {trained - started:.0f} s, scored {time.perf_counter() - trained:.0f} s")
+
+
+def _best_step(config: Config) -> int:
+    return checkpoints.load(run_folder(config).best, train_command(config))["step"]
+
+
+def _scored_step(config: Config) -> int | None:
+    path = run_folder(config).metrics
+    return json.loads(path.read_text(encoding="utf-8"))["step"] if path.exists() else None
+
+
+# ---- several jobs at a time, until the clock runs out ----
+
+class _Work:
+    """Jobs that wait, run and have ended."""
+
+    def __init__(self, jobs: Sequence[Job], side_by_side: int, end: float, logs: Path):
+        self.waiting, self.side_by_side, self.end, self.logs = list(jobs), side_by_side, end, logs
+        self.running: dict[str, tuple[Job, subprocess.Popen, float]] = {}
+        self.took: dict[str, float] = {}
+        self.failed: dict[str, str] = {}
+        self.pace = 1.0  # of jobs side by side, against what the plan says
+
+    def fits(self, job: Job) -> bool:
+        """Whether it would end in time, at the pace so far."""
+        return time.monotonic() + job.seconds * self.pace < self.end
+
+    def start(self) -> None:
+        """Begin what may begin."""
+        for job in list(self.waiting):
+            if len(self.running) >= self.side_by_side:
+                return
+            if any(name in self.failed for name in job.after):
+                self.waiting.remove(job)
+                self.failed[job.name] = "what it needs failed"
+            elif all(name in self.took for name in job.after) and self.fits(job):
+                self.waiting.remove(job)
+                environment = os.environ | {
+                    "OMP_NUM_THREADS": str(max(1, allowed_cores() // self.side_by_side)),
+                    "TQDM_DISABLE": "1", "DISCREPANCY_SIDE_BY_SIDE": str(self.side_by_side)}
+                with open(self.logs / f"{job.name.replace(' ', '_')}.log", "w") as log:
+                    process = subprocess.Popen(
+                        [sys.executable, *job.words], cwd=ROOT, env=environment, stdout=log,
+                        stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT,
+                        preexec_fn=die_with_parent)
+                self.running[job.name] = job, process, time.monotonic()
+
+    def collect(self) -> None:
+        """Take up what has ended."""
+        for name, (job, process, since) in list(self.running.items()):
+            if process.poll() is None:
+                continue
+            del self.running[name]
+            seconds = time.monotonic() - since
+            log = (self.logs / f"{name.replace(' ', '_')}.log").read_text(errors="replace")
+            last = next((line for line in reversed(log.splitlines()) if line.strip()), "")
+            if process.returncode:
+                self.failed[name] = last
+                print(f"  {name}: failed after {seconds:.0f} s: {last}", flush=True)
+            else:
+                self.took[name] = seconds
+                if job.seconds:
+                    self.pace = max(0.5, seconds / job.seconds)
+                print(f"  {name}: {seconds:.0f} s ({last})", flush=True)
+
+    def stop(self) -> None:
+        """End what still runs; its checkpoints stay for the next call."""
+        for _, process, _ in self.running.values():
+            process.terminate()
+        for _, process, _ in self.running.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(3)
+            process.kill()
+
+
+def work_off(jobs: Sequence[Job], side_by_side: int, end: float) -> _Work:
+    """Run the jobs, as many side by side, until all have ended or time is up (`end`, monotonic).
+
+    A job whose expected end lies beyond `end` is not begun; one that runs over is stopped.
+    """
+    logs = cache_root() / "gpu"
+    logs.mkdir(parents=True, exist_ok=True)
+    work = _Work(jobs, side_by_side, end, logs)
+    try:
+        while time.monotonic() < end:
+            work.collect()
+            work.start()
+            if not work.running:
+                break
+            time.sleep(POLL)
+    finally:
+        work.stop()
+    return work
+
+
+@contextlib.contextmanager
+def shared_card(side_by_side: int) -> Iterator[None]:
+    """Let several processes compute on one card at the same instant, where its driver can (MPS)."""
+    command = shutil.which("nvidia-cuda-mps-control")
+    if command is None or side_by_side == 1 or not torch.cuda.is_available():
+        yield
+        return
+    folder = cache_root() / "mps"
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY")
+    environment = os.environ | dict.fromkeys(names, str(folder))
+    probe = [sys.executable, "-c", "import torch; torch.zeros(1, device='cuda').item()"]
+    try:
+        subprocess.run([command, "-d"], env=environment, timeout=10, check=True,
+                       capture_output=True)
+        subprocess.run(probe, env=environment, timeout=60, check=True, capture_output=True)
+        os.environ |= dict.fromkeys(names, str(folder))
+        print("  processes share the card (MPS)", flush=True)
+    except (subprocess.SubprocessError, OSError):
+        print("  no MPS here: processes take turns on the card", flush=True)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(subprocess.SubprocessError, OSError):
+            subprocess.run([command], input=b"quit\n", env=environment, timeout=10,
+                           capture_output=True)
+        for name in names:
+            os.environ.pop(name, None)
+
+
+# ---- what comes back ----
+
+def pack(folder: Path, largest: int = 15 * MIB) -> list[Path]:
+    """Archives of all finished runs' small files, of the benchmarks and of distillation's records.
+
+    Each holds whole runs and at most about `largest` bytes; they are unpacked over `outputs/`.
+    """
+    root, groups = outputs_root(), []
+    for metrics in sorted((root / "runs").glob("*/*/*/*/s*/metrics.json")):
+        groups.append([metrics.parent / name for name in KEPT])
+    groups.append(sorted((root / "bench").glob("*")))
+    groups.append(sorted((root / "distilled").glob("*/*/*/*.json")))
+    folder.mkdir(parents=True, exist_ok=True)
+    archives: list[Path] = []
+    content, archive = io.BytesIO(), None
+    for files in groups:
+        if archive is None or content.tell() > largest - 2 * MIB:
+            _close(archive, content, archives, folder)
+            content = io.BytesIO()
+            archive = tarfile.open(fileobj=content, mode="w:gz")  # noqa: SIM115 (closed in _close)
+        for file in files:
+            if file.is_file():
+                archive.add(file, file.relative_to(root).as_posix())
+    _close(archive, content, archives, folder)
+    return archives
+
+
+def _close(archive: tarfile.TarFile | None, content: io.BytesIO, archives: list[Path],
+           folder: Path) -> None:
+    if archive is not None:
+        archive.close()
+        archives.append(folder / f"results_{len(archives) + 1}.tar.gz")
+        archives[-1].write_bytes(content.getvalue())
+
+
+# ---- the command ----
+
+def _arguments(words: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--plan", default="multi30k_mini", help="a file of workflow/plans/")
+    parser.add_argument("--minutes", type=float, default=60.0, help="time of this call")
+    parser.add_argument("--side-by-side", type=int, default=8, help="runs at a time on the card")
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--archive", type=Path, default=None,
+                        help="folder for archives of the results (default: none)")
+    parser.add_argument("--dry-run", action="store_true", help="say what it would do")
+    parser.add_argument("--cpu", action="store_true", help="a rehearsal without a GPU")
+    return parser.parse_args(words)
+
+
+def _job_arguments(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="One job of a plan.")
+    for name in ("model", "dataset", "scale"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--train-data", default="raw")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--overrides", type=json.loads, default={})
+    parser.add_argument("--translation", action="store_true")
+    return parser.parse_args(words)
+
+
+def _check(asked: argparse.Namespace, jobs: Sequence[Job]) -> None:
+    """Errors: ConfigError, before anything starts."""
+    if asked.side_by_side < 1 or asked.minutes <= 0:
+        raise ConfigError("--side-by-side must be 1 or more, --minutes above 0")
+    if not asked.cpu and not torch.cuda.is_available():
+        raise ConfigError("torch finds no CUDA GPU (no card, or a driver too old for torch "
+                          f"{torch.__version__}); to rehearse without one: --cpu --plan rehearsal")
+    shortest = min((job.seconds for job in jobs), default=0.0)
+    if "runs" in asked.parts and 60 * asked.minutes - SPARE < shortest:
+        raise ConfigError(f"--minutes {asked.minutes:g} is too short for one run of this plan, "
+                          f"which takes {shortest:.0f} s and {SPARE:.0f} s for the results")
+
+
+def _part(name: str, words: Sequence[str], end: float) -> bool:
+    """One command of this Python, stopped when time is up; whether it ended well."""
+    started, left = time.monotonic(), end - time.monotonic()
+    if left < 1:
+        print(f"{name}: no time left", flush=True)
+        return False
+    try:
+        code = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, timeout=left, check=False,
+                              stdin=subprocess.DEVNULL, preexec_fn=die_with_parent).returncode
+    except subprocess.TimeoutExpired:
+        code = "time is up"
+    print(f"{name}: {time.monotonic() - started:.0f} s{f', {code}' * bool(code)}", flush=True)
+    return not code
+
+
+def _begin_runs(jobs: Sequence[Job], asked: argparse.Namespace, end: float) -> bool:
+    """The plan's part; whether all of it is done."""
+    started = time.monotonic()
+    with shared_card(asked.side_by_side):
+        work = work_off(jobs, asked.side_by_side, end)
+    print(f"runs: {time.monotonic() - started:.0f} s; {len(work.took)} of {len(jobs)} jobs ended "
+          f"well, {len(work.failed)} failed, {len(work.running)} were stopped, "
+          f"{len(work.waiting)} not begun", flush=True)
+    write_text(cache_root() / "gpu" / "took.json", json.dumps(
+        {"side_by_side": asked.side_by_side, "seconds": work.took, "failed": work.failed},
+        indent=2) + "\n")
+    return len(work.took) == len(jobs)
+
+
+def main(words: list[str] | None = None) -> int:
+    """Do what isn't done yet; 0 when all is, 75 when anything is left, 2 on a wrong call."""
+    words = sys.argv[1:] if words is None else words
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        if words[:1] == ["one"]:
+            one(_job_arguments(words[1:]))
+            return 0
+        asked = _arguments(words)
+        if asked.cpu:  # never over results that are there
+            os.environ.setdefault("DISCREPANCY_OUTPUTS", str(cache_root() / "rehearsal"))
+        jobs = Plan.read(asked.plan).jobs
+        print(f"plan {asked.plan}: {len(jobs)} jobs, {asked.side_by_side} side by side, "
+              f"{asked.minutes:g} minutes: {', '.join(job.name for job in jobs)}", flush=True)
+        if asked.dry_run:
+            return 0
+        _check(asked, jobs)
+    except ReproError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    end = time.monotonic() + 60 * asked.minutes - SPARE
+    complete = True
+    if "tests" in asked.parts:
+        complete &= _part("tests", ["pytest", "-q", "-m", "gpu", "tests"], end)
+    if "benchmarks" in asked.parts:
+        for module in BENCHMARKS:
+            complete &= _part(module, [module], end)
+    if "runs" in asked.parts:
+        complete &= _begin_runs(jobs, asked, end)
+    if asked.archive is not None:
+        for path in pack(asked.archive):
+            print(f"{path}: {path.stat().st_size / MIB:.1f} MiB", flush=True)
+    return 0 if complete else LATER
+
+
+if __name__ == "__main__":
+    sys.exit(main())
