@@ -37,9 +37,9 @@ def latent_samples(model, source: Int[Tensor, "1 source"],
 
     Errors: ConfigError for a model without latents, or counts that are too small.
     """
-    if model.decoding != "parallel":
-        raise ConfigError("an autoregressive model has no latent variables: choose ga_b, ga_l, "
-                          "fl_s, fl_b or fl_l")
+    if not model.latents:
+        raise ConfigError("this model has no latent variables: choose ga_b, ga_l, fl_s, fl_b or "
+                          "fl_l")
     if samples < 2 or refinements < 1:
         raise ConfigError(f"samples = {samples} must be 2 or more, refinements = {refinements} "
                           "1 or more")

@@ -116,9 +116,7 @@ def training_speed(config: Config, steps: int = 8) -> dict:
 
 def settings_of(run: TrainedRun) -> list[str]:
     """The decoding settings that are timed."""
-    if run.model.decoding == "stepwise":
-        return ["greedy", f"beam{run.config.evaluation.beam}"]
-    return ["k0", "k1", "k4"]
+    return run.model.timed_settings(run.config.evaluation)
 
 
 def decoding_speed(run: TrainedRun, sentences: int = 24, rounds: int = 3) -> list[dict]:

@@ -5,15 +5,16 @@ Source: Vaswani et al. (2017); sizes Tr-S, Tr-B and Tr-L of Lee et al. (2020), T
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from lib.batching import Batch
-from lib.config import Architecture, Training
+from lib.config import Architecture, Evaluation, Training
 from lib.distributions import Tokens, exact
 from lib.layers import Decoder, Embedding, Encoder, KeysValues, Memory, mask_bias, positions
 from lib.likelihood import LogProbTerms
 from lib.objectives import token_losses
+from lib.protocol import Model
 from lib.subword import BOS
 
 __all__ = ["DecoderState", "Transformer"]
@@ -49,11 +50,11 @@ class DecoderState:
         self.cache, self.spare = self.cache[:, :, rows], None
 
 
-class Transformer(nn.Module):
+class Transformer(Model):
     """Encoder and causal decoder with one embedding matrix for source, target and output."""
 
-    multiple = 1  # targets are padded to multiples of this length
     decoding = "stepwise"
+    procedures = ("greedy", "beam", "sample", "nucleus")
 
     def __init__(self, a: Architecture, vocabulary: int, dropout: float = 0.0):
         super().__init__()
@@ -62,10 +63,10 @@ class Transformer(nn.Module):
         self.encoder = Encoder(a.encoder_layers, a.d_model, a.d_filter, a.heads, dropout)
         self.decoder = Decoder(a.decoder_layers, a.d_model, a.d_filter, a.heads, dropout)
 
-    def encode(self, source: Int[Tensor, "batch source"],
-               mask: Bool[Tensor, "batch source"] | None) -> Memory:
-        """The encoded source."""
-        return self.encoder(self.embedding(source), mask)
+    @classmethod
+    def settings(cls, evaluation: Evaluation) -> list[str]:
+        """Greedy and beam search."""
+        return ["greedy", f"beam{evaluation.beam}"]
 
     def _states(self, batch: Batch) -> Float[Tensor, "batch length d_model"]:
         """Decoder states that predict each target subword from those before it."""

@@ -12,13 +12,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lib.batching import Batch
-from lib.config import Architecture, Training
+from lib.config import Architecture, Evaluation, Training
 from lib.distributions import DiagonalGaussian, Tokens, exact, gaussian_kl
 from lib.errors import ConfigError
 from lib.layers import LONGEST, Decoder, Embedding, Encoder, Memory, positions
 from lib.likelihood import LogProbTerms
 from lib.objectives import token_losses
 from lib.priors import GaussianHead, build_prior
+from lib.protocol import Model
 
 __all__ = ["LatentModel", "LengthPredictor"]
 
@@ -105,11 +106,14 @@ class LengthPredictor(nn.Module):
         return lengths.gather(1, best.indices)[:, :count], best.values[:, :count]
 
 
-class LatentModel(nn.Module):
+class LatentModel(Model):
     """Encoder, length predictor, posterior, prior and non-autoregressive decoder."""
 
     multiple = MULTIPLE
+    likelihood = "bound"
+    latents = True
     decoding = "parallel"
+    procedures = ("refine", "sample")
 
     def __init__(self, a: Architecture, vocabulary: int, dropout: float = 0.0):
         super().__init__()
@@ -125,11 +129,6 @@ class LatentModel(nn.Module):
         self.decoder = Decoder(a.decoder_layers, *sizes)
 
     # ---- the networks, each returning a distribution ----
-
-    def encode(self, source: Int[Tensor, "batch source"],
-               mask: Bool[Tensor, "batch source"] | None) -> Memory:
-        """The encoded source."""
-        return self.encoder(self.embedding(source), mask)
 
     def posterior(self, memory: Memory, target: Int[Tensor, "batch length"],
                   mask: Bool[Tensor, "batch length"] | None) -> DiagonalGaussian:
@@ -189,6 +188,27 @@ class LatentModel(nn.Module):
         else:
             q = self.posterior(memory, batch.target, batch.target_mask)
             self.prior.initialise(q.rsample(), memory, batch.target_mask)
+
+    def initialisations(self, step: int, training: Training) -> list[str]:
+        """The posterior's head before the first step, the prior when the KL enters."""
+        return ["posterior"] * (step == 1) + ["prior"] * (step == training.kl_start + 1)
+
+    # ---- the decoding settings ----
+
+    @classmethod
+    def settings(cls, evaluation: Evaluation) -> list[str]:
+        """Every number of refinement steps that is asked for."""
+        return [f"k{steps}" for steps in evaluation.refinements]
+
+    @classmethod
+    def timed_settings(cls, evaluation: Evaluation) -> list[str]:
+        """None, one and four refinement steps."""
+        return ["k0", "k1", "k4"]
+
+    @classmethod
+    def dev_setting(cls, training: Training) -> str:
+        """So many refinement steps."""
+        return f"k{training.dev_refinement}"
 
     # ---- likelihood ----
 

@@ -1,42 +1,26 @@
-"""One protocol for the three families, and the table that builds a model from its architecture."""
-
-from typing import Protocol
+"""The table of families, and the model that an architecture describes."""
 
 import torch
-from jaxtyping import Int
 from torch import Tensor, nn
 
 from lib.autoregressive import Transformer
-from lib.batching import Batch
-from lib.config import Architecture, Training
+from lib.config import Architecture
 from lib.latent import LatentModel
-from lib.likelihood import LogProbTerms
+from lib.protocol import Model
 
-__all__ = ["Model", "build", "count_parameters", "start_from"]
+__all__ = ["build", "count_parameters", "model_class", "start_from"]
 
-
-class Model(Protocol):
-    """What training, likelihood, search and evaluation may ask of a model of any family."""
-
-    multiple: int  # targets are padded with EOS to a multiple of this length
-    decoding: str  # "stepwise" (greedy, beam) or "parallel" (refinement)
-    architecture: Architecture
-
-    def loss_terms(self, batch: Batch, training: Training, kl_weight: float) -> dict[str, Tensor]:
-        """Sums over a batch, in nats: `loss` with gradient, its parts without; and `tokens`."""
-
-    def log_prob_terms(self, batch: Batch, samples: int, generator: torch.Generator | None,
-                       chunk: int) -> LogProbTerms:
-        """Log-probability terms of each sentence."""
-
-    def encode(self, source: Int[Tensor, "batch source"], mask: Tensor | None):
-        """The encoded source, where search starts."""
+FAMILIES = {"autoregressive": Transformer, "gaussian": LatentModel, "flow": LatentModel}
 
 
-def build(architecture: Architecture, vocabulary: int, dropout: float = 0.0) -> nn.Module:
+def model_class(architecture: Architecture) -> type[Model]:
+    """The class of a model, which says what can be asked of it before there are weights."""
+    return FAMILIES[architecture.family]
+
+
+def build(architecture: Architecture, vocabulary: int, dropout: float = 0.0) -> Model:
     """A freshly initialised model; draws from torch's global generator."""
-    family = Transformer if architecture.family == "autoregressive" else LatentModel
-    return family(architecture, vocabulary, dropout)
+    return model_class(architecture)(architecture, vocabulary, dropout)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -240,7 +240,8 @@ def test_audits_are_read_if_they_suffice(shipped):
 
 
 def test_exact_likelihoods_need_no_audit(isolated):
-    with pytest.raises(ConfigError, match="tr_s is exact: audit a latent model, ga_b"):
+    with pytest.raises(ConfigError, match="tr_s has no latent variables to anneal: audit a latent "
+                                          "model, ga_b"):
         audit(load_config("tr_s"))
 
 

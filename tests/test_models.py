@@ -49,18 +49,18 @@ def test_every_family_keeps_the_protocol(architecture):
     batch = batch_of(ragged(5, 9), model.multiple)
     training = load_config("ga_b").training
     losses = model.loss_terms(batch, training, 0.5)
-    parts = {"nll"} if model.decoding == "stepwise" else {"reconstruction", "kl", "length"}
+    parts = {"reconstruction", "kl", "length"} if model.latents else {"nll"}
     assert set(losses) == {"loss", "tokens"} | parts
     assert int(losses["tokens"]) == int(batch.target_tokens.sum())
     assert losses["loss"].requires_grad
     assert not any(v.requires_grad for k, v in losses.items() if k != "loss")
     terms = model.log_prob_terms(batch, 3, torch.Generator().manual_seed(0), 2)
-    samples = 1 if model.decoding == "stepwise" else 3
+    samples = 1 if model.likelihood == "exact" else 3
     for name in ("log_p_y", "log_p_z", "log_q_z"):
         assert getattr(terms, name).shape == (samples, 5), name
     assert terms.log_p_length.shape == (5,)
     assert (terms.log_p_length <= 0).all() and (terms.log_p_y < 0).all()
-    setting = {"stepwise": "greedy", "parallel": "k0"}[model.decoding]
+    setting = model.dev_setting(training)
     found = hypotheses(model, *sources_of([[3, 4], [5]]), [setting])
     assert len(found[setting]) == 2
 

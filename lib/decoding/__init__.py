@@ -34,6 +34,7 @@ __all__ = ["Procedure", "hypotheses"]
 
 NAMES = ("greedy, beam<width>, e.g. beam4, sample, nucleus<mass>, mbr<samples>-chrf, or "
          "k<refinement steps>, e.g. k1, k1-lengths5-iw10 (all in lib/decoding)")
+EXAMPLES = {"beam": "beam4", "nucleus": "nucleus0.9", "refine": "k0, k1, k4"}
 POSITIONS = 2**16  # candidates times their subwords that are decoded together
 
 _NUMBER = r"\d+(?:\.\d+)?"
@@ -142,12 +143,10 @@ class Procedure:
         Errors: ConfigError for another family's procedure, a missing or unfitting teacher, and a
         missing vocabulary.
         """
-        parallel = model.decoding == "parallel"
-        stepwise_only = self.search in ("greedy", "beam") or self.nucleus < 1
-        if stepwise_only if parallel else self.search == "refine":
-            fits = "k0, k1, k4 ..." if parallel else "greedy, beam4 ..."
+        if ("nucleus" if self.nucleus < 1 else self.search) not in model.procedures:
+            fits = ", ".join(EXAMPLES.get(kind, kind) for kind in model.procedures)
             raise ConfigError(f"decoding setting '{self}' doesn't fit this family of model; "
-                              f"use {fits}")
+                              f"use {fits} ...")
         if self.choice in risk.UTILITIES and vocabulary is None:
             raise ConfigError(f"decoding setting '{self}' compares texts: give the vocabulary")
         if self.choice == "teacher":

@@ -66,7 +66,7 @@ class GraphedDecoder:
         if graphs and not on_gpu:
             raise ConfigError(f"there are no CUDA graphs on {self.where}: leave graphs out")
         self._pool = torch.cuda.graph_pool_handle() if on_gpu and graphs is not False else None
-        self._kind = _Refined if model.decoding == "parallel" else _Greedy
+        self._kind = _Refined if model.latents else _Greedy
         self._buckets: dict[int, _Refined | _Greedy] = {}
 
     @torch.no_grad()  # not inference mode: tables made under it could never be trained with

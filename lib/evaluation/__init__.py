@@ -16,7 +16,7 @@ from lib.batching import collate, evaluation_batches, padded_length
 from lib.bleu import bleu, resample_weights, resampled_bleu, with_interval
 from lib.config import Config
 from lib.evaluation.scoring import TrainedRun, accountings, convergence, likelihoods, load_run
-from lib.models import count_parameters
+from lib.models import count_parameters, model_class
 from lib.paths import write_text
 from lib.training import run_folder
 from lib.training.validation import translate
@@ -32,9 +32,7 @@ FIGURES = 6  # significant figures kept in sentences.csv
 def decoding_settings(config: Config) -> list[str]:
     """The decoding settings that metrics.json reports for this family."""
     mbr = [mbr_setting(config)] if config.evaluation.mbr_samples else []
-    if config.architecture.family == "autoregressive":
-        return ["greedy", f"beam{config.evaluation.beam}", *mbr]
-    return [*(f"k{k}" for k in config.evaluation.refinements), *mbr]
+    return [*model_class(config.architecture).settings(config.evaluation), *mbr]
 
 
 def mbr_setting(config: Config) -> str:
@@ -47,7 +45,7 @@ def evaluate(config: Config, progress: bool = True) -> dict:
     threads = runtime.prepare()
     run = load_run(config)
     settings, references = decoding_settings(config), run.task.references("test")
-    samples = config.evaluation.samples if run.model.decoding == "parallel" else 1
+    samples = 1 if run.model.likelihood == "exact" else config.evaluation.samples
     lines = _translations(run, settings, progress)
     speed = {setting: _speed(run, setting) for setting in settings}
     sentences = likelihoods(run, run.task.test, samples, progress=progress, resumable=True)
@@ -122,7 +120,7 @@ def _diagnostics(run: TrainedRun, sentences: pd.DataFrame, references: list[str]
     `bleu_posterior` decodes z = mean of q(z|y, x) at the reference; `share_lengths_right` is how
     often the predicted padded length is the reference's.
     """
-    if run.model.decoding == "stepwise":
+    if not run.model.latents:
         return {}
     data, tokens = run.task.test, sentences["n_tokens"].sum()
     reconstruction = sentences["reconstruction"].sum() / tokens

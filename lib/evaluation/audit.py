@@ -35,6 +35,7 @@ from lib.likelihood.annealing import (
     reverse_annealing,
     tune_step_sizes,
 )
+from lib.models import model_class
 from lib.paths import write_text
 from lib.training import run_folder
 
@@ -127,9 +128,11 @@ def audit(config: Config, settings: AuditSettings | None = None, progress: bool 
     Errors: ConfigError for a model whose likelihood is exact; CheckpointError from `load_run`.
     """
     settings = settings or AuditSettings()
-    if config.architecture.family == "autoregressive":
-        raise ConfigError(f"the likelihood of {config.model} is exact: audit a latent model, "
-                          f"{', '.join(m for m in MODELS if not m.startswith('tr'))}")
+    if not model_class(config.architecture).latents:
+        latent = (m for m in MODELS
+                  if model_class(load_config(m).architecture).latents)
+        raise ConfigError(f"{config.model} has no latent variables to anneal: audit a latent "
+                          f"model, {', '.join(latent)}")
     run = load_run(config)
     if len(run.task.test) < settings.sentences:
         raise ConfigError(f"{settings.sentences} sentences, but the test set of "

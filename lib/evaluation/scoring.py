@@ -74,13 +74,13 @@ def likelihoods(run: TrainedRun, data: Tokenised, samples: int, seed: int = 0,
                 progress: bool = True, resumable: bool = False) -> pd.DataFrame:
     """Log-probability terms of every pair, in corpus order; sums over a sentence, in nats.
 
-    Autoregressive models: exact, in fp32. Latent models: the importance-weighted bound with
+    Exact likelihoods: in fp32. Others: the importance-weighted bound with
     `samples` draws from the posterior, in the run's precision, and beside it the ELBO, the released
     code's estimate, the effective sample size, the largest normalised weight, and the bound with
     1, 10, 100, ... and samples / 10 of the same draws (`iw_bound_<K>`), to see whether it has
     converged. `attrs["seconds"]` of the table: how long the scoring took, interruptions left out.
     """
-    model, exact = run.model, run.model.decoding == "stepwise"
+    model, exact = run.model, run.model.likelihood == "exact"
     samples, resumable = 1 if exact else samples, resumable and not exact
     partial = run_folder(run.config).checkpoints / "likelihood.pt"
     asked = {"samples": samples, "seed": seed, "step": run.step, "data": data.fingerprint,
@@ -154,7 +154,7 @@ def likelihood_batches(data: Tokenised, tokens: int, multiple: int) -> list[np.n
 @torch.no_grad()
 def _score(run: TrainedRun, batch: Batch, samples: int, seed: int) -> list[dict]:
     """The rows of one batch; every sentence draws from a generator of its own."""
-    model, exact = run.model, run.model.decoding == "stepwise"
+    model, exact = run.model, run.model.likelihood == "exact"
     where, generators = next(model.parameters()).device, None
     if not exact:
         generators = [torch.Generator(where).manual_seed(seed * 1_000_003 + line)

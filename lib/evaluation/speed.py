@@ -90,7 +90,7 @@ def controlled(name: str, model: nn.Module, setting: str, weights: str = "auto")
                           "beam<width> or k<steps>")
     procedure.check(model)
     frozen = freeze(model, weights)
-    steps = _keep_moving(frozen) if model.decoding == "parallel" else None
+    steps = _keep_moving(frozen) if model.latents else None
 
     def search(given: Work) -> list[list[int]]:
         return beam_search(frozen, given.source, given.mask, procedure.width, 0.0, given.length)[0]
@@ -175,8 +175,7 @@ def time_runs(configs: Sequence[Config], sentences: int = 24, size: int = 32, ro
     """`measure` of trained runs on their test set, on one thread.
 
     `sentences` lines at evenly spaced target lengths alone, then one batch of `size` lines; search
-    and length predictors decide how long the outputs are. Settings: greedy and beam search, or
-    k = 0, 1, 4.
+    and length predictors decide how long the outputs are. Settings: the model's `timed_settings`.
 
     Errors: ConfigError for counts below 1; CheckpointError for a run that isn't trained.
     """
@@ -186,10 +185,9 @@ def time_runs(configs: Sequence[Config], sentences: int = 24, size: int = 32, ro
     systems = []
     for config in configs:
         run = load_run(config)
-        stepwise = run.model.decoding == "stepwise"
-        settings = ("greedy", f"beam{config.evaluation.beam}") if stepwise else ("k0", "k1", "k4")
         systems += [free(config.model, run.model, setting, weights,
-                         config.evaluation.length_penalty) for setting in settings]
+                         config.evaluation.length_penalty)
+                    for setting in run.model.timed_settings(config.evaluation)]
     data = run.task.test
     order = np.argsort(data.target_lengths, kind="stable")
     alone = order[((np.arange(sentences) + 0.5) / sentences * len(order)).astype(int)]

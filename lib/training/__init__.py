@@ -266,9 +266,7 @@ class Trainer:
         first step, the prior when the KL enters. The first process does it; the others get its
         weights, as whenever a replica is made.
         """
-        latent = self.model.decoding == "parallel"
-        due = [which for which, when in (("posterior", 1), ("prior", self.settings.kl_start + 1))
-               if latent and self.step == when]
+        due = self.model.initialisations(self.step, self.settings)
         if self._replica is None or due:
             self._replica = None  # one at a time: the old one's hooks go with it
             if due and parallel.is_first():
@@ -277,7 +275,8 @@ class Trainer:
                 batch = self._batch(rows)
                 for which in due:
                     self.model.initialise(batch, which)
-            self._replica = parallel.replicate(self.model, unused=latent and weight == 0)
+            self._replica = parallel.replicate(self.model,
+                                               unused=self.model.latents and weight == 0)
             if due:
                 self.average.restart()
         return self._replica

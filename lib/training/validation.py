@@ -58,7 +58,7 @@ def dev_scores(model, data: Tokenised, vocabulary: Vocabulary, references: list[
             terms = model.log_prob_terms(batch, training.dev_samples, generator, chunk=4)
             bound = iw_bound(terms.log_p_y, terms.log_p_z, terms.log_q_z)
             log_prob[torch.as_tensor(rows)] = (bound + terms.log_p_length).double().cpu()
-    setting = "greedy" if model.decoding == "stepwise" else f"k{training.dev_refinement}"
+    setting = model.dev_setting(training)
     lines = translate(model, data, vocabulary, [setting], training.batch_tokens)[setting]
     count = sums.pop("tokens")
     scores = {f"dev_{name}": value / count for name, value in sums.items()}

@@ -1,0 +1,66 @@
+"""What training, likelihood, search and evaluation ask of a model: they never ask its family."""
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from lib.batching import Batch
+from lib.config import Architecture, Evaluation, Training
+from lib.layers import Memory
+from lib.likelihood import LogProbTerms
+
+__all__ = ["Model"]
+
+
+class Model(nn.Module):
+    """A distribution p(y|x) over target strings; every family is a subclass.
+
+    Subclasses have an `embedding` and an `encoder`.
+    """
+
+    multiple = 1
+    """targets are padded with EOS to a multiple of this length"""
+    likelihood = "exact"
+    """what `log_prob_terms` gives: `exact` (one sample), or a `bound` that rises with samples"""
+    latents = False
+    """whether there are a prior(), a posterior() and a decode() of continuous latent variables"""
+    decoding: str
+    """the search that fits (`lib.decoding`): stepwise | parallel"""
+    procedures: tuple[str, ...]
+    """the kinds of procedure that `lib.decoding` offers for it; `nucleus` is a kind of its own"""
+    architecture: Architecture
+
+    def loss_terms(self, batch: Batch, training: Training, kl_weight: float) -> dict[str, Tensor]:
+        """Sums over a batch, in nats: `loss` with gradient, its parts without; and `tokens`."""
+        raise NotImplementedError
+
+    def log_prob_terms(self, batch: Batch, samples: int, generator: torch.Generator | None,
+                       chunk: int) -> LogProbTerms:
+        """Log-probability terms of each sentence."""
+        raise NotImplementedError
+
+    def encode(self, source: Int[Tensor, "batch source"],
+               mask: Bool[Tensor, "batch source"] | None) -> Memory:
+        """The encoded source, where search starts."""
+        return self.encoder(self.embedding(source), mask)
+
+    def initialisations(self, step: int, training: Training) -> list[str]:
+        """What `initialise` has to do before this step (from 1), from its first batch."""
+        return []
+
+    # ---- the decoding settings, as lib.decoding names them ----
+
+    @classmethod
+    def settings(cls, evaluation: Evaluation) -> list[str]:
+        """Those that an evaluation reports, the one that gains are taken over first."""
+        raise NotImplementedError
+
+    @classmethod
+    def timed_settings(cls, evaluation: Evaluation) -> list[str]:
+        """Those whose speed is measured."""
+        return cls.settings(evaluation)
+
+    @classmethod
+    def dev_setting(cls, training: Training) -> str:
+        """The one of dev BLEU during training."""
+        return "greedy"
