@@ -14,16 +14,18 @@ PYTHON ?= python3.11 python3.12 python3 python
 # What `pip install` is given for torch. For a certain CUDA or CPU build, take the index address
 # from PyTorch's own selector: make TORCH="torch==2.13.0 --index-url ADDRESS"
 TORCH ?= $(shell grep '^torch==' constraints.txt) -c constraints.txt
+EXTRAS := test,grid
 
 PIP := $(PY) -m pip install -qq --no-input --disable-pip-version-check
-# Of pyproject.toml; a variable, as a comma would end an argument of $(call ...).
-EXTRAS := test,grid
-FITS := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
-NO_PYTHON := No Python 3.11 or 3.12 with venv found (tried: $(PYTHON)). \
-	Install one, or name it: make PYTHON=/path/to/python3.11
 
+CACHE := $(or $(DISCREPANCY_CACHE),$(CURDIR)/cache)
 # The notebooks write what they compute: under test, into a copy of the committed results.
-SCRATCH := cache/test-outputs
+SCRATCH := $(CACHE)/test-outputs
+# A container's user may have no home that can be written; Jupyter and Snakemake need one.
+ifneq ($(shell [ "$$HOME" != / ] && [ -w "$$HOME" ] && echo home),home)
+export HOME := $(CACHE)/home
+$(shell mkdir -p "$(CACHE)/home")
+endif
 
 # $(call step,message,command): says what happens, then how long it took.
 define step
@@ -34,10 +36,11 @@ endef
 # The grid: make grid DATASET=toy SCALE=smoke MODELS="tr_s ga_b" TRAIN_DATA="raw distilled" SEEDS="1 2"
 DATASET ?= toy
 SCALE ?= smoke
+export OVERRIDES  # by the environment, as it may hold quotes
 GRID = --dataset $(DATASET) --scale $(SCALE) $(if $(MODELS),--models $(MODELS)) \
 	$(if $(TRAIN_DATA),--train-data $(TRAIN_DATA)) $(if $(SEEDS),--seeds $(SEEDS)) \
 	$(if $(SEEDED),--seeded $(SEEDED)) $(if $(SEEDED_DATA),--seeded-data $(SEEDED_DATA)) \
-	$(if $(ACCOUNTINGS),--accountings $(ACCOUNTINGS)) $(if $(OVERRIDES),--overrides '$(OVERRIDES)') \
+	$(if $(ACCOUNTINGS),--accountings $(ACCOUNTINGS)) $(if $(OVERRIDES),--overrides "$$OVERRIDES") \
 	$(if $(PROCESSES),--processes $(PROCESSES)) $(if $(CORES),--cores $(CORES))
 
 # make gpu PLAN=multi30k_mini MINUTES=9 ARGS="--side-by-side 8 --archive results"
@@ -52,19 +55,13 @@ help:  ## this list
 	@printf '\nThe first one builds .venv (about two minutes and, with CUDA, a few gigabytes).\n'
 
 $(STAMP): pyproject.toml constraints.txt
-	@if ! $(PY) -c 'import pip; $(FITS)' 2>/dev/null; then \
-		for candidate in $(PYTHON); do \
-			"$$candidate" -c '$(FITS)' 2>/dev/null && break; candidate=; \
-		done; \
-		if [ -z "$$candidate" ]; then echo '$(NO_PYTHON)' >&2; exit 1; fi; \
-		printf '==> [1/3] environment in $(VENV) with %s\n' \
-			"$$("$$candidate" -c 'import sys; print("Python", sys.version.split()[0])')"; \
-		"$$candidate" -m venv --clear $(VENV); \
-	fi
-	$(call step,[2/3] installing torch (200 MB or a few gigabytes with CUDA: minutes),$(PIP) $(TORCH))
-	$(call step,[3/3] installing the rest at the versions in constraints.txt (1-2 minutes),\
-		$(PIP) -e '.[$(EXTRAS)]' -c constraints.txt)
-	@touch $@
+	@PYTHON='$(PYTHON)' TORCH='$(TORCH)' EXTRAS='$(EXTRAS)' bash scripts/environment.sh
+
+# The stamp holds the folder of the clone that it was built for: not this one where it was moved.
+ifneq ($(shell cat $(VENV)/.installed 2>/dev/null),$(CURDIR))
+$(STAMP): FORCE
+FORCE:
+endif
 
 demo: $(STAMP)  ## the whole experiment on the toy corpus: every model, tables, figures (minutes)
 	@$(PY) -m workflow.grid --seeds 1 2 3 --seeded tr_s ga_b fl_s
@@ -82,17 +79,17 @@ unit: export TQDM_DISABLE = 1
 unit: $(STAMP)  ## the tests in tests/ alone (minutes); ARGS="-k flows" picks some
 	$(call step,tests of the modules and of the repository,$(PY) -m pytest -q --durations=5 $(ARGS))
 
-nbval: export DISCREPANCY_OUTPUTS = $(CURDIR)/$(SCRATCH)
+nbval: export DISCREPANCY_OUTPUTS = $(SCRATCH)
 nbval: export OMP_NUM_THREADS = 2
 nbval: export OMP_WAIT_POLICY = PASSIVE
 nbval: export TQDM_DISABLE = 1
 nbval: $(STAMP)  ## every notebook, run and compared with its committed outputs (minutes)
-	@rm -rf $(SCRATCH) && mkdir -p $(SCRATCH) outputs
-	@cd outputs && find . -type f -size -4096k -print0 | tar -cf - --null -T - | \
-		tar -xf - -C $(CURDIR)/$(SCRATCH)
+	@rm -rf "$(SCRATCH)" && mkdir -p "$(SCRATCH)" outputs
+	@(cd outputs && find . -type f -size -4096k -print0 | tar -cf - --null -T -) | \
+		tar -xf - -C "$(SCRATCH)"
 	$(call step,notebooks at their defaults,$(PY) -m pytest -q --nbval-lax --nbval-current-env \
 		--nbval-cell-timeout=120 --durations=5 notebooks)
-	@rm -rf $(SCRATCH)
+	@rm -rf "$(SCRATCH)"
 
 gpu: $(STAMP)  ## a card for minutes: tests, benchmarks, whole runs: PLAN=multi30k_mini MINUTES=60
 	@$(PY) -m workflow.gpu --plan $(PLAN) --minutes $(MINUTES) $(ARGS)

@@ -1,0 +1,150 @@
+"""What `make` does around Python: an environment that is this clone's own, whatever its folder.
+
+A script stands for the interpreter, pip and pytest: it notes what it is asked.
+"""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lib.paths import ROOT
+
+INTERPRETER = """#!/usr/bin/env bash
+# stands for Python: makes environments that hold a copy of it, and notes its arguments
+[ "$1 $2" = "-m venv" ] && { sleep 0.5; mkdir -p .venv/bin; cp "$0" .venv/bin/python; }
+[ "$1 $2" = "-m pytest" ] && (cd "$DISCREPANCY_OUTPUTS" && find . -type f) >> "$NOTES"
+[ "$1" = -c ] || { printf '%s|' "$@"; printf 'HOME=%s\\n' "$HOME"; } >> "$NOTES"
+"""
+
+
+class Clone:
+    """What `make` needs of the repository, in a folder of its own."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        for name in ("Makefile", "pyproject.toml", "constraints.txt", "scripts/environment.sh"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+        (folder / "outputs/tables").mkdir(parents=True)
+        (folder / "outputs/tables/a b.csv").touch()
+        self.bin = folder / "bin"
+        self.bin.mkdir()
+        (self.bin / "fake").write_text(INTERPRETER)
+        (self.bin / "fake").chmod(0o755)
+
+    def start(self, *words: str, **environment: str) -> subprocess.Popen:
+        variables = {k: v for k, v in os.environ.items()
+                     if not k.startswith(("DISCREPANCY_", "MAKE", "MFLAGS"))}
+        variables |= {"PATH": f"{self.bin}:{os.environ['PATH']}",
+                      "NOTES": str(self.folder / "notes")}
+        return subprocess.Popen(["make", "PYTHON=fake", "TORCH=torch", *words], cwd=self.folder,
+                                env=variables | environment, stdin=subprocess.DEVNULL, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def make(self, *words: str, **environment: str) -> str:
+        process = self.start(*words, **environment)
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+        return said
+
+    def notes(self) -> list[str]:
+        """What the interpreters were asked since the last look."""
+        file = self.folder / "notes"
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        file.unlink(missing_ok=True)
+        return lines
+
+
+@pytest.fixture
+def clone(tmp_path):
+    return Clone(tmp_path / "über uns" / "it's here")
+
+
+def built(notes: list[str]) -> bool:
+    return any(line.startswith("-m|venv|") for line in notes)
+
+
+def test_the_environment_is_built_once(clone):
+    assert "[1/3] environment" in clone.make("lint")
+    notes = clone.notes()
+    assert built(notes) and sum("|pip|install|" in line for line in notes) == 2
+    clone.make("lint")
+    assert [line.partition("|HOME")[0] for line in clone.notes()] == ["-m|ruff|check|."]
+
+
+@pytest.mark.skipif(shutil.which("flock") is None, reason="flock isn't installed")
+def test_two_first_calls_build_one_environment(clone):
+    first, second = (clone.start("lint") for _ in range(2))
+    said = [process.communicate(timeout=60)[0] for process in (first, second)]
+    assert first.returncode == second.returncode == 0, said
+    notes = clone.notes()
+    assert sum(line.startswith("-m|venv|") for line in notes) == 1
+    assert sum("|pip|install|" in line for line in notes) == 2
+    assert sum("ruff" in line for line in notes) == 2
+    assert "built by another make: waiting" in "".join(said)
+
+
+@pytest.mark.parametrize("move", [Path.rename, shutil.copytree])
+def test_a_moved_or_copied_clone_builds_its_own(clone, tmp_path, move):
+    clone.make("lint")
+    clone.notes()
+    old, clone.folder = clone.folder, tmp_path / "elsewhere"
+    move(old, clone.folder)
+    clone.bin = clone.folder / "bin"
+    assert f".venv was built for {old}" in clone.make("lint")
+    assert built(clone.notes())
+    clone.make("lint")
+    assert not built(clone.notes())
+
+
+def test_a_link_to_another_clones_environment_is_refused(clone, tmp_path):
+    clone.make("lint")
+    other = Clone(tmp_path / "other")
+    (other.folder / ".venv").symlink_to(clone.folder / ".venv")
+    process = other.start("lint")
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode and f"link to the environment of {clone.folder}" in said
+    assert not other.notes()
+
+
+def test_new_versions_are_installed_into_the_environment_that_is_there(clone):
+    clone.make("lint")
+    clone.notes()
+    stamp = (clone.folder / ".venv/.installed").stat().st_mtime
+    os.utime(clone.folder / "constraints.txt", (stamp + 5, stamp + 5))
+    clone.make("lint")
+    notes = clone.notes()
+    assert not built(notes) and sum("|pip|install|" in line for line in notes) == 2
+
+
+def test_without_a_python_that_fits_it_says_which_it_tried(clone):
+    process = clone.start("lint", "PYTHON=no-such-python")
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode and "(tried: no-such-python)" in said
+
+
+@pytest.mark.parametrize("cache", [None, "my cache"])
+def test_the_notebooks_are_tested_on_a_copy_of_the_results(clone, cache):
+    given = {} if cache is None else {"DISCREPANCY_CACHE": str(clone.folder / cache)}
+    clone.make("nbval", **given)
+    assert "./tables/a b.csv" in clone.notes()
+    assert not (clone.folder / (cache or "cache") / "test-outputs").exists()
+    assert (clone.folder / "outputs/tables/a b.csv").exists()
+
+
+def test_overrides_keep_their_quotes(clone):
+    clone.make("lint")
+    clone.notes()
+    clone.make("grid", """OVERRIDES={start_from: 'ga_b', headline: "k4"}""")
+    [line] = clone.notes()
+    assert """|--overrides|{start_from: 'ga_b', headline: "k4"}|""" in line
+
+
+@pytest.mark.parametrize("home", ["/", "", "/no/such/folder"])
+def test_who_has_no_home_gets_one_below_the_cache(clone, home):
+    clone.make("lint", HOME=home)
+    folder = clone.folder / "cache/home"
+    assert folder.is_dir() and all(line.endswith(f"HOME={folder}") for line in clone.notes())
