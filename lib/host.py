@@ -4,8 +4,9 @@ import ctypes
 import os
 import signal
 import sys
+from pathlib import Path
 
-__all__ = ["allowed_cores", "die_with_parent"]
+__all__ = ["allowed_cores", "die_with_parent", "have_home", "home"]
 
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 PR_SET_PDEATHSIG = 1
@@ -14,6 +15,25 @@ PR_SET_PDEATHSIG = 1
 def allowed_cores() -> int:
     """Cores that this process may use, which may be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def home() -> Path | None:
+    """The user's folder; None where `$HOME` and the user list give none (`/` is nobody's)."""
+    try:
+        folder = Path.home()
+    except RuntimeError:
+        return None
+    return folder if folder.is_absolute() and folder != folder.parent else None
+
+
+def have_home(spare: Path) -> None:
+    """Make `spare` this process's home where its user has none, or can't write in it.
+
+    As in a container; Jupyter, Snakemake and matplotlib keep files there.
+    """
+    if home() is None or not os.access(home(), os.W_OK):
+        spare.mkdir(parents=True, exist_ok=True)
+        os.environ["HOME"] = str(spare)
 
 
 def die_with_parent(how: signal.Signals = signal.SIGTERM) -> None:

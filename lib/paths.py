@@ -4,9 +4,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from lib.errors import ConfigError
+
 __all__ = [
     "NOTEBOOKS", "PARAMS", "ROOT", "DistilledFolder", "RunFolder", "cache_root", "data_root",
-    "outputs_root", "write_bytes", "write_text",
+    "outputs_root", "writable", "write_bytes", "write_text",
 ]
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,6 +36,25 @@ def outputs_root() -> Path:
     return _root("DISCREPANCY_OUTPUTS", "outputs")
 
 
+def writable(folder: Path) -> Path:
+    """The folder, made where there is none.
+
+    Errors: ConfigError, with the variable that names another, where nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        refused = "" if os.access(folder, os.W_OK) else "it is read-only"
+    except OSError as error:
+        refused = error.strerror
+    if refused:
+        variable = next((name for name, root in (("DISCREPANCY_CACHE", cache_root()),
+                                                 ("DISCREPANCY_DATA", data_root()))
+                         if folder.is_relative_to(root)), "DISCREPANCY_OUTPUTS")
+        raise ConfigError(f"nothing can be written in {folder} ({refused}): set {variable} to "
+                          "another folder")
+    return folder
+
+
 def write_text(path: Path, text: str) -> None:
     """`write_bytes` of text: UTF-8, lines as they are."""
     write_bytes(path, text.encode("utf-8"))
@@ -41,8 +62,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace a file in one move, its folder made where there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = writable(path.parent) / f"{path.name}.{os.getpid()}.tmp"
     temporary.write_bytes(content)
     os.replace(temporary, path)
 

@@ -88,7 +88,11 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit that is checked out, `unknown` outside git."""
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True,
-                          stdin=subprocess.DEVNULL, check=False)
-    return done.stdout.strip() or "unknown"
+    """The commit that is checked out, `unknown` outside git and where there is no git."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "--show-toplevel", "HEAD"], cwd=ROOT,
+                              capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    except OSError:
+        return "unknown"
+    top, _, head = done.stdout.partition("\n")  # top: of an unpacked archive, not another's
+    return head.strip() if top == str(ROOT) and not done.returncode else "unknown"

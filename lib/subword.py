@@ -11,8 +11,10 @@ vocabulary of whole words (`subword: word`, for the synthetic corpus) knows the 
 words only; all others encode as `UNK`.
 """
 
+import contextlib
 import hashlib
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -179,15 +181,15 @@ def train(dataset, scale: str, pairs) -> Vocabulary:
     settings = [dataset.subword, str(size), sentencepiece.__version__]
     digest = text_hash(settings, pairs.source, pairs.target)[:16]
     path = cache_root() / "vocabularies" / f"{dataset.name}-{scale}-{digest}.model"
-    if path.exists():
-        try:
-            return Vocabulary.load(path)
-        except DataError:
-            pass  # damaged: trained again below, to the same bytes
+    with contextlib.suppress(DataError, OSError):  # else trained again below, to the same bytes
+        return Vocabulary.load(path)
     try:
         vocabulary = Vocabulary(_fit(_spaced(pairs), size, dataset.subword))
     except RuntimeError as error:
         raise ConfigError(f"vocabulary {scale} of {dataset.name}: no vocabulary of {size} can be "
                           f"trained on this text: {str(error).splitlines()[0]}") from error
-    vocabulary.save(path)
+    try:
+        vocabulary.save(path)
+    except OSError as error:  # costs time at the next start, nothing else
+        warnings.warn(f"can't keep the vocabulary in {path}: {error}", stacklevel=2)
     return vocabulary

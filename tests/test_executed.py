@@ -1,9 +1,11 @@
 """What executed notebooks are cleaned of, and the error that one holds."""
 
+import os
 import tempfile
 from pathlib import Path
 
 import nbformat
+import pytest
 
 from lib.paths import ROOT
 from workflow.grid import executed
@@ -15,6 +17,25 @@ def test_scrub_removes_the_machines_paths_wherever_they_are(monkeypatch):
     here = {"text": [f"{root}/lib/x.py", f"in {tempfile.gettempdir()}/ipykernel_12/345.py"], "n": 1}
     assert executed.scrub(here) == {"text": ["./lib/x.py", "in <cell>"], "n": 1}
     assert executed.scrub(f"{root}-other/x") == f"{root}-other/x"
+
+
+@pytest.mark.parametrize("home", ["/", "", "relative", None])
+def test_a_home_that_is_nobodys_leaves_the_text_alone(home, monkeypatch):
+    if home is None:
+        monkeypatch.delenv("HOME")
+        monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # a user of no list
+    else:
+        monkeypatch.setenv("HOME", home)
+    monkeypatch.setattr(executed.tempfile, "gettempdir", lambda: "/")  # in a container of no /tmp
+    text = "22 / 0 / 20 pairs<br/> http://a.b relative"
+    assert executed.scrub(text) == text
+
+
+def test_only_whole_paths_are_replaced(monkeypatch):
+    monkeypatch.setenv("HOME", "/someone")
+    same = "/srv/someone/x http://a.b/someone/x ../someone"
+    assert executed.scrub(same) == same
+    assert executed.scrub("at /someone/x, \x1b[32m/someone/y") == "at ~/x, \x1b[32m~/y"
 
 
 def test_clean_keeps_outputs_and_tags_and_drops_the_run():

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from lib import host
 from lib.host import allowed_cores
 
 PARENT = """
@@ -53,3 +54,17 @@ def test_cores_are_those_that_the_process_was_given():
     finally:
         os.sched_setaffinity(0, before)
     assert allowed_cores() == len(before)
+
+
+def test_a_home_that_can_be_written_stays(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    host.have_home(tmp_path / "spare")
+    assert os.environ["HOME"] == str(tmp_path) and not (tmp_path / "spare").exists()
+
+
+@pytest.mark.parametrize("home", ["/", "", "/no/such/folder"])
+def test_who_has_no_home_gets_one(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", home)
+    host.have_home(tmp_path / "spare")
+    assert os.environ["HOME"] == str(tmp_path / "spare") and (tmp_path / "spare").is_dir()
+    assert host.home() == tmp_path / "spare"

@@ -3,6 +3,8 @@
 import contextlib
 import os
 import re
+import shutil
+import subprocess
 
 import pytest
 import torch
@@ -86,6 +88,23 @@ def test_seeds_are_of_all_their_numbers():
 def test_versions_and_commit_are_text():
     assert runtime.versions()["torch"] == torch.__version__
     assert re.fullmatch(r"[0-9a-f]{40}|unknown", runtime.commit())
+
+
+def test_without_git_the_commit_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert runtime.commit() == "unknown"
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git isn't installed")
+def test_an_unpacked_archive_has_not_the_commit_of_the_repository_around_it(tmp_path, monkeypatch):
+    as_someone = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "x"]):
+        subprocess.run([*as_someone, *words], cwd=tmp_path, check=True)
+    monkeypatch.setattr(runtime, "ROOT", tmp_path.resolve())
+    assert re.fullmatch("[0-9a-f]{40}", runtime.commit())
+    (tmp_path / "archive").mkdir()
+    monkeypatch.setattr(runtime, "ROOT", tmp_path.resolve() / "archive")
+    assert runtime.commit() == "unknown"
 
 
 def test_device_is_one_that_works():

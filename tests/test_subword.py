@@ -1,5 +1,6 @@
 """Subwords: text survives encoding and decoding, the same text gives the same bytes."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -101,6 +102,15 @@ def test_a_damaged_cache_file_is_made_again(pairs, cache):
     path.write_bytes(first.model[:1000])
     assert train(dataset(), "smoke", pairs).fingerprint == first.fingerprint
     assert path.read_bytes() == first.model
+
+
+def test_a_cache_that_cannot_be_written_costs_time_alone(pairs, cache):
+    first = train(dataset(), "smoke", pairs)
+    shutil.rmtree(cache)
+    cache.write_text("a file where the folder should be")
+    with pytest.warns(UserWarning, match="can't keep the vocabulary in .*cache"):
+        again = train(dataset(), "smoke", pairs)
+    assert again.fingerprint == first.fingerprint
 
 
 def test_save_and_load(pairs, tmp_path):

@@ -3,10 +3,10 @@
 import re
 import sys
 import tempfile
-from pathlib import Path
 
 import nbformat
 
+from lib.host import home
 from lib.paths import ROOT
 
 __all__ = ["clean", "error_line", "scrub"]
@@ -15,6 +15,8 @@ KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": 
 KEPT_CELL_METADATA = {"tags", "collapsed", "jupyter", "editable"}
 
 # What the machine writes into a text: the folders, and the file names of a kernel's cells.
+# A path starts after a colour of a traceback, or after what no path goes on from.
+START = r"(\x1b\[[\d;]*m|(?<![\w.~-]))"
 CELL_FILE = re.compile(re.escape(tempfile.gettempdir()) + r"/ipykernel_\d+/\d+\.py")
 
 
@@ -22,10 +24,11 @@ def scrub(value):
     """`value` (text, or lists and dictionaries of it) without this machine's paths."""
     if isinstance(value, str):
         places = {str(ROOT): ".", sys.prefix: ".venv", tempfile.gettempdir(): "TMP",
-                  str(Path.home()): "~"}
+                  str(home() or ""): "~"}
         value = CELL_FILE.sub("<cell>", value)
         for place, name in sorted(places.items(), key=lambda item: -len(item[0])):
-            value = re.sub(re.escape(place) + r"(?![\w-])", name, value)
+            if len(place) > 1:  # not the root of all
+                value = re.sub(START + re.escape(place) + r"(?![\w-])", rf"\g<1>{name}", value)
         return value
     if isinstance(value, list):
         return [scrub(item) for item in value]
