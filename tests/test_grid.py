@@ -5,10 +5,13 @@ tiny, once without a break and once killed in each kind of step.
 """
 
 import gzip
+import importlib
+import itertools
 import json
 import logging
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -24,6 +27,7 @@ import yaml
 from lib.config import load_config
 from lib.paths import NOTEBOOKS, ROOT, RunFolder
 from workflow import grid
+from workflow.grid import workflow
 from workflow.grid.workflow import Grid
 
 pytest.importorskip("snakemake")
@@ -66,13 +70,15 @@ def test_every_line_on_a_notebook_gives_papermill_two_paths_and_known_parameters
     lines = re.findall(r"^Shell command: (papermill .*)$", dry, flags=re.MULTILINE)
     assert len(lines) > 30
     for line in lines:
-        _, notebook, executed, *rest = line.split()
+        _, notebook, executed, *rest = shlex.split(line)
         source = json.loads((ROOT / notebook).read_text(encoding="utf-8"))
         cell = next("".join(c["source"]) for c in source["cells"]
                     if "parameters" in c["metadata"].get("tags", []))
         assert executed.endswith(".ipynb") and executed != notebook
-        for name in re.findall(r"-p (\w+)|\"(\w+)\": ", " ".join(rest)):
-            name = "".join(name)
+        given = [name for flag, word in itertools.pairwise(rest) if flag in ("-p", "-y")
+                 for name in ([word] if flag == "-p" else yaml.safe_load(word))]
+        assert given
+        for name in given:
             assert re.search(rf"^{name} = ", cell, flags=re.MULTILINE), (notebook, name)
 
 
@@ -82,6 +88,23 @@ def test_profiles_keep_what_a_killed_workflow_needs(path):
     profile = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert profile["rerun-incomplete"] is True
     assert "code" not in profile["rerun-triggers"]
+
+
+def test_numbers_in_overrides_reach_the_lines_by_snakemakes_own_command(isolated):
+    lines = snakemake("-n", "-p", "--cores", "2", "--config", "models=ga_b", "train_data=raw",
+                      "overrides={steps: 20, refinements: [0, 4], prior_keeps_pace: true}")
+    for notebook in ("02_train", "03_eval"):
+        assert re.search(rf"papermill notebooks/{notebook}.ipynb .* -y '{{overrides: {{steps: 20, "
+                         r"refinements: \[0, 4\], prior_keeps_pace: true}}'", lines)
+
+
+def test_the_former_name_still_leads_here():
+    alias = importlib.import_module("lib.grid")
+    assert alias.main is grid.main
+    assert importlib.import_module("lib.grid.executed").scrub("x") == "x"
+    done = subprocess.run([sys.executable, "-m", "lib.grid", "--models", "gab"], cwd=ROOT,
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "did you mean ga_b?" in done.stderr
 
 
 def test_all_settings_reach_snakemake():
@@ -141,6 +164,21 @@ def test_only_one_call_at_a_time_works_on_a_grid(isolated, capsys):
     with grid._alone(Grid()):
         assert grid.main(["--cores", "1"]) == 1
     assert "is being run already" in capsys.readouterr().err
+
+
+def test_what_cannot_be_written_is_named_before_anything_starts(isolated, monkeypatch, capsys):
+    for name in ("OUTPUTS", "CACHE"):
+        with monkeypatch.context() as patched:
+            patched.setenv(f"DISCREPANCY_{name}", "/dev/null/x")
+            assert grid.main([]) == 1
+        assert f"set DISCREPANCY_{name} to another folder" in capsys.readouterr().err
+
+
+def test_lines_of_a_read_only_clone_run_below_the_cache(isolated, monkeypatch):
+    monkeypatch.setattr(workflow.os, "access", lambda path, mode: path != ROOT)
+    words = grid.words(Grid(), 1)
+    assert words[words.index("--directory") + 1] == str(isolated / "cache/grid/snakemake")
+    assert Grid.notebook("08_speed") == str(NOTEBOOKS / "08_speed.ipynb")
 
 
 def test_fresh_forgets_what_it_would_go_on_from(isolated, monkeypatch, capsys):
@@ -272,7 +310,7 @@ def same(ours, theirs) -> bool:
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 @pytest.mark.skipif(not (NOTEBOOKS / "09_distillation.ipynb").exists(), reason="no distillation")
 def test_a_workflow_killed_in_every_kind_of_step_gives_the_files_of_one_that_was_not(tmp_path):
-    whole, broken = Workflow(tmp_path / "whole"), Workflow(tmp_path / "broken")
+    whole, broken = Workflow(tmp_path / "whole"), Workflow(tmp_path / "it's über uns")
     at_once = whole.start()
     last = broken.run / "raw/s1/checkpoints/last.pt"
     shards = broken.outputs / "distilled/toy/smoke/tr_s_s1/shards"

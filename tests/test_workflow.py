@@ -1,6 +1,10 @@
 """Which runs a grid has and what they wait for; no line is run here."""
 
+import json
+import shlex
+
 import pytest
+import yaml
 
 from lib.config import MODELS, load_config
 from lib.errors import ConfigError
@@ -35,13 +39,36 @@ def test_settings_come_as_snakemake_gives_them():
                     "overrides": {"samples": 3}})
     assert grid.runs == [RunFolder("toy", "mini", model, "raw", 2) for model in ("tr_s", "ga_b")]
     assert grid.config(grid.runs[1]).evaluation.samples == 3
-    assert grid.options == """-y 'overrides: {"samples": 3}'"""
+    assert grid.options == "-y '{overrides: {samples: 3}}'"
+
+
+OVERRIDES = {"steps": 20, "learning_rate": 1e-5, "refinements": [0, 4], "prior_keeps_pace": True,
+             "start_from": "", "headline": "k4", "average": 0.0}
+
+
+@pytest.mark.parametrize("given", [
+    OVERRIDES, json.dumps(OVERRIDES),
+    "{steps: 20, learning_rate: 1.0e-5, refinements: [0, 4], prior_keeps_pace: true, "
+    "start_from: '', headline: k4, average: 0.0}",
+    {"steps": "20", "learning_rate": "1e-05", "refinements": ["0", "4"],  # by Snakemake's --config
+     "prior_keeps_pace": "true", "start_from": "", "headline": "k4", "average": "0.0"},
+])
+def test_overrides_reach_the_notebooks_in_their_types(given):
+    grid = Grid.of({"models": "ga_b", "overrides": given})
+    flag, text = shlex.split(grid.options)
+    assert flag == "-y" and yaml.safe_load(text) == {"overrides": OVERRIDES}
+    assert repr(grid.overrides) == repr(OVERRIDES)  # 0.0 is no False
+
+
+def test_overrides_survive_the_shell():
+    quoted = Grid(overrides={"start_from": "it's $HOME"}).options
+    assert yaml.safe_load(shlex.split(quoted)[1])["overrides"]["start_from"] == "it's $HOME"
 
 
 def test_many_processes_share_the_trainings_alone():
     grid = Grid.of({"scale": "paper", "processes": "4", "overrides": {"samples": 3}})
-    assert grid.train_options == """-y 'overrides: {"samples": 3}' -p processes 4"""
-    assert grid.options == """-y 'overrides: {"samples": 3}'"""
+    assert grid.train_options == "-y '{overrides: {samples: 3}}' -p processes 4"
+    assert grid.options == "-y '{overrides: {samples: 3}}'"
     assert Grid().train_options == ""
     assert grid.settings(grid.runs[0], "training") == Grid(scale="paper").settings(
         grid.runs[0], "training"), "the same losses, so the same run"
@@ -53,11 +80,22 @@ def test_many_processes_share_the_trainings_alone():
     ({"processes": 0}, "processes is 0"), ({"processes": "two"}, "processes: 'two'"),
     ({"models": "tr_s gab"}, "did you mean ga_b"), ({"model": "tr_s"}, "did you mean models"),
     ({"dataset": "tory"}, "did you mean toy"), ({"seeds": []}, "seeds is empty"),
-    ({"overrides": {"step": 3}}, "did you mean steps"), ({"seeds": "one"}, "whole number"),
+    ({"overrides": {"step": 3}}, "did you mean steps"),
+    ({"overrides": "{steps: 20"}, r"overrides: '\{steps: 20' is not valid YAML"),
+    ({"overrides": "steps=20"}, r"must hold names and values, as in '\{samples: 200\}'"),
+    ({"overrides": 3}, "must hold names and values"), ({"overrides": {3: 4}}, "parameter '3'"),
+    ({"overrides": {"steps": "many"}}, "steps = 'many' must be of type int"),
+    ({"seeds": "one"}, "whole number"),
 ])
 def test_what_cannot_be_run_is_refused_before_anything_starts(values, message):
     with pytest.raises(ConfigError, match=message):
         Grid.of(values)
+
+
+def test_braces_in_a_folder_are_refused(monkeypatch):
+    monkeypatch.setenv("DISCREPANCY_OUTPUTS", "/srv/{me}")
+    with pytest.raises(ConfigError, match=r"/srv/\{me\}: Snakemake takes braces .* wildcards"):
+        Grid.of({})
 
 
 def test_a_run_waits_for_the_model_that_it_starts_from_and_for_its_text():

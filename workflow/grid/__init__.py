@@ -19,14 +19,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
 from tqdm import tqdm
 
 from lib.config import MODELS
 from lib.errors import ConfigError, ReproError
-from lib.host import allowed_cores
-from lib.paths import ROOT, RunFolder, cache_root, outputs_root
-from workflow.grid.workflow import Grid, shown
+from lib.host import allowed_cores, have_home
+from lib.paths import ROOT, RunFolder, cache_root, outputs_root, writable
+from workflow.grid.workflow import Grid, place, shown
 
 __all__ = ["main", "words"]
 
@@ -160,7 +159,7 @@ def words(grid: Grid, cores: int) -> list[str]:
                 "accountings": " ".join(grid.accountings),
                 "overrides": json.dumps(grid.overrides), "processes": str(grid.processes)}
     # --nolock: our own lock, which a killed workflow doesn't leave behind, stands in its place
-    return ["--snakefile", str(SNAKEFILE), "--directory", str(ROOT), "--cores", str(cores),
+    return ["--snakefile", str(SNAKEFILE), "--directory", str(place()), "--cores", str(cores),
             "--nolock", "--quiet", "all", "--config",
             *(f"{name}={value}" for name, value in settings.items() if value and value != "{}")]
 
@@ -168,8 +167,7 @@ def words(grid: Grid, cores: int) -> list[str]:
 @contextlib.contextmanager
 def _alone(grid: Grid) -> Iterator[None]:
     """Hold the grid's lock, which the system lets go of however this process ends."""
-    path = cache_root() / "grid" / f"{grid.dataset}-{grid.scale}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = writable(cache_root() / "grid") / f"{grid.dataset}-{grid.scale}.lock"
     with open(path, "w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -186,7 +184,7 @@ def _forget(grid: Grid) -> None:
     if "distilled" in grid.train_data:
         shutil.rmtree(grid.distilled.shards, ignore_errors=True)
         grid.distilled_text.unlink(missing_ok=True)
-    shutil.rmtree(ROOT / grid.shared(""), ignore_errors=True)
+    shutil.rmtree(place() / grid.shared(""), ignore_errors=True)
 
 
 def _run(grid: Grid, cores: int) -> int:
@@ -215,7 +213,7 @@ def _run(grid: Grid, cores: int) -> int:
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("python -m workflow.grid", description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", default="toy")
     parser.add_argument("--scale", default="smoke")
     parser.add_argument("--models", nargs="+", default=list(MODELS))
@@ -227,7 +225,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
                         help="training data on which they do (default: all)")
     parser.add_argument("--accountings", nargs="+", default=["strict"],
                         help="of log-likelihood, a table and a figure each")
-    parser.add_argument("--overrides", type=yaml.safe_load, default={},
+    parser.add_argument("--overrides", default={},
                         help="settings of params/ for training and evaluation: '{samples: 200}'")
     parser.add_argument("--processes", type=int, default=1,
                         help="that share each training, one a GPU or some of the cores each")
@@ -251,7 +249,9 @@ def main(arguments: list[str] | None = None) -> int:
                               "-c constraints.txt")
         print(f"The grid on {grid.dataset} at scale {grid.scale}: {len(grid.runs)} runs. Stop it "
               "whenever you like; the same command goes on.", flush=True)
+        writable(outputs_root())
         with _alone(grid):
+            have_home(cache_root() / "home")
             if fresh:
                 _forget(grid)
             code = _run(grid, cores)

@@ -24,6 +24,8 @@ __all__ = ["main", "run_line"]
 POLL = 0.2  # seconds between two looks at the starter
 GRACE = 5.0  # seconds that a process has to end by itself
 SHOWN = 15  # last lines of a failed line's output
+# By this Python's modules: PATH may lead elsewhere, and a moved environment's scripts do.
+COMMANDS = {"python": (sys.executable,), "papermill": (sys.executable, "-m", "papermill")}
 
 
 def run_line(words: list[str], starter: int) -> tuple[int, str]:
@@ -32,9 +34,10 @@ def run_line(words: list[str], starter: int) -> tuple[int, str]:
     `starter`: the process whose end ends this one; as a rule `os.getppid()`. A line in Python
     doesn't hold its output back, so that its traceback comes last.
     """
+    command = [*COMMANDS.get(words[0], words[:1]), *words[1:]]
     with tempfile.TemporaryFile() as said:
         try:
-            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=said,
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said,
                                        stderr=subprocess.STDOUT, start_new_session=True,
                                        preexec_fn=die_with_parent,
                                        env=os.environ | {"PYTHONUNBUFFERED": "1"})

@@ -8,23 +8,36 @@ makes everything itself. Deleting a run's checkpoints folder takes its stamps al
 import hashlib
 import itertools
 import json
+import math
+import os
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import yaml
 
 from lib.config import MODELS, Config, build, load_config
 from lib.errors import ConfigError
 from lib.paths import NOTEBOOKS, ROOT, DistilledFolder, RunFolder, cache_root, outputs_root
 
-__all__ = ["SMALL", "Grid", "shown"]
+__all__ = ["SMALL", "Grid", "place", "shown"]
 
 SMALL = ("tr_s", "ga_b", "fl_s")  # the smallest model of each family
 LATENT = ("ga_b", "fl_b")  # the default of 04_latent_space
 TEACHER_SEED = 1  # as lib.task has it, which imports torch
 
 
+def place() -> Path:
+    """The folder that the lines run in, where Snakemake keeps its notes.
+
+    The repository's root; below the cache where the root is read-only.
+    """
+    return ROOT if os.access(ROOT, os.W_OK) else cache_root() / "grid" / "snakemake"
+
+
 def shown(path: Path) -> str:
-    """The path as a line of the workflow gives it: from the repository's root where it is below."""
-    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+    """The path as a line of the workflow gives it: from its folder where it is below."""
+    return str(path.relative_to(place()) if path.is_relative_to(place()) else path)
 
 
 @dataclass(frozen=True)
@@ -46,10 +59,12 @@ class Grid:
     def of(cls, values: dict) -> "Grid":
         """The grid that Snakemake's `--config` or our own command line describes.
 
-        Lists may be texts, "tr_s ga_b". Errors: ConfigError for an unknown name (with the nearest
-        right one), type or value.
+        Lists may be texts, "tr_s ga_b"; the overrides may be YAML or JSON. Errors: ConfigError for
+        an unknown name (with the nearest right one), type or value.
         """
         values = dict(values)
+        if values.get("overrides") is not None:
+            values["overrides"] = _overrides(values["overrides"])
         for name in ("models", "train_data", "seeds", "seeded", "seeded_data", "accountings"):
             if isinstance(values.get(name), str):
                 values[name] = values[name].split()
@@ -59,6 +74,10 @@ class Grid:
             values["seeds"] = [_whole(seed, "seeds") for seed in values["seeds"]]
         if values.get("processes") is not None:
             values["processes"] = _whole(values["processes"], "processes")
+        for root in (outputs_root(), cache_root()):
+            if set("{}") & set(shown(root)):
+                raise ConfigError(f"grid: {root}: Snakemake takes braces in a path for wildcards, "
+                                  "so neither the outputs nor the cache may lie there")
         grid = build(cls, {name: value for name, value in values.items() if value is not None},
                      "grid")
         for name in ("models", "train_data", "seeds", "accountings"):
@@ -164,13 +183,12 @@ class Grid:
 
     def study_options(self, wildcards) -> str:
         """The parameters of the study that a rule's wildcard names, as words of its line."""
-        parameters = self.studies()[wildcards.study]
-        return f"-y '{json.dumps(parameters)}'" if parameters else ""
+        return _as_option(self.studies()[wildcards.study])
 
     @property
     def options(self) -> str:
         """The overrides as words of a papermill line."""
-        return f"-y 'overrides: {json.dumps(self.overrides)}'" if self.overrides else ""
+        return _as_option({"overrides": self.overrides}) if self.overrides else ""
 
     @property
     def train_options(self) -> str:
@@ -194,6 +212,42 @@ class Grid:
     def table(self, name: str) -> str:
         """A file in the folder of tables."""
         return shown(outputs_root() / "tables" / name)
+
+
+def _as_option(parameters: dict) -> str:
+    """A notebook's parameters as words of a papermill line."""
+    # as YAML, which papermill reads: JSON's 1e-05 is a text there
+    text = yaml.safe_dump(parameters, default_flow_style=True, width=math.inf, sort_keys=False)
+    return f"-y {shlex.quote(text.strip())}" if parameters else ""
+
+
+def _overrides(given: object) -> dict:
+    """The overrides in their types, of YAML's text or of Snakemake, which has texts for numbers."""
+    try:
+        read = yaml.safe_load(given) if isinstance(given, str) else given
+    except yaml.YAMLError as error:
+        raise ConfigError(f"grid: overrides: {given!r} is not valid YAML: "
+                          f"{' '.join(str(error).split())}") from None
+    if read is not None and not isinstance(read, dict):
+        raise ConfigError(f"grid: overrides: {given!r} must hold names and values, as in "
+                          "'{samples: 200}'")
+    return _typed(read or {})
+
+
+def _typed(value):
+    """`value` with numbers and booleans for the texts that stand for them."""
+    if isinstance(value, dict):
+        return {str(key): _typed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_typed(item) for item in value]
+    if isinstance(value, str):
+        for kind in (int, float):
+            try:
+                return kind(value)
+            except ValueError:
+                continue
+        return {"true": True, "false": False}.get(value.lower(), value)
+    return value
 
 
 def _whole(text: str | int, name: str) -> int:
