@@ -13,7 +13,7 @@ from lib.config import Architecture, Evaluation, Training
 from lib.distributions import Tokens, exact
 from lib.layers import Decoder, Embedding, Encoder, KeysValues, Memory, mask_bias, positions
 from lib.likelihood import LogProbTerms
-from lib.objectives import token_losses
+from lib.objectives import target_losses
 from lib.protocol import Model
 from lib.subword import BOS
 
@@ -74,13 +74,11 @@ class Transformer(Model):
         memory = self.encode(batch.source, batch.source_mask)
         return self.decoder(self.embedding(previous), memory, causal=True)
 
-    def loss_terms(self, batch: Batch, training: Training, kl_weight: float) -> dict[str, Tensor]:
+    def loss_terms(self, batch: Batch, training: Training,
+                   kl_weight: float | Tensor) -> dict[str, Tensor]:
         """Sums over the batch, in nats: `loss` (with gradient, smoothed), `nll`; and `tokens`."""
-        states, target = self._states(batch).flatten(0, 1), batch.target.flatten()
-        if batch.target_mask is not None:
-            real = batch.target_mask.flatten()
-            states, target = states[real], target[real]
-        loss, nll = token_losses(states, self.embedding.weight, target, training.label_smoothing)
+        loss, nll = target_losses(self._states(batch), self.embedding.weight, batch,
+                                  training.label_smoothing)
         return {"loss": loss, "nll": nll, "tokens": batch.target_tokens.sum()}
 
     def log_prob_terms(self, batch: Batch, samples: int = 1, generator=None,

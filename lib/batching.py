@@ -18,8 +18,8 @@ from lib.paths import cache_root
 from lib.subword import EOS, PAD, text_hash
 
 __all__ = [
-    "Batch", "Tokenised", "collate", "evaluation_batches", "padded_length", "tokenise",
-    "training_batches",
+    "Batch", "Tokenised", "collate", "collate_fixed", "evaluation_batches", "fixed_batches",
+    "padded_length", "tokenise", "training_batches",
 ]
 
 CHUNK = 100_000  # lines encoded at once: bounds the memory that Python integers take
@@ -44,7 +44,11 @@ class Batch:
     target_tokens: Int64[Tensor, " batch"]
     """Subwords of the target and one EOS: the EOS padding isn't counted."""
     index: Int64[Tensor, " batch"]
-    """Line numbers in the corpus, from 0."""
+    """Line numbers in the corpus, from 0; -1 in a filler row."""
+    fixed: bool = False
+    """Whether its shape is one of few (`collate_fixed`), and nothing may take a shape from values.
+    Filler rows then follow the real ones: a source of one EOS, a target of nothing but PAD, no
+    target tokens."""
 
     def __len__(self) -> int:
         return self.index.shape[0]
@@ -53,7 +57,7 @@ class Batch:
         """The same batch on `device`."""
         return replace(self, **{
             name: value.to(device, non_blocking=True)
-            for name, value in vars(self).items() if value is not None
+            for name, value in vars(self).items() if isinstance(value, Tensor)
         })
 
 
@@ -224,13 +228,9 @@ def training_batches(data: Tokenised, tokens: int, multiple: int, seed: int,
     """
     rng = np.random.default_rng([seed, epoch])
     shuffled = rng.permutation(len(data))
-    source = data.source_lengths[shuffled] + 1
-    target = padded_length(data.target_lengths[shuffled], multiple)
+    source, target = _lengths(data, shuffled, multiple)
     width = np.maximum(source, target)
-    if width.max() > tokens:
-        line = data.lines[shuffled[width.argmax()]]
-        raise ConfigError(f"tokens = {tokens} can't hold line {line + 1} of the training set, which"
-                          f" takes {width.max()} positions: raise tokens or lower max_tokens")
+    _check_widths(data, shuffled, width, tokens)
     # Stable sorts of a permutation: which of the equally long sentences meet is left to chance.
     if multiple > 1:
         order, bucket = np.lexsort((-source, target)), target
@@ -238,6 +238,46 @@ def training_batches(data: Tokenised, tokens: int, multiple: int, seed: int,
         order, bucket = np.lexsort((-(source + target), -width)), np.zeros_like(width)
     groups = _cut(shuffled[order], width[order], bucket[order], tokens)
     return [groups[place] for place in rng.permutation(len(groups))]
+
+
+def fixed_batches(data: Tokenised, tokens: int, multiple: int, seed: int,
+                  epoch: int) -> list[np.ndarray]:
+    """Groups of rows for one epoch, as `training_batches`, for `collate_fixed`.
+
+    Sentences of similar width meet, so that there are few shapes: the wider side rounded up to a
+    multiple of 4, beyond 32 of 8, times as many rows as `tokens` holds. All groups but the last one
+    are full.
+
+    Raises:
+        ConfigError: a pair is wider than `tokens`.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    shuffled = rng.permutation(len(data))
+    source, target = _lengths(data, shuffled, multiple)
+    width = np.maximum(source, target)
+    rounded = _rounded(width)
+    _check_widths(data, shuffled, rounded, tokens)
+    order = np.lexsort((-(source + target), -width))
+    groups = _cut(shuffled[order], rounded[order], np.zeros_like(order), tokens)
+    return [groups[place] for place in rng.permutation(len(groups))]
+
+
+def _lengths(data: Tokenised, rows: np.ndarray, multiple: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions that the rows' sources and targets take."""
+    return data.source_lengths[rows] + 1, padded_length(data.target_lengths[rows], multiple)
+
+
+def _rounded(width):
+    """The width of a batch of fixed shape that holds `width` positions."""
+    step = np.where(width > 32, 8, 4)
+    return -(-width // step) * step
+
+
+def _check_widths(data: Tokenised, rows: np.ndarray, width: np.ndarray, tokens: int) -> None:
+    if width.max() > tokens:
+        line = data.lines[rows[width.argmax()]]
+        raise ConfigError(f"tokens = {tokens} can't hold line {line + 1} of the training set, which"
+                          f" takes {width.max()} positions: raise tokens or lower max_tokens")
 
 
 def evaluation_batches(data: Tokenised, tokens: int, multiple: int) -> list[np.ndarray]:
@@ -273,3 +313,31 @@ def collate(data: Tokenised, rows: np.ndarray, multiple: int) -> Batch:
     target, target_mask, lengths = _pad(data.target_ids, data.target_offsets, rows, multiple)
     return Batch(source, source_mask, target, target_mask, torch.from_numpy(lengths + 1),
                  torch.from_numpy(data.lines[rows]))
+
+
+def collate_fixed(data: Tokenised, rows: np.ndarray, multiple: int, tokens: int,
+                  parts: int = 1) -> list[Batch]:
+    """The rows of one of `fixed_batches` as `parts` batches of one fixed shape, on the CPU.
+
+    The shape depends on nothing but `tokens`, `parts` and the rounded width. Masks are always
+    there, and rows are filled up.
+    """
+    rows = np.asarray(rows)
+    source, target = _lengths(data, rows, multiple)
+    width = int(_rounded(max(source.max(), target.max())))
+    each = -(-max(1, tokens // width) // parts)
+    return [_filled(collate(data, part, multiple) if len(part) else None, each, width)
+            for part in (rows[start:start + each] for start in range(0, each * parts, each))]
+
+
+def _filled(batch: Batch | None, rows: int, width: int) -> Batch:
+    """A batch with more rows and wider, its masks spelt out; None is a batch without rows."""
+    source, target = (torch.full((rows, width), PAD) for _ in range(2))
+    tokens, index = torch.zeros(rows, dtype=torch.long), torch.full((rows,), -1)
+    source[:, 0] = EOS
+    if batch is not None:
+        real = len(batch)
+        source[:real, :batch.source.shape[1]] = batch.source
+        target[:real, :batch.target.shape[1]] = batch.target
+        tokens[:real], index[:real] = batch.target_tokens, batch.index
+    return Batch(source, source != PAD, target, target != PAD, tokens, index, fixed=True)

@@ -17,13 +17,14 @@ from lib.distributions import DiagonalGaussian, Tokens, exact, gaussian_kl
 from lib.errors import ConfigError
 from lib.layers import LONGEST, Decoder, Embedding, Encoder, Memory, positions
 from lib.likelihood import LogProbTerms
-from lib.objectives import token_losses
+from lib.objectives import target_losses
 from lib.priors import GaussianHead, build_prior
 from lib.protocol import Model
 
 __all__ = ["LatentModel", "LengthPredictor"]
 
 LARGEST_DIFFERENCE = 30  # of target and source length, in the length predictor's classes
+NO_CLASS = -1  # of a row that counts nowhere
 MULTIPLE = 4  # targets are padded with EOS to multiples of this length
 LONGEST_TARGET = LONGEST - MULTIPLE  # predicted; with one EOS more it still has positions
 
@@ -149,7 +150,8 @@ class LatentModel(Model):
 
     # ---- training ----
 
-    def loss_terms(self, batch: Batch, training: Training, kl_weight: float) -> dict[str, Tensor]:
+    def loss_terms(self, batch: Batch, training: Training,
+                   kl_weight: float | Tensor) -> dict[str, Tensor]:
         """Sums over the batch, in nats: the negative ELBO's terms and `loss`; and `tokens`.
 
         loss = smoothed reconstruction + kl_weight * KL[q || p] + alpha * KL[q || N(0, I)] + length.
@@ -159,16 +161,16 @@ class LatentModel(Model):
         mask, target = batch.target_mask, batch.target
         q = self.posterior(memory, target, mask)
         z = q.rsample()
-        states, ids = self.decode(z, memory, mask).states.flatten(0, 1), target.flatten()
-        if mask is not None:
-            states, ids = states[mask.flatten()], ids[mask.flatten()]
-        loss, nll = token_losses(states, self.embedding.weight, ids, training.label_smoothing)
+        loss, nll = target_losses(self.decode(z, memory, mask).states, self.embedding.weight, batch,
+                                  training.label_smoothing)
         difference = batch.target_tokens - _source_lengths(memory)
         classes = difference.clamp(-LARGEST_DIFFERENCE, LARGEST_DIFFERENCE) + LARGEST_DIFFERENCE
-        length = F.nll_loss(self.length_predictor(memory), classes, reduction="sum")
+        classes = classes.masked_fill(batch.target_tokens == 0, NO_CLASS)
+        length = F.nll_loss(self.length_predictor(memory), classes, reduction="sum",
+                            ignore_index=NO_CLASS)
         terms = {"reconstruction": nll, "length": length}
         loss = loss + length
-        if kl_weight > 0:
+        if isinstance(kl_weight, Tensor) or kl_weight > 0:
             p = self.prior(memory, target.shape[1], mask)
             terms["kl"] = _kl(q, p, z)
             loss = loss + _kl_loss(q, p, z, kl_weight, training.prior_keeps_pace)
@@ -263,13 +265,14 @@ def _kl(q: DiagonalGaussian, p, z: Tensor) -> Tensor:
     return (q.log_prob(z) - p.log_prob(z)).sum()
 
 
-def _kl_loss(q: DiagonalGaussian, p, z: Tensor, weight: float, keep_pace: bool) -> Tensor:
+def _kl_loss(q: DiagonalGaussian, p, z: Tensor, weight: float | Tensor,
+             keep_pace: bool) -> Tensor:
     """The KL's part of the loss; with `keep_pace` the prior's own gradient has weight 1.
 
     The posterior's gradient always has the weight `weight`, through tensors that are a mixture of
     themselves and their detached copies, equal in value.
     """
-    if not keep_pace or weight == 1.0:
+    if not keep_pace or (not isinstance(weight, Tensor) and weight == 1.0):
         return weight * _kl(q, p, z)
 
     def slowed(x: Tensor) -> Tensor:

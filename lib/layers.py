@@ -20,6 +20,7 @@ __all__ = [
 ]
 
 LONGEST = 1024  # positions that a model can encode
+NOTHING = -1.0e30  # bias of a masked key: its weight is 0, and a row without any key stays finite
 
 KeysValues = tuple[Tensor, Tensor]  # keys and values, each [batch, heads, length, width]
 
@@ -33,11 +34,11 @@ class Memory:
 
 
 def mask_bias(mask: Bool[Tensor, "batch length"] | None) -> Tensor | None:
-    """Additive attention bias [batch, 1, 1, length]: 0 for real keys, -inf for padding."""
+    """Additive attention bias [batch, 1, 1, length]: 0 for real keys, NOTHING for padding."""
     if mask is None:
         return None
     bias = torch.zeros(mask.shape, dtype=torch.get_default_dtype(), device=mask.device)
-    return bias.masked_fill_(~mask, -math.inf)[:, None, None, :]
+    return bias.masked_fill_(~mask, NOTHING)[:, None, None, :]
 
 
 def masked_moments(x: Float[Tensor, "batch length channels"],

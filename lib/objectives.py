@@ -4,10 +4,12 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["kl_weight", "learning_rate", "token_log_prob", "token_losses"]
+from lib.batching import Batch
+
+__all__ = ["kl_weight", "learning_rate", "target_losses", "token_log_prob", "token_losses"]
 
 
 def learning_rate(step: int, peak: float, warmup_steps: int) -> float:
@@ -33,7 +35,7 @@ class _TokenLosses(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, target, smoothing, dtype):
+    def forward(ctx, hidden, weight, target, keep, smoothing, dtype):
         rows, vocabulary = hidden.shape[0], weight.shape[0]
         exact = torch.promote_types(dtype, torch.float32)
         h, w = hidden.to(dtype), weight.to(dtype)
@@ -46,14 +48,15 @@ class _TokenLosses(torch.autograd.Function):
             part, ids = h[start:start + chunk], target[start:start + chunk, None]
             logits = (part @ w.T).to(exact)
             log_z = logits.logsumexp(-1, keepdim=True)
-            nll += (log_z - logits.gather(-1, ids)).sum()
+            out = None if keep is None else ~keep[start:start + chunk, None]
+            nll += _without(log_z - logits.gather(-1, ids), out).sum()
             if smoothing:
-                uniform += log_z.sum() - logits.sum() / vocabulary
+                uniform += _without(log_z, out).sum() - _without(logits, out).sum() / vocabulary
             slope = logits.sub_(log_z).exp_()
             if smoothing:
                 slope -= smoothing / vocabulary
             ones = torch.full_like(ids, -(1.0 - smoothing), dtype=exact)
-            slope = slope.scatter_add_(-1, ids, ones).to(dtype)
+            slope = _without(slope.scatter_add_(-1, ids, ones), out).to(dtype)
             torch.mm(slope, w, out=grad_h[start:start + chunk])
             grad_w += slope.T @ part
         ctx.save_for_backward(grad_h, grad_w)
@@ -66,7 +69,12 @@ class _TokenLosses(torch.autograd.Function):
     def backward(ctx, grad_loss, _):
         grad_h, grad_w = ctx.saved_tensors
         return ((grad_h * grad_loss).to(ctx.dtypes[0]), (grad_w * grad_loss).to(ctx.dtypes[1]),
-                None, None, None)
+                None, None, None, None)
+
+
+def _without(terms: Tensor, out: Tensor | None) -> Tensor:
+    """`terms` with 0 where `out`; in place."""
+    return terms if out is None else terms.masked_fill_(out, 0.0)
 
 
 def _chunk(vocabulary: int, on_gpu: bool) -> int:
@@ -75,13 +83,30 @@ def _chunk(vocabulary: int, on_gpu: bool) -> int:
 
 def token_losses(hidden: Float[Tensor, "tokens d_model"],
                  weight: Float[Tensor, "vocabulary d_model"],
-                 target: Int[Tensor, " tokens"], smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+                 target: Int[Tensor, " tokens"], smoothing: float = 0.0,
+                 keep: Bool[Tensor, " tokens"] | None = None) -> tuple[Tensor, Tensor]:
     """Label-smoothed loss (with gradient) and unsmoothed nll (without), summed, in nats.
 
     The loss is (1 - s) * nll + s * cross-entropy to the uniform distribution over the vocabulary
     (Szegedy et al. 2016). Only the first may be minimised, only the second may be reported.
+    Where `keep` is False a row counts nowhere.
     """
-    return _TokenLosses.apply(hidden, weight, target, smoothing, _compute_dtype(hidden))
+    return _TokenLosses.apply(hidden, weight, target, keep, smoothing, _compute_dtype(hidden))
+
+
+def target_losses(states: Float[Tensor, "batch length d_model"],
+                  weight: Float[Tensor, "vocabulary d_model"], batch: Batch,
+                  smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """`token_losses` of a batch's targets, padding left out.
+
+    Padded positions are taken out where that saves their products; in a batch of fixed shape they
+    stay, and count nothing.
+    """
+    rows, target = states.flatten(0, 1), batch.target.flatten()
+    real = None if batch.target_mask is None else batch.target_mask.flatten()
+    if real is not None and not batch.fixed:
+        rows, target, real = rows[real], target[real], None
+    return token_losses(rows, weight, target, smoothing, real)
 
 
 def token_log_prob(hidden: Float[Tensor, "tokens d_model"],

@@ -30,8 +30,20 @@ class Model(nn.Module):
     """the kinds of procedure that `lib.decoding` offers for it; `nucleus` is a kind of its own"""
     architecture: Architecture
 
-    def loss_terms(self, batch: Batch, training: Training, kl_weight: float) -> dict[str, Tensor]:
-        """Sums over a batch, in nats: `loss` with gradient, its parts without; and `tokens`."""
+    def loss_terms(self, batch: Batch, training: Training,
+                   kl_weight: float | Tensor) -> dict[str, Tensor]:
+        """Sums over a batch, in nats: `loss` with gradient, its parts without; and `tokens`.
+
+        kl_weight: a number, or a scalar tensor that is above 0; which terms there are depends on
+        nothing but whether it is the number 0.
+
+        On a GPU this is captured once a shape of batch and replayed (`lib.training.step`), so:
+        - nothing is read on the host: no float(), bool() or .item() of a tensor, no branch on one;
+        - where `batch.fixed`, no shape depends on values: masks are factors, never indices
+          (`objectives.target_losses` does so), and rows without target tokens are fillers that
+          count in no term;
+        - random numbers come from torch's global generator.
+        """
         raise NotImplementedError
 
     def log_prob_terms(self, batch: Batch, samples: int, generator: torch.Generator | None,

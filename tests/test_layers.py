@@ -56,7 +56,7 @@ def test_attention_drops_weights_in_training_only():
 def test_mask_bias_values():
     assert layers.mask_bias(None) is None
     bias = layers.mask_bias(torch.tensor([[True, False]]))
-    assert bias.tolist() == [[[[0.0, -math.inf]]]]
+    assert bias.tolist() == [[[[0.0, layers.NOTHING]]]]
 
 
 def test_source_keys_and_values_equal_separate_products():
