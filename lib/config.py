@@ -105,6 +105,7 @@ class Training:
     patience: int = 0  # validations without better dev BLEU before stopping; 0 = never
     accumulate: int = 1  # batches a step
     precision: str = "auto"  # auto (bf16 where the hardware has it) | bf16 | fp32
+    graphs: bool = True  # on one GPU: batches of few shapes, steps through CUDA graphs
 
     def __post_init__(self):
         _choice(self, "precision", ("auto", "bf16", "fp32"))

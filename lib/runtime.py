@@ -57,17 +57,18 @@ def has_fast_bf16(where: torch.device | None = None) -> bool:
     return torch.cpu._is_avx512_bf16_supported()
 
 
-def autocast(precision: str = "auto", where: torch.device | None = None):
+def autocast(precision: str = "auto", where: torch.device | None = None, cache: bool = True):
     """The context of a model's products: bf16 where the hardware has it, else fp32.
 
-    Probabilities, log-determinants and the state of a flow stay in fp32 in either.
+    Probabilities, log-determinants and the state of a flow stay in fp32 in either. Without `cache`
+    a weight is rounded where it is used, as a CUDA graph needs it.
     """
     where = where or device()
     if precision not in ("auto", "bf16", "fp32"):
         raise ConfigError(f"unknown precision '{precision}': auto, bf16 or fp32")
     if precision == "fp32" or (precision == "auto" and not has_fast_bf16(where)):
         return contextlib.nullcontext()
-    return torch.autocast(where.type, dtype=torch.bfloat16)
+    return torch.autocast(where.type, dtype=torch.bfloat16, cache_enabled=cache)
 
 
 def seed(*numbers: int) -> None:

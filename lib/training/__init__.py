@@ -13,6 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lib import runtime
-from lib.batching import Batch, collate, training_batches
+from lib.batching import Batch, collate, collate_fixed, fixed_batches, training_batches
 from lib.config import Config, load_config, run_arguments
 from lib.errors import ReproError, TrainingError
 from lib.models import build, count_parameters, start_from
@@ -31,6 +32,7 @@ from lib.training import checkpoints, parallel
 from lib.training.averaging import WeightAverage
 from lib.training.history import Validations, read_rows, write_rows
 from lib.training.search_space import read_record
+from lib.training.step import FixedStep, Scalars, takes_fixed_shapes
 from lib.training.validation import dev_scores
 
 __all__ = ["Trainer", "main", "run_folder", "train", "train_command", "train_in_processes"]
@@ -83,13 +85,17 @@ class Trainer:
         self.average = WeightAverage(self.model, self.settings.average)
         self.optimiser = torch.optim.Adam(
             self.model.parameters(), betas=self.settings.adam_betas, eps=self.settings.adam_epsilon,
-            fused=True)
+            fused=True, capturable=self.device.type == "cuda")
         self._groups: list = []
         self._replica: nn.Module | None = None
+        self._fixed: FixedStep | None = None  # what takes the steps on batches of fixed shapes
         if self.folder.last.exists():
             self._resume()
         else:
             self._begin()
+        if takes_fixed_shapes(self.settings, self.device):
+            self._fixed = FixedStep(self.model, self.optimiser, self.average, self.settings,
+                                    self.config.seed)
         changed = checkpoints.changed_settings(self.config.as_dict(), self._recorded())
         if parallel.is_first():
             if self.finished and all(name.startswith("evaluation.") for name in changed):
@@ -139,14 +145,23 @@ class Trainer:
         checkpoints.check_settings(state, self.config.as_dict(), path)
         checkpoints.load_weights(self.model, state["weights"], path)
         self.average.values = {n: v.to(self.device) for n, v in state["average"].items()}
-        self.optimiser.load_state_dict(state["optimiser"])
+        self._load_optimiser(state["optimiser"])
         for name in STATE:
             setattr(self, name, state[name])
         if parallel.is_first():
             self._write_history()
 
+    def _load_optimiser(self, state: dict) -> None:
+        """Its moments; how they are computed is this device's choice, not the checkpoint's."""
+        own = [{key: group[key] for key in ("lr", "capturable")}
+               for group in self.optimiser.param_groups]
+        self.optimiser.load_state_dict(state)
+        for group, settings in zip(self.optimiser.param_groups, own, strict=True):
+            group.update(settings)
+
     def save(self) -> None:
         """Write `last.pt`, from which the run goes on."""
+        self.settle()
         checkpoints.save(self.folder.last, {
             **{name: getattr(self, name) for name in STATE},
             "config": self.config.as_dict(), "vocabulary": self.task.vocabulary.fingerprint,
@@ -166,31 +181,47 @@ class Trainer:
         bar = tqdm(total=self.settings.steps, initial=self.step, disable=not self.progress,
                    desc=f"{self.config.model} {self.config.dataset.name}", unit="step",
                    mininterval=1.0)
+        done = elapsed = 0.0  # tokens and seconds since the device was last waited for
         with bar:
             while not self.finished:
                 started = time.perf_counter()
                 terms = self.train_step()
-                elapsed = time.perf_counter() - started
-                self.seconds += elapsed
-                tokens = terms.pop("tokens")
-                speed = tokens / elapsed
+                due = self.step % self.settings.validate_every == 0 or self.finished
+                if due:
+                    self.settle()
+                elapsed += time.perf_counter() - started
+                done += terms["tokens"]
                 bar.update()
-                shown = {k: f"{v / tokens:.3f}" for k, v in terms.items()}
-                bar.set_postfix({**shown, "tokens/s": f"{speed:.0f}"}, refresh=False)
-                if self.step % self.settings.validate_every == 0 or self.finished:
+                if self.settled:
+                    self.seconds += elapsed
+                    shown = {k: f"{v / terms['tokens']:.3f}" for k, v in terms.items()
+                             if k != "tokens"}
+                    bar.set_postfix({**shown, "tokens/s": f"{done / elapsed:.0f}"}, refresh=False)
+                    done = elapsed = 0.0
+                if due:
                     row = self.validate()
                     if on_validation is not None:
                         on_validation(row)
 
     def _order(self) -> list:
-        """Groups of rows of the current epoch; seed and epoch decide them."""
-        return training_batches(self.data, self.settings.batch_tokens, self.model.multiple,
-                                self.config.seed, self.epoch)
+        """Groups of rows of the current epoch; seed and epoch decide them.
+
+        A group is one batch; of fixed shapes, all batches of a step.
+        """
+        how = self.model.multiple, self.config.seed, self.epoch
+        if self._fixed is not None:
+            return fixed_batches(self.data, self._positions, *how)
+        return training_batches(self.data, self.settings.batch_tokens, *how)
+
+    @property
+    def _positions(self) -> int:
+        """Positions of a step of fixed shape."""
+        return self.settings.accumulate * self.settings.batch_tokens
 
     def _next_rows(self) -> np.ndarray:
         """The next batch's rows, the same in every process."""
         self._groups = self._groups or self._order()
-        if self.place == len(self._groups):
+        if self.place >= len(self._groups):  # beyond: a run that went on where groups are larger
             self.epoch, self.place = self.epoch + 1, 0
             self._groups = self._order()
         rows = self._groups[self.place]
@@ -205,11 +236,16 @@ class Trainer:
     def _batch(self, rows: np.ndarray) -> Batch:
         return collate(self.data, rows, self.model.multiple).to(self.device)
 
-    def train_step(self) -> dict[str, float]:
-        """One optimiser step; returns its summed loss terms and tokens, of all processes."""
+    def train_step(self) -> dict[str, float | Tensor]:
+        """One optimiser step; returns its summed loss terms and tokens, of all processes.
+
+        Through CUDA graphs the terms are tensors that the device may not have computed yet.
+        """
         s = self.settings
         self.step += 1
         weight = kl_weight(self.step, s.kl_start, s.kl_ramp)
+        if self._fixed is not None:
+            return self._fixed_step(self._fixed, weight)
         groups = [self._next_rows() for _ in range(s.accumulate)]
         tokens = sum(self._tokens(rows) for rows in groups)
         replica = self._replica_for(groups[0], weight)
@@ -227,59 +263,98 @@ class Trainer:
             for name, value in losses.items():
                 terms[name] = terms.get(name, 0.0) + value.detach().double()
         summed = parallel.totals(terms)
-        self._check_finite(summed)
+        self._check_finite(self.step, summed)
         self._update()
-        for name, value in summed.items():
+        self._add(summed)
+        return summed
+
+    def _fixed_step(self, fixed: FixedStep, weight: float) -> dict[str, float | Tensor]:
+        """One optimiser step on batches of a fixed shape."""
+        rows = self._next_rows()
+        if due := self.model.initialisations(self.step, self.settings):
+            self._initialise(rows, due)
+            self.average.restart()
+        tokens = self._tokens(rows)
+        rate = learning_rate(self.step, self.settings.learning_rate, self.settings.warmup_steps)
+        batches = partial(collate_fixed, self.data, rows, self.model.multiple, self._positions)
+        terms = fixed(self.step, batches, Scalars(rate, weight, 1 / tokens,
+                                                  self.average.decay_at(self.step)))
+        if fixed.full:
+            self.settle()
+        return {**terms, "tokens": float(tokens)}
+
+    @property
+    def settled(self) -> bool:
+        """Whether every step so far is known to be good."""
+        return self._fixed is None or not self._fixed.unread
+
+    def settle(self) -> None:
+        """Wait for the steps that are under way, and take in their terms.
+
+        Errors: TrainingError where one of them isn't finite.
+        """
+        for logged in self._fixed.read() if self._fixed is not None else ():
+            self._check_finite(logged.step, logged.terms)
+            if not math.isfinite(logged.norm):
+                self._stop(logged.step, f"the gradient's norm is {logged.norm}")
+            self._add(logged.terms)
+
+    def _add(self, terms: dict[str, float]) -> None:
+        """Take a step's terms into the sums of the next row of the history."""
+        for name, value in terms.items():
             total = self.sums.setdefault(name, [0.0, 0.0])
             total[0] += value
-            total[1] += summed["tokens"]
-        return summed
+            total[1] += terms["tokens"]
 
     def _update(self) -> None:
         """Move the weights along the gradient, which is the same in every process."""
         s = self.settings
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), s.clip_norm)
         if not torch.isfinite(norm):
-            self._stop(f"the gradient's norm is {float(norm)}")
+            self._stop(self.step, f"the gradient's norm is {float(norm)}")
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, s.learning_rate, s.warmup_steps)
         self.optimiser.step()
         self.average.update(self.step)
 
-    def _check_finite(self, terms: dict[str, float]) -> None:
+    def _check_finite(self, step: int, terms: dict[str, float]) -> None:
         wrong = [name for name, value in terms.items() if not math.isfinite(value)]
         wrong = [name for name in wrong if name != "loss"] or wrong  # the parts say more
         if wrong:
-            self._stop("loss term " + ", ".join(f"{name} is {terms[name]}" for name in wrong))
+            named = ", ".join(f"{name} is {terms[name]}" for name in wrong)
+            self._stop(step, f"loss term {named}")
 
-    def _stop(self, reason: str) -> None:
+    def _stop(self, step: int, reason: str) -> None:
         good = f"last good checkpoint: {self.folder.last}" if self.folder.last.exists() else \
             "no checkpoint was written yet"
         raise TrainingError(
-            f"step {self.step}: {reason}; {good}. Lower learning_rate or raise warmup_steps in "
+            f"step {step}: {reason}; {good}. Lower learning_rate or raise warmup_steps in "
             f"params/{self.config.scale}/{self.config.model}.yaml, or set precision: fp32")
 
     def _replica_for(self, rows: np.ndarray, weight: float) -> nn.Module:
         """What gives this step's losses; anew where the weights or their use change outside Adam.
 
-        Data-dependent initialisation, from the step's first batch: the posterior's head at the
-        first step, the prior when the KL enters. The first process does it; the others get its
-        weights, as whenever a replica is made.
+        The first process initialises what depends on data, from the step's first batch; the others
+        get its weights, as whenever a replica is made.
         """
         due = self.model.initialisations(self.step, self.settings)
         if self._replica is None or due:
             self._replica = None  # one at a time: the old one's hooks go with it
             if due and parallel.is_first():
-                runtime.seed(self.config.seed, self.step, self.settings.accumulate)
-                self.model.eval()
-                batch = self._batch(rows)
-                for which in due:
-                    self.model.initialise(batch, which)
-            self._replica = parallel.replicate(self.model,
-                                               unused=self.model.latents and weight == 0)
+                self._initialise(rows, due)
+            unused = self.model.latents and weight == 0
+            self._replica = parallel.replicate(self.model, unused)
             if due:
                 self.average.restart()
         return self._replica
+
+    def _initialise(self, rows: np.ndarray, due: list[str]) -> None:
+        """Data-dependent initialisation, from a batch."""
+        runtime.seed(self.config.seed, self.step, self.settings.accumulate)
+        self.model.eval()
+        batch = self._batch(rows)
+        for which in due:
+            self.model.initialise(batch, which)
 
     # ---- validation ----
 
@@ -289,6 +364,7 @@ class Trainer:
         The first process does, the others wait for the scores: all of them decide alike.
         """
         s = self.settings
+        self.settle()
         scores, sentences = parallel.from_first(self._dev_scores)
         self.sums.pop("tokens", None)
         row = {"step": self.step, "seconds": round(self.seconds, 3),

@@ -29,9 +29,20 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after optimiser step `step`, counted from 1."""
-        decay = min(self.decay, step / (step + 10))
         torch._foreach_lerp_(list(self.values.values()),
-                             [p.detach() for p in self.model.parameters()], 1 - decay)
+                             [p.detach() for p in self.model.parameters()], 1 - self.decay_at(step))
+
+    def decay_at(self, step: int) -> float:
+        """The decay after optimiser step `step`."""
+        return min(self.decay, step / (step + 10))
+
+    @torch.no_grad()
+    def follow(self, decay: Tensor) -> None:
+        """Take in the weights with a decay that the host doesn't read, a scalar tensor."""
+        values = list(self.values.values())
+        ahead = torch._foreach_sub([p.detach() for p in self.model.parameters()], values)
+        torch._foreach_mul_(ahead, 1 - decay)
+        torch._foreach_add_(values, ahead)
 
     def weights(self) -> dict[str, Tensor]:
         """The averaged parameters with the model's buffers, as a model's state."""

@@ -19,7 +19,8 @@ __all__ = ["changed_settings", "check_settings", "check_vocabulary", "fingerprin
 FORMAT = "discrepancy-1"
 SECTIONS = {"dataset": Dataset, "architecture": Architecture, "training": Training,
             "evaluation": Evaluation}
-MAY_CHANGE = ("training.steps", "training.patience")  # how long a run goes on, not what it does
+# How long a run goes on, and how it is computed: not what it does.
+MAY_CHANGE = ("training.steps", "training.patience", "training.graphs")
 
 
 def save(path: Path, content: dict) -> None:
