@@ -10,6 +10,7 @@ from tiny import AUTOREGRESSIVE, model_of, ragged, sources_of
 
 from lib.autoregressive import DecoderState
 from lib.batching import Batch
+from lib.decoding import search as module
 from lib.decoding.search import (
     beam_search,
     greedy,
@@ -105,6 +106,65 @@ def test_a_wide_beam_is_enumeration(penalty, seed):
                                 longest=longest)
     assert found == [list(words) for words, _ in expected]
     torch.testing.assert_close(scores, torch.tensor([score for _, score in expected]))
+
+
+def searched_by_hand(model, source: list[int], width: int, penalty: float,
+                     longest: int) -> tuple[list[int], float]:
+    """Beam search of one sentence by its rules, on lists, without cache and without early end."""
+    beam, free, best = [(0.0, [])], width, (-torch.inf, [])
+    for at in range(longest):
+        totals = torch.stack([log_probs(model, source, [[*words, v] for v in range(VOCABULARY)])
+                              for _, words in beam])
+        totals[:, [PAD, BOS]] = -torch.inf
+        if at + 1 == longest:
+            totals[:, [v for v in range(VOCABULARY) if v != EOS]] = -torch.inf
+        order = totals.flatten().argsort(descending=True)[:width].tolist()
+        found = [(float(totals.flatten()[i]), [*beam[i // VOCABULARY][1], i % VOCABULARY])
+                 for i in order if totals.flatten()[i] > -torch.inf]
+        ends = [(total, words) for total, words in found if words[-1] == EOS]
+        free -= len(ends)
+        for total, words in ends:
+            best = max(best, (total / length_normaliser(at + 1, penalty), words[:-1]))
+        beam = [(total, words) for total, words in found if words[-1] != EOS][:max(0, free)]
+        if not beam:
+            break
+    return best[1], best[0]
+
+
+@pytest.mark.parametrize("longest", [None, 1, 4])
+@pytest.mark.parametrize(("width", "penalty"), [(1, 0.0), (2, 0.6), (4, 0.0), (4, 2.0)])
+def test_beam_search_is_its_rules_by_hand(sources, width, penalty, longest):
+    """Ragged batches, sentences that end early, limits; another model than elsewhere."""
+    torch.manual_seed(4)
+    model = model_of(AUTOREGRESSIVE, VOCABULARY, spread=0.15)
+    expected = [searched_by_hand(model, s, width, penalty, longest or longest_target(len(s) + 1))
+                for s in sources]
+    found, scores = beam_search(model, *sources_of(sources), width, penalty, longest)
+    assert found == [words for words, _ in expected]
+    torch.testing.assert_close(scores, torch.tensor([score for _, score in expected]))
+
+
+@pytest.mark.parametrize("every", [3, 8, 100])
+def test_it_changes_nothing_how_often_the_host_looks(model, sources, every, monkeypatch):
+    """What is done stays as it is while it waits for the next look."""
+    def found():
+        return (*(beam_search(model, *sources_of(sources), width) for width in (1, 4)),
+                sample(model, *sources_of(sources), 3, seed=2))
+
+    expected = found()
+    monkeypatch.setattr(module, "LOOK_EVERY", {"cpu": every})
+    *beams, drawn = found()
+    assert drawn == expected[2]
+    for (words, scores), (others, theirs) in zip(beams, expected, strict=False):
+        assert words == others
+        torch.testing.assert_close(scores, theirs)
+
+
+def test_maxima_are_the_selection_that_torch_makes():
+    values = torch.randn(5, 3, 40)
+    best, places = module._maxima(values.clone(), 6)
+    expected = values.topk(6, -1)
+    assert torch.equal(best, expected.values) and torch.equal(places, expected.indices)
 
 
 def test_a_length_penalty_lengthens(model, sources):

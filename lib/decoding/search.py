@@ -1,7 +1,9 @@
 """Search with autoregressive models, a subword at a time: greedy, beam, and sampling.
 
 All use cached keys and values, drop finished sentences from the batch, and give a sentence the same
-result whatever it is batched with; sampling draws from a generator of the sentence's own.
+result whatever it is batched with; sampling draws from a generator of the sentence's own. Where a
+search stands is in tensors alone (`Beams`, `Draws`): a step asks nothing of the host, which now and
+then looks how many sentences are done.
 """
 
 import hashlib
@@ -9,16 +11,22 @@ import math
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lib.distributions import draw
+from lib.distributions import draw, exact
 from lib.errors import ConfigError
-from lib.layers import LONGEST
-from lib.subword import BOS, EOS, PAD
+from lib.layers import LONGEST, Memory
+from lib.subword import BOS, EOS
 
-__all__ = ["beam_search", "greedy", "length_normaliser", "longest_target", "sample",
-           "sentence_generator", "source_rows"]
+__all__ = ["Beams", "Draws", "beam_search", "greedy", "length_normaliser", "longest_target",
+           "sample", "sentence_generator", "source_rows"]
+
+LOOK_EVERY = {"cpu": 1}  # steps between two looks at what is done; elsewhere they stop the device
+LOOK_ELSEWHERE = 8
+LEAVING = 0.25  # share of the sentences that must be done before they leave the batch
+FEW = 8  # best subwords up to which so many maxima are faster than a selection on a GPU
 
 
 def length_normaliser(length: int | Tensor, penalty: float) -> float | Tensor:
@@ -58,81 +66,17 @@ def beam_search(model, source: Int[Tensor, "batch source"],
     still win: log p only falls and lp only grows, so that stopping early changes no result. Done
     sentences leave the batch. At `longest` subwords (by default `longest_target` of the sentence's
     own source, whatever the batch is padded to) every live hypothesis must end.
+
+    Errors: ConfigError for a width below 1 or a negative length penalty.
     """
     if width < 1 or length_penalty < 0:
         raise ConfigError(f"beam width {width} must be 1 or more, length penalty {length_penalty} "
                           "0 or more")
-    batch = source.shape[0]
-    device = source.device
     limits = _limits(source, mask, longest)
-    longest, stops = int(limits.max()), set(limits.tolist())
-    state = model.start(model.encode(source, mask), width, longest)
-    found: list[list[int]] = [[] for _ in range(batch)]
-    found_score = torch.full((batch,), -math.inf)
-    sentence = torch.arange(batch, device=device)  # which sentence each row of the beam is of
-    scores = torch.full((batch, width), -math.inf, device=device)
-    scores[:, 0] = 0.0
-    best = torch.full((batch,), -math.inf, device=device)
-    places = torch.full((batch,), width, device=device)  # beam places not yet taken by an end
-    tokens = torch.full((batch, width, longest), PAD, device=device)
-    last = torch.full((batch * width,), BOS, device=device)
-    for at in range(longest):
-        log_probs = model.step(state, last).view(len(sentence), width, -1)
-        log_probs[..., [PAD, BOS]] = -math.inf
-        if at + 1 in stops:
-            log_probs = _only_eos(log_probs, limits == at + 1)
-        total, parent, token = _best(scores, log_probs, width)
-        ends = (token == EOS) & (total > -math.inf)
-        normalised = (total / length_normaliser(at + 1, length_penalty)).masked_fill(
-            ~ends, -math.inf)
-        score, which = normalised.max(1)
-        better = score > best
-        best = torch.where(better, score, best)
-        for row in better.nonzero()[:, 0].tolist():
-            line = int(sentence[row])
-            found[line] = tokens[row, parent[row, which[row]], :at].tolist()
-            found_score[line] = float(score[row])
-        places = places - ends.sum(1)
-        live = (token != EOS) & (total > -math.inf)
-        live &= live.cumsum(1) <= places[:, None]
-        scores = total.masked_fill(~live, -math.inf)
-        hope = scores.max(1).values / length_normaliser(limits, length_penalty)
-        done = (places <= 0) | (hope <= best)
-        if bool(done.all()):
-            break
-        rows = torch.arange(len(sentence), device=device)[:, None] * width + parent
-        tokens = tokens.flatten(0, 1)[rows.flatten()].view_as(tokens)
-        tokens[:, :, at] = token
-        if int(done.sum()) * 4 >= len(done):
-            kept = (~done).nonzero()[:, 0]
-            state.keep(kept, rows[kept].flatten())
-            sentence, scores, best = sentence[kept], scores[kept], best[kept]
-            places, tokens, token = places[kept], tokens[kept], token[kept]
-            limits = limits[kept]
-        elif width > 1:
-            state.reorder(rows.flatten())
-        last = token.flatten()
-    return found, found_score
-
-
-def _only_eos(log_probs: Tensor, where: Bool[Tensor, " batch"]) -> Tensor:
-    """Log-probabilities [batch, width, vocabulary] with only EOS left in some sentences."""
-    others = torch.arange(log_probs.shape[-1], device=log_probs.device) != EOS
-    return log_probs.masked_fill(where[:, None, None] & others, -math.inf)
-
-
-def _best(scores: Tensor, log_probs: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The `width` best continuations of a beam: scores, parents and subwords [batch, width]."""
-    each = log_probs.topk(min(width, log_probs.shape[-1]), -1)  # of each hypothesis
-    total, flat = (scores[..., None] + each.values).flatten(1).topk(width, -1)
-    token = each.indices.flatten(1).gather(1, flat)
-    return total, flat // each.values.shape[-1], token
-
-
-def _limits(source: Tensor, mask: Tensor | None, longest: int | None) -> Int[Tensor, " batch"]:
-    """At how many subwords each sentence must end, EOS among them."""
-    return torch.tensor([longest or longest_target(len(ids)) for ids in source_rows(source, mask)],
-                        device=source.device)
+    beams = Beams(model, model.encode(source, mask), limits.to(source.device), width,
+                  length_penalty, int(limits.max()))
+    _run(beams)
+    return beams.found()
 
 
 @torch.no_grad()
@@ -151,37 +95,223 @@ def sample(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch
         raise ConfigError(f"samples {samples} must be 1 or more, temperature {temperature:g} above "
                           f"0, nucleus {nucleus:g} above 0 and at most 1")
     limits = _limits(source, mask, longest)
-    longest, stops = int(limits.max()), set(limits.tolist())
-    uniform = np.zeros((len(limits), samples, longest))
+    uniform = np.zeros((len(limits), samples, int(limits.max())))
     for row, ids in enumerate(source_rows(source, mask)):
         limit = int(limits[row])
         uniform[row, :, :limit] = sentence_generator(ids, seed).random((samples, limit))
-    uniform = torch.from_numpy(uniform).to(source.device)
-    state = model.start(model.encode(source, mask), samples, longest)
-    tokens = torch.full(uniform.shape, EOS, device=source.device)
-    sentence = torch.arange(len(limits), device=source.device)  # whose draws the state holds
-    ended = torch.zeros(uniform.shape[:2], dtype=torch.bool, device=source.device)
-    last = torch.full((len(limits) * samples,), BOS, device=source.device)
-    for at in range(longest):
-        log_probs = model.step(state, last).view(len(sentence), samples, -1)
-        log_probs[..., [PAD, BOS]] = -math.inf
-        if at + 1 in stops:
-            log_probs = _only_eos(log_probs, limits[sentence] == at + 1)
-        token = draw(log_probs, uniform[sentence, :, at], temperature, nucleus)
-        token = token.masked_fill(ended, EOS)
-        tokens[sentence, :, at] = token
-        ended = ended | (token == EOS)
-        done = ended.all(1)
-        if bool(done.all()):
-            break
-        if int(done.sum()) * 4 >= len(done):
-            kept = (~done).nonzero()[:, 0]
-            rows = kept[:, None] * samples + torch.arange(samples, device=source.device)
-            state.keep(kept, rows.flatten())
-            sentence, ended, token = sentence[kept], ended[kept], token[kept]
-        last = token.flatten()
-    return [[row[:row.index(EOS)] if EOS in row else row for row in rows]
-            for rows in tokens.tolist()]
+    uniform = torch.from_numpy(uniform.transpose(2, 0, 1).copy()).to(source.device)
+    draws = Draws(model, model.encode(source, mask), limits.to(source.device), uniform,
+                  temperature, nucleus)
+    _run(draws)
+    return draws.found()
+
+
+# ---- where a search stands ----
+
+class _Search:
+    """What both searches carry: hypotheses of a sentence lie together, in places 0, 1, ...
+
+    The sentences that are still searched for have a row each; `said` [step, sentence, place] holds
+    what was said in every place at a step, of those that have left too.
+    """
+
+    carried: tuple[str, ...] = ()
+    """names of the tensors [rows, ...] that a step makes anew"""
+
+    def __init__(self, model, memory: Memory, limits: Int[Tensor, " batch"], places: int,
+                 longest: int):
+        self.model, self.limits, self.places, self.longest = model, limits, places, longest
+        self.state = model.start(memory, places, longest)
+        rows, device = len(limits), limits.device
+        self.sentence = torch.arange(rows, device=device)
+        self.last = torch.full((rows, places), BOS, device=device)
+        self.done = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.said = torch.full((longest, rows, places), EOS, device=device)
+
+    def step(self, at: int) -> None:
+        """Append subword number `at`, from 0, to every hypothesis."""
+        raise NotImplementedError
+
+    def move(self, kept: Int[Tensor, " kept"] | None = None) -> None:
+        """Take keys and values to where their hypotheses are now; of `kept` rows alone."""
+        raise NotImplementedError
+
+    def _keep(self, kept: Int[Tensor, " kept"], places: Int[Tensor, "rows places"]) -> None:
+        """Drop all rows but some, and of each take the hypotheses in the given places."""
+        rows = kept[:, None] * self.places + places[kept]
+        self.state.keep(kept, rows.flatten())
+        for name in ("limits", "sentence", "last", "done", *self.carried):
+            setattr(self, name, getattr(self, name)[kept])
+
+
+def _run(search: _Search) -> None:
+    """All steps until every sentence is done; those that are leave in large cuts."""
+    every = LOOK_EVERY.get(search.done.device.type, LOOK_ELSEWHERE)
+    for at in range(search.longest):
+        search.step(at)
+        kept = None
+        if (at + 1) % every == 0:
+            done = int(search.done.sum())
+            if done == len(search.done):
+                return
+            if done >= LEAVING * len(search.done):
+                kept = (~search.done).nonzero()[:, 0]
+        search.move(kept)
+
+
+class Beams(_Search):
+    """Where beam search stands."""
+
+    carried = ("scores", "free", "best", "ended", "bound")
+
+    def __init__(self, model, memory: Memory, limits: Int[Tensor, " batch"], width: int,
+                 length_penalty: float, longest: int):
+        super().__init__(model, memory, limits, width, longest)
+        rows, like = len(limits), exact(memory.states)
+        self.length_penalty = length_penalty
+        self.scores = like.new_full((rows, width), -math.inf)  # log p of live hypotheses
+        self.scores[:, 0] = 0.0
+        self.free = torch.full_like(limits, width)  # places not yet taken by an end
+        self.best = like.new_full((rows,), -math.inf)  # log p / lp of the best end
+        self.ended = limits.new_zeros(rows, 2)  # at which step, after which place that was
+        self.bound = length_normaliser(limits.to(like.dtype), length_penalty)
+        self.after = torch.zeros_like(self.said)  # in which place the subword before was said
+        self.result = self.best.clone(), self.ended.clone()  # by sentence
+
+    def step(self, at: int) -> None:
+        """Each beam's best continuations; ends are weighed, and leave their places."""
+        log_probs = self.model.step(self.state, self.last.flatten())
+        total, self.parent, token = self._continuations(
+            log_probs.view(len(self.done), self.places, -1), at)
+        possible = total > -math.inf
+        ends = (token == EOS) & possible
+        self._weigh(at, total, ends)
+        self.free = self.free - ends.sum(1)
+        live = (token != EOS) & possible
+        live = live & (live.cumsum(1) <= self.free[:, None])
+        scores = total.masked_fill(~live, -math.inf)
+        hope = scores.amax(1) / self.bound
+        self.done = (self.free <= 0) | (hope <= self.best)
+        self.scores = scores.masked_fill(self.done[:, None], -math.inf)
+        self.last = token
+        self.said[at].index_copy_(0, self.sentence, token)
+        self.after[at].index_copy_(0, self.sentence, self.parent)
+
+    def move(self, kept: Int[Tensor, " kept"] | None = None) -> None:
+        """Take keys and values to where their hypotheses are now; of `kept` rows alone."""
+        if kept is not None:
+            self._report()
+            self._keep(kept, self.parent)
+        elif self.places > 1:
+            first = torch.arange(len(self.done), device=self.done.device)[:, None] * self.places
+            self.state.reorder((first + self.parent).flatten())
+
+    def found(self) -> tuple[list[list[int]], Tensor]:
+        """The best hypothesis of every sentence and its score, on the CPU."""
+        self._report()
+        score, ended = self.result
+        ended = ended.cpu().numpy()
+        steps, place = ended[:, 0], ended[:, 1]
+        token, after = (x[:int(steps.max())].cpu().numpy() for x in (self.said, self.after))
+        words, rows = np.zeros((len(ended), len(token)), np.int64), np.arange(len(ended))
+        for step in reversed(range(len(token))):
+            words[:, step] = token[step, rows, place]
+            place = np.where(step < steps, after[step, rows, place], place)
+        return [row[:end].tolist() for row, end in zip(words, steps, strict=True)], score.cpu()
+
+    def _continuations(self, log_probs: Tensor, at: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The best continuations of each beam: scores, parents and subwords [rows, width].
+
+        At the limit of a sentence there is EOS alone.
+        """
+        log_probs[..., :EOS] = -math.inf  # PAD and BOS
+        count = min(self.places, log_probs.shape[-1])
+        end = F.pad(log_probs[..., EOS:EOS + 1], (0, count - 1), value=-math.inf)
+        best, token = _top(log_probs, count)  # of each hypothesis
+        limit = (self.limits == at + 1)[:, None, None]
+        best, token = torch.where(limit, end, best), token.masked_fill(limit, EOS)
+        total, flat = (self.scores[..., None] + best).flatten(1).topk(self.places, -1)
+        return total, flat // count, token.flatten(1).gather(1, flat)
+
+    def _weigh(self, at: int, total: Tensor, ends: Bool[Tensor, "rows width"]) -> None:
+        """Take the best of the hypotheses that end where it beats those before."""
+        normalised = (total / length_normaliser(at + 1, self.length_penalty)).masked_fill(
+            ~ends, -math.inf)
+        score, which = normalised.max(1, keepdim=True)
+        better = score > self.best[:, None]
+        place = self.parent.gather(1, which)
+        self.best = torch.where(better, score, self.best[:, None])[:, 0]
+        self.ended = torch.where(better, F.pad(place, (1, 0), value=at), self.ended)
+
+    def _report(self) -> None:
+        """Note where the sentences stand that are still searched for."""
+        for result, value in zip(self.result, (self.best, self.ended), strict=True):
+            result.index_copy_(0, self.sentence, value)
+
+
+class Draws(_Search):
+    """Where sampling stands; `uniform` [longest, batch, samples] decides every draw."""
+
+    carried = ("ended",)
+
+    def __init__(self, model, memory: Memory, limits: Int[Tensor, " batch"],
+                 uniform: Float[Tensor, "longest batch samples"], temperature: float,
+                 nucleus: float):
+        super().__init__(model, memory, limits, uniform.shape[2], uniform.shape[0])
+        self.uniform, self.temperature, self.nucleus = uniform, temperature, nucleus
+        self.ended = torch.zeros_like(self.last, dtype=torch.bool)
+
+    def step(self, at: int) -> None:
+        """A draw for every hypothesis that hasn't ended."""
+        log_probs = self.model.step(self.state, self.last.flatten())
+        log_probs = log_probs.view(len(self.done), self.places, -1)
+        log_probs[..., :EOS] = -math.inf  # PAD and BOS
+        token = draw(log_probs, self.uniform[at].index_select(0, self.sentence), self.temperature,
+                     self.nucleus)
+        limit = (self.limits == at + 1)[:, None]
+        self.last = token.masked_fill(self.ended | limit, EOS)
+        self.ended = self.last == EOS
+        self.done = self.ended.all(1)
+        self.said[at].index_copy_(0, self.sentence, self.last)
+
+    def move(self, kept: Int[Tensor, " kept"] | None = None) -> None:
+        """Hypotheses stay in their places; drop all rows but those in `kept`."""
+        if kept is not None:
+            places = torch.arange(self.places, device=kept.device)
+            self._keep(kept, places.expand(len(self.done), -1))
+
+    def found(self) -> list[list[list[int]]]:
+        """What was drawn, without EOS, a list a sentence."""
+        rows = self.said.permute(1, 2, 0).tolist()
+        return [[row[:row.index(EOS)] if EOS in row else row for row in of] for of in rows]
+
+
+def _top(values: Float[Tensor, "*batch classes"], count: int) -> tuple[Tensor, Tensor]:
+    """The `count` highest values and their places, highest first; `values` may be overwritten.
+
+    On a GPU torch's selection reads the values some twenty times, a maximum once.
+    """
+    if not values.is_cuda or count > FEW:
+        return values.topk(count, -1)
+    return _maxima(values, count)
+
+
+def _maxima(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    found = []
+    for _ in range(count):
+        found.append(values.max(-1, keepdim=True))
+        values.scatter_(-1, found[-1].indices, -math.inf)
+    return tuple(torch.cat(parts, -1) for parts in zip(*found, strict=True))
+
+
+# ---- a sentence's own ----
+
+def _limits(source: Tensor, mask: Tensor | None, longest: int | None) -> Int[Tensor, " batch"]:
+    """At how many subwords each sentence must end, EOS among them; on the CPU."""
+    if longest:
+        return torch.full((len(source),), longest)
+    sizes = [source.shape[1]] * len(source) if mask is None else mask.sum(1).tolist()
+    return torch.tensor([longest_target(size) for size in sizes])
 
 
 def sentence_generator(source: np.ndarray, seed: int, *of: int) -> np.random.Generator:
