@@ -4,7 +4,6 @@ Log-likelihoods are in nats per token, each as its accounting counts tokens
 (`analysis.resampling`).
 """
 
-import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from lib.config import load_config
 from lib.errors import DataError
 from lib.evaluation.audit import AuditSettings, audit, read_audit, stopped_audit, summarise
 from lib.likelihood.accounting import likelihood_terms, ratio_of_sums
-from lib.training import run_folder, train_command
+from lib.runs import RunFolder, run_folder
 
 __all__ = ["AuditedRun", "audit_points", "audit_table", "audited_runs", "certainty_table",
            "family_ranking", "likelihood_audit", "verdict"]
@@ -72,14 +71,12 @@ def audited_runs(dataset: str, scale: str, train_data: str = "raw", seed: int = 
                                   "options, finishes it", stacklevel=2)
                 else:
                     found = audit(config, compute, progress)
-        sentences = pd.read_csv(folder.sentences, usecols=lambda name: name != "hypothesis")
-        metrics = json.loads(folder.metrics.read_text(encoding="utf-8"))
-        samples = metrics["log_likelihood"]["strict"]["samples"]
-        runs.append(AuditedRun(model, family, sentences, found, samples))
+        samples = folder.read_metrics().log_likelihood["strict"].samples
+        runs.append(AuditedRun(model, family, folder.read_sentences(), found, samples))
     if compute is not None and not runs:
-        command = train_command(load_config("tr_s", dataset, scale, seed, train_data))
-        raise DataError(f"no evaluated run of {dataset}/{scale}: `{command}`, then "
-                        "notebooks/03_eval.ipynb with the same parameters, for every model")
+        first = RunFolder(dataset, scale, "tr_s", train_data, seed)
+        raise DataError(f"no evaluated run of {dataset}/{scale}: `{first.train_command}`, then "
+                        f"`{first.evaluate_command}`, and so for every model")
     return runs
 
 

@@ -12,8 +12,8 @@ from analysis.published import MODELS
 from analysis.reports import exact_log_prob
 from analysis.style import finish, style
 from lib.likelihood.accounting import likelihood_terms
+from lib.runs import run_folder
 from lib.task import Task
-from lib.training import run_folder
 
 __all__ = ["bound_against_samples", "bound_points", "divergence_against_steps",
            "divergence_points"]
@@ -88,7 +88,7 @@ def divergence_points(tasks: Sequence[Task]) -> pd.DataFrame:
             break
         count = config.training.dev_sentences
         tokens = (task.dev.target_lengths[:count] + 1).mean()
-        history = pd.read_csv(run_folder(config).history)
+        history = run_folder(config).read_history()
         for row in history.itertuples():
             rows.append({"model": config.model, "step": row.step,
                          "kl": truth[:count].mean() - row.dev_ll * tokens})

@@ -1,11 +1,9 @@
 """How well log-likelihood and BLEU rank models alike: coefficients, exact p-values, intervals."""
 
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,14 +14,14 @@ from analysis.resampling import Resamples, bootstrap, with_accounting
 from analysis.significance import average_seeds
 from lib.errors import DataError
 from lib.likelihood.accounting import ACCOUNTINGS, accounting_named
-from lib.paths import outputs_root
+from lib.runs import RunFolder, find_runs
 
 __all__ = [
-    "COEFFICIENTS", "Correlation", "collect", "correlate", "find_runs",
-    "kendall", "models_table", "pearson", "permutation_p", "read_metrics", "resample_runs",
-    "spearman", "two_decoders",
+    "COEFFICIENTS", "RUN_COLUMNS", "Correlation", "collect", "correlate", "kendall",
+    "models_table", "pearson", "permutation_p", "resample_runs", "spearman", "two_decoders",
 ]
 
+RUN_COLUMNS = ["dataset", "scale", "model", "family", "train_data", "seed", "parameters"]
 EXACT_UP_TO = 8      # 8! = 40,320 permutations
 CHUNK = 500          # permutations at a time, to bound memory
 
@@ -143,47 +141,31 @@ def correlate(x: Num[np.ndarray, " n"], y: Num[np.ndarray, " n"], *,
 
 # ---------------------------------------------------------------- run folders
 
-def find_runs(dataset: str | None = None, scale: str | None = None) -> list[Path]:
-    """Evaluated run folders (those with a metrics.json) below the outputs, in order of path."""
-    pattern = f"{dataset or '*'}/{scale or '*'}/*/*/s*/metrics.json"
-    return sorted(path.parent for path in (outputs_root() / "runs").glob(pattern))
-
-
-def collect(runs: Iterable[Path] | None = None) -> pd.DataFrame:
+def collect(runs: Iterable[RunFolder] | None = None) -> pd.DataFrame:
     """One row a run: what its metrics.json says, and where it lies.
 
     Columns: dataset, scale, model, family, train_data, seed, parameters, setting (the headline's
     decoding), bleu, chrf, signature, bleu_mbr (minimum Bayes risk; NaN where it wasn't run), each
-    accounting (`paper` ...), its `_error` (standard error) and `_samples`, test_set, lines, path.
-    `runs` defaults to `find_runs()`.
+    accounting (`paper` ...), its `_error` (standard error) and `_samples`, test_set, lines, run
+    (the `RunFolder`). `runs` defaults to `find_runs()`.
     """
     rows = []
     for run in find_runs() if runs is None else runs:
-        metrics = read_metrics(Path(run))
-        try:
-            headline = metrics["bleu"][metrics["headline"]]
-            row = {key: metrics[key] for key in ("dataset", "scale", "model", "family",
-                                                 "train_data", "seed", "parameters")}
-            row |= {"setting": metrics["headline"], "bleu": headline["score"],
-                    "chrf": headline.get("chrf", math.nan), "signature": headline["signature"]}
-            mbr = [score["score"] for name, score in metrics["bleu"].items()
-                   if name.startswith("mbr")]
-            row["bleu_mbr"] = mbr[0] if mbr else math.nan
-            for name in ACCOUNTINGS:
-                cell = metrics["log_likelihood"].get(name) or {}
-                row |= {name: _number(cell.get("mean")),
-                        f"{name}_error": _number(cell.get("standard_error")),
-                        f"{name}_samples": _number(cell.get("samples"))}
-            row |= {"test_set": metrics["test_set"]["name"], "lines": metrics["test_set"]["lines"],
-                    "path": str(run)}
-        except KeyError as error:
-            raise DataError(f"{run}/metrics.json has no {error}: evaluate the run again with "
-                            "notebooks/03_eval.ipynb") from error
-        rows.append(row)
-    columns = ["dataset", "scale", "model", "family", "train_data", "seed", "parameters", "setting",
-               "bleu", "chrf", "signature", "bleu_mbr",
+        metrics = run.read_metrics()
+        row = {name: getattr(metrics, name) for name in RUN_COLUMNS}
+        row |= {"setting": metrics.headline, "bleu": metrics.own.score, "chrf": metrics.own.chrf,
+                "signature": metrics.own.signature,
+                "bleu_mbr": metrics.mbr.score if metrics.mbr else math.nan}
+        for name in ACCOUNTINGS:
+            found = metrics.log_likelihood.get(name)
+            row |= {name: found.mean if found else math.nan,
+                    f"{name}_error": found.standard_error if found else math.nan,
+                    f"{name}_samples": float(found.samples) if found else math.nan}
+        rows.append(row | {"test_set": metrics.test_set.name, "lines": metrics.test_set.lines,
+                           "run": run})
+    columns = [*RUN_COLUMNS, "setting", "bleu", "chrf", "signature", "bleu_mbr",
                *(f"{name}{end}" for name in ACCOUNTINGS for end in ("", "_error", "_samples")),
-               "test_set", "lines", "path"]
+               "test_set", "lines", "run"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -194,17 +176,7 @@ def resample_runs(frame: pd.DataFrame, references: Sequence[str], *accountings: 
 
     hypotheses: the column that BLEU is of; `hypothesis_mbr` for minimum Bayes risk.
     """
-    tables = []
-    for path in frame["path"]:
-        file = Path(path) / "sentences.csv"
-        if not file.is_file():
-            raise DataError(f"{file} is missing: evaluate the run with notebooks/03_eval.ipynb")
-        table = pd.read_csv(file, keep_default_na=False, na_values={
-            name: [""] for name in ("elbo", "released_estimate", "effective_sample_size")})
-        if hypotheses not in table:
-            raise DataError(f"{file} has no column {hypotheses}: evaluate the run again with "
-                            "notebooks/03_eval.ipynb")
-        tables.append(table.assign(hypothesis=table[hypotheses]))
+    tables = [run.read_sentences(hypotheses) for run in frame["run"]]
     first, *others = dict.fromkeys(accountings)
     drawn = {first: bootstrap(tables, references, first, **options)}
     seed = {name: value for name, value in options.items() if name == "seed"}
@@ -260,20 +232,3 @@ def two_decoders(frame: pd.DataFrame, accounting: str, *, headline: Resamples | 
              for name, (runs, drawn) in kinds.items()]
     table = pd.concat(found, ignore_index=True)
     return table[["decoder", *(column for column in table if column != "decoder")]]
-
-
-def read_metrics(run: Path) -> dict:
-    """What a run's metrics.json holds; DataError where it is missing or damaged."""
-    file = run / "metrics.json"
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{file} is missing: evaluate the run with notebooks/03_eval.ipynb"
-                        ) from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{file} is damaged ({error}): evaluate the run again with "
-                        "notebooks/03_eval.ipynb") from error
-
-
-def _number(cell: float | int | None) -> float:
-    return math.nan if cell is None else float(cell)

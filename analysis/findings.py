@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis import correlation
 from analysis.published import FINDINGS, MODELS, Finding
 from analysis.significance import FAMILIES, seed_spread
 from analysis.tables import interval
 from lib.paths import outputs_root
+from lib.runs import find_runs
 
 __all__ = ["ACCOUNTINGS_SHOWN", "Verdict", "overview", "paragraph", "sentences", "verdicts"]
 
@@ -355,14 +355,12 @@ def _refinement_gains(dataset: str, scale: str) -> pd.DataFrame:
     has no interval, from Table 3 if that has the system, else without one.
     """
     rows = {}
-    for run in correlation.find_runs(dataset, scale):
-        metrics = correlation.read_metrics(run)
-        if {"k0", "k4"} <= set(metrics["bleu"]):
-            key = tuple(metrics[name] for name in ("model", "family", "train_data"))
-            refined = metrics["bleu"]["k4"]
-            rows.setdefault(key, []).append((
-                refined["score"] - metrics["bleu"]["k0"]["score"],
-                refined.get("gain_low", NAN), refined.get("gain_high", NAN)))
+    for run in find_runs(dataset, scale):
+        metrics = run.read_metrics()
+        if {"k0", "k4"} <= set(metrics.bleu):
+            refined = metrics.bleu["k4"]
+            rows.setdefault((metrics.model, metrics.family, metrics.train_data), []).append((
+                refined.score - metrics.bleu["k0"].score, refined.gain_low, refined.gain_high))
     found = {key: _over_seeds(np.array(gains)) for key, gains in rows.items()}
     for data, end in (("raw", ""), ("distilled", "_distilled")):
         table = _read(f"table3_{dataset}_{scale}{end}")

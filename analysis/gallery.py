@@ -3,14 +3,13 @@
 The first is read beside its files, the second is one page that holds them all.
 """
 
-import json
 import re
 from pathlib import Path
 
 from analysis import findings, html_report, published
 from lib.config import datasets
-from lib.errors import DataError
 from lib.paths import NOTEBOOKS, ROOT, outputs_root
+from lib.runs import RunFolder, find_runs
 
 __all__ = ["describe", "main", "write_gallery"]
 
@@ -128,7 +127,7 @@ def _readme(root: Path) -> str:
         lines += ["## Tables", "", "| table | shows |", "|---|---|"]
         lines += [f"| [{stem}](tables/{path.name}) | {_line(path)} |"
                   for stem, path in texts.items()] + [""]
-    runs = _runs_table(root)
+    runs = _runs_table()
     lines += ["## Runs", "", RUNS_SAY, "", *runs, ""] if runs else []
     return "\n".join(lines)
 
@@ -145,7 +144,7 @@ def _report(root: Path) -> str:
             else ""
         link = html_report.inline(f"{_line(path)} [{path.name}](tables/{path.name})")
         parts["Tables"].add(stem, f"<p>{link}</p>\n{body}")
-    runs = _runs_table(root)
+    runs = _runs_table()
     if runs:
         parts["Runs"].add("", html_report.table_html("\n".join([RUNS_SAY, *runs])))
     room = html_report.LARGEST * 9 // 10 - sum(section.size for section in parts.values())
@@ -201,27 +200,21 @@ def _behind(stem: str) -> str:
     return folder.as_posix() if (outputs_root() / folder).is_dir() else ""
 
 
-def _runs_table(root: Path) -> list[str]:
+def _runs_table() -> list[str]:
     """Lines of a table: a row a run that was evaluated."""
-    runs = sorted((root / "runs").glob("*/*/*/*/s*/metrics.json"))
+    runs = find_runs()
     head = ["| run | BLEU | LL | executed notebooks |", "|---|---:|---:|---|"]
-    return [*head, *(_run(path, root) for path in runs)] if runs else []
+    return [*head, *map(_run, runs)] if runs else []
 
 
-def _run(path: Path, root: Path) -> str:
-    folder = path.parent.relative_to(root)
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-        bleu = metrics["bleu"][metrics["headline"]]["score"]
-        strict = metrics["log_likelihood"]["strict"]["mean"]
-    except (json.JSONDecodeError, KeyError) as error:
-        raise DataError(f"{path} is damaged ({error}): evaluate the run again with "
-                        "notebooks/03_eval.ipynb") from error
+def _run(run: RunFolder) -> str:
+    folder, metrics = run.path.relative_to(outputs_root()), run.read_metrics()
     books = ", ".join(f"[{p.stem}]({folder.as_posix()}/{p.name})"
-                      for p in sorted(path.parent.glob("0*.ipynb")))
+                      for p in sorted(run.path.glob("0*.ipynb")))
     name = "/".join(folder.parts[1:])
-    number = f"{strict:.3f}".replace("-", "\N{MINUS SIGN}")
-    return f"| [{name}]({folder.as_posix()}/) | {bleu:.1f} | {number} | {books or '–'} |"
+    number = f"{metrics.log_likelihood['strict'].mean:.3f}".replace("-", "\N{MINUS SIGN}")
+    return (f"| [{name}]({folder.as_posix()}/) | {metrics.own.score:.1f} | {number} "
+            f"| {books or '–'} |")
 
 
 def main() -> Path:

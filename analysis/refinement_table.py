@@ -24,7 +24,7 @@ from lib.decoding.refinement import trace
 from lib.errors import ConfigError
 from lib.evaluation.scoring import TrainedRun
 from lib.likelihood import elbo
-from lib.paths import RunFolder
+from lib.runs import RunFolder
 from lib.training.validation import translate
 
 __all__ = ["compact", "latent_models", "procedures_table", "read_best", "read_gains",

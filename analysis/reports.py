@@ -19,18 +19,17 @@ from lib.config import Config
 from lib.errors import ConfigError, DataError
 from lib.likelihood.accounting import ACCOUNTINGS
 from lib.models import count_parameters
+from lib.runs import Metrics, find_runs, run_folder
 from lib.synthetic import ToyTask
 from lib.task import Task
-from lib.training import Trainer, run_folder, train_command
+from lib.training import Trainer
 
 __all__ = [
     "batch_summary", "bleu_table", "collect_runs", "corpus_sizes", "diagnostics_table",
     "divergence_table", "exact_log_prob", "examples", "length_counts", "likelihood_by_length",
-    "likelihood_table", "mode_table", "read_sentences", "toy_task", "training_plan",
+    "likelihood_table", "mode_table", "toy_task", "training_plan",
     "vocabulary_table",
 ]
-
-LIKELIHOOD_NAMES = {"mean": "mean", "standard_error": "standard error", "samples": "samples K"}
 
 
 # ---- a corpus ----
@@ -147,38 +146,33 @@ def training_plan(config: Config, steps: int = 4) -> dict[str, float | int | str
 
 # ---- one evaluated run ----
 
-def read_sentences(config: Config) -> pd.DataFrame:
-    """The run's sentences.csv; a hypothesis may be empty, and may read "nan"."""
-    numbers = ("elbo", "released_estimate", "effective_sample_size")
-    return pd.read_csv(run_folder(config).sentences, keep_default_na=False,
-                       na_values={name: [""] for name in numbers})
-
-
-def bleu_table(metrics: dict) -> pd.DataFrame:
+def bleu_table(metrics: Metrics) -> pd.DataFrame:
     """One row a decoding setting: BLEU, chrF, sentences a second, sacreBLEU's signature."""
-    speed = metrics["speed"]["sentences_per_second"]
+    speed = metrics.speed["sentences_per_second"]
     return pd.DataFrame([
-        {"setting": name + (" (headline)" if name == metrics["headline"] else ""),
-         "bleu": score["score"], "chrf": score["chrf"],
-         "sentences a second": speed.get(name, math.nan), "signature": score["signature"]}
-        for name, score in metrics["bleu"].items()])
+        {"setting": name + (" (headline)" if name == metrics.headline else ""),
+         "bleu": score.score, "chrf": score.chrf,
+         "sentences a second": speed.get(name, math.nan), "signature": score.signature}
+        for name, score in metrics.bleu.items()])
 
 
-def likelihood_table(metrics: dict) -> pd.DataFrame:
+def likelihood_table(metrics: Metrics) -> pd.DataFrame:
     """One row an accounting: what it counts, mean, standard error over sentences, samples."""
     return pd.DataFrame([
         {"accounting": name, "counts": f"{a.label}, {a.unit}",
-         **{shown: metrics["log_likelihood"][name][key] for key, shown in LIKELIHOOD_NAMES.items()}}
-        for name, a in ACCOUNTINGS.items() if name in metrics["log_likelihood"]])
+         "mean": metrics.log_likelihood[name].mean,
+         "standard error": metrics.log_likelihood[name].standard_error,
+         "samples K": metrics.log_likelihood[name].samples}
+        for name, a in ACCOUNTINGS.items() if name in metrics.log_likelihood])
 
 
-def diagnostics_table(metrics: dict) -> pd.DataFrame:
+def diagnostics_table(metrics: Metrics) -> pd.DataFrame:
     """What tells a collapsed or undertrained latent model; empty for autoregressive ones."""
     named = {"reconstruction": "reconstruction, nats per token", "kl": "KL[q || p], nats per token",
              "bleu_posterior": "BLEU, z from q(z|y, x) at the reference",
              "share_lengths_right": "share of padded lengths predicted right",
              "effective_sample_size": "effective sample size, median over sentences"}
-    found = metrics.get("diagnostics", {})
+    found = metrics.diagnostics
     return pd.DataFrame([{"quantity": name, "value": float(found[key])}
                          for key, name in named.items() if key in found],
                         columns=["quantity", "value"])
@@ -267,9 +261,10 @@ def collect_runs(config: Config) -> pd.DataFrame:
 
     Errors: DataError, naming the commands, where there is none.
     """
-    runs = correlation.find_runs(config.dataset.name, config.scale)
+    runs = find_runs(config.dataset.name, config.scale)
     if not runs:
-        raise DataError(
-            f"no evaluated run of {config.dataset.name}/{config.scale}: `{train_command(config)}`, "
-            "then notebooks/03_eval.ipynb with the same parameters, for every model to compare")
+        first = run_folder(config)
+        raise DataError(f"no evaluated run of {config.dataset.name}/{config.scale}: "
+                        f"`{first.train_command}`, then `{first.evaluate_command}`, and so for "
+                        "every model to compare")
     return correlation.collect(runs)

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.correlation import correlate, find_runs, pearson, read_metrics
+from analysis.correlation import RUN_COLUMNS, correlate, pearson
 from lib.bleu import resample_weights
-from lib.errors import DataError
+from lib.runs import RunFolder, find_runs
 from lib.training.history import Validations
 
 __all__ = ["across_checkpoints"]
 
 
-def across_checkpoints(runs: Iterable[Path] | None = None, *, resamples: int = 1000,
+def across_checkpoints(runs: Iterable[RunFolder] | None = None, *, resamples: int = 1000,
                        ) -> pd.DataFrame:
     """For each run, dev log-likelihood against dev BLEU over its checkpoints.
 
@@ -30,15 +30,12 @@ def across_checkpoints(runs: Iterable[Path] | None = None, *, resamples: int = 1
     a test.
     """
     rows = []
-    for run in map(Path, find_runs() if runs is None else runs):
-        metrics, file = read_metrics(run), run / "history.csv"
-        if not file.is_file():
-            raise DataError(f"{file} is missing: train the model with notebooks/02_train.ipynb")
-        history = pd.read_csv(file).dropna(subset=["dev_ll", "dev_bleu"])
+    for run in find_runs() if runs is None else runs:
+        history = run.read_history().dropna(subset=["dev_ll", "dev_bleu"])
         if "kl_weight" in history:
             history = history[history["kl_weight"] == history["kl_weight"].max()]
         ll, bleu = history["dev_ll"].to_numpy(), history["dev_bleu"].to_numpy()
-        drawn = _resampled(run / "validations.npz", history["step"].tolist(), resamples)
+        drawn = _resampled(run.validations, history["step"].tolist(), resamples)
         found = asdict(correlate(ll, bleu, resampled=drawn))
         found |= {"pearson_changes": float(pearson(np.diff(ll), np.diff(bleu))),
                   "pearson_changes_low": math.nan, "pearson_changes_high": math.nan}
@@ -46,8 +43,7 @@ def across_checkpoints(runs: Iterable[Path] | None = None, *, resamples: int = 1
             changes = pearson(*(np.diff(values, axis=1) for values in drawn))
             found["pearson_changes_low"], found["pearson_changes_high"] = np.nanquantile(
                 changes, [0.025, 0.975])
-        rows.append({key: metrics[key] for key in ("dataset", "scale", "model", "family",
-                                                   "train_data", "seed")} | found)
+        rows.append({name: getattr(run.read_metrics(), name) for name in RUN_COLUMNS[:-1]} | found)
     return pd.DataFrame(rows)
 
 

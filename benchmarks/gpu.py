@@ -31,7 +31,8 @@ from lib.decoding.graphs import GraphedDecoder
 from lib.evaluation.scoring import TrainedRun
 from lib.evaluation.speed import Work, work
 from lib.models import count_parameters
-from lib.paths import RunFolder, outputs_root, write_text
+from lib.paths import outputs_root, write_text
+from lib.runs import RunFolder
 from lib.training import Trainer
 
 RUN = ["device", "dataset", "scale", "model", "train_data"]  # what tells the rows of runs apart

@@ -7,8 +7,8 @@ from pathlib import Path
 from lib.errors import ConfigError
 
 __all__ = [
-    "NOTEBOOKS", "PARAMS", "ROOT", "DistilledFolder", "RunFolder", "cache_root", "data_root",
-    "outputs_root", "writable", "write_bytes", "write_text",
+    "NOTEBOOKS", "PARAMS", "ROOT", "DistilledFolder", "cache_root", "data_root", "outputs_root",
+    "writable", "write_bytes", "write_text",
 ]
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,63 +65,6 @@ def write_bytes(path: Path, content: bytes) -> None:
     temporary = writable(path.parent) / f"{path.name}.{os.getpid()}.tmp"
     temporary.write_bytes(content)
     os.replace(temporary, path)
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """One run: `runs/<dataset>/<scale>/<model>/<train_data>/s<seed>/` below the outputs."""
-
-    dataset: str
-    scale: str
-    model: str
-    train_data: str = "raw"
-    seed: int = 1
-
-    @property
-    def path(self) -> Path:
-        """The run's folder."""
-        return (outputs_root() / "runs" / self.dataset / self.scale / self.model
-                / self.train_data / f"s{self.seed}")
-
-    @property
-    def config(self) -> Path:
-        """Every resolved setting, as JSON."""
-        return self.path / "config.json"
-
-    @property
-    def history(self) -> Path:
-        """A row a validation, as CSV."""
-        return self.path / "history.csv"
-
-    @property
-    def validations(self) -> Path:
-        """The terms of the dev sentences at every validation, which history.csv has the sums of."""
-        return self.path / "validations.npz"
-
-    @property
-    def metrics(self) -> Path:
-        """BLEU, likelihoods and speed on the test set, as JSON."""
-        return self.path / "metrics.json"
-
-    @property
-    def sentences(self) -> Path:
-        """A row a test sentence, as CSV."""
-        return self.path / "sentences.csv"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of checkpoints; not in git but for the small ones of the quick start."""
-        return self.path / "checkpoints"
-
-    @property
-    def best(self) -> Path:
-        """The weights with the best dev BLEU, all that evaluation needs."""
-        return self.checkpoints / "best.pt"
-
-    @property
-    def last(self) -> Path:
-        """The whole training state at the last checkpoint, for resuming."""
-        return self.checkpoints / "last.pt"
 
 
 @dataclass(frozen=True)

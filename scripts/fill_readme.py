@@ -4,7 +4,6 @@ A block between `<!-- begin NAME -->` and `<!-- end NAME -->` is replaced by wha
 that name makes of files in outputs/. No number there is typed in by hand.
 """
 
-import json
 import re
 import sys
 from collections.abc import Callable
@@ -14,13 +13,13 @@ import pandas as pd
 
 from analysis import findings as lib_findings
 from analysis.audit_figure import verdict
-from analysis.correlation import find_runs
 from analysis.published import MODELS as NAMES
 from analysis.speed_table import bench_table, other_systems
 from analysis.tables import interval, systems
 from lib.config import MODELS
 from lib.likelihood.accounting import likelihood_terms, ratio_of_sums
-from lib.paths import ROOT, RunFolder, outputs_root
+from lib.paths import ROOT, outputs_root
+from lib.runs import Metrics, RunFolder, find_runs
 
 README = ROOT / "README.md"
 
@@ -34,24 +33,24 @@ def _table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def _runs(dataset: str, scale: str, train_data: str = "raw") -> list[tuple[RunFolder, dict]]:
+def _runs(dataset: str, scale: str, train_data: str = "raw") -> list[tuple[RunFolder, Metrics]]:
     folders = [RunFolder(dataset, scale, model, train_data) for model in MODELS]
-    return [(f, json.loads(f.metrics.read_text())) for f in folders if f.metrics.exists()]
+    return [(f, f.read_metrics()) for f in folders if f.metrics.exists()]
 
 
 def _results(dataset: str, scale: str) -> str:
     rows = []
     for data in ("raw", "distilled"):
         for folder, metrics in _runs(dataset, scale, data):
-            history = pd.read_csv(folder.history)
-            bleu = {k: v["score"] for k, v in metrics["bleu"].items()}
+            history = folder.read_history()
+            bleu = {k: v.score for k, v in metrics.bleu.items()}
             shown = ("greedy", "beam4") if "greedy" in bleu else ("k0", "k1", "k4")
-            ll = {name: f"{v['mean']:.3f} ± {v['standard_error']:.3f}"
-                  for name, v in metrics["log_likelihood"].items()}
-            kl = metrics["diagnostics"].get("kl")
+            ll = {name: f"{v.mean:.3f} ± {v.standard_error:.3f}"
+                  for name, v in metrics.log_likelihood.items()}
+            kl = metrics.diagnostics.get("kl")
             rows.append({
-                "model": NAMES[metrics["model"]], "trained on": data,
-                "parameters": f"{metrics['parameters'] / 1e6:.1f}M",
+                "model": NAMES[metrics.model], "trained on": data,
+                "parameters": f"{metrics.parameters / 1e6:.1f}M",
                 "steps": int(history["step"].iloc[-1]),
                 "minutes": f"{history['seconds'].iloc[-1] / 60:.0f}",
                 "BLEU": ", ".join(f"{s} {bleu[s]:.1f}" for s in shown),
@@ -61,12 +60,12 @@ def _results(dataset: str, scale: str) -> str:
     return _table(rows)
 
 
-def _certainty(metrics: dict) -> str:
+def _certainty(metrics: Metrics) -> str:
     """How many importance samples, and what the last tenfold of them added to the strict LL."""
-    rise = metrics["convergence"].get("rise")
+    rise = metrics.convergence.get("rise")
     if not rise:
         return "exact"
-    return f"{metrics['log_likelihood']['strict']['samples']:,} ({rise['strict']['mean']:+.3f})"
+    return f"{metrics.log_likelihood['strict'].samples:,} ({rise['strict']['mean']:+.3f})"
 
 
 KINDS = {"two families, same text": ("across", ["raw", "distilled"]),
@@ -110,8 +109,8 @@ def reading() -> str:
     if not path.exists() or not {"tr_s", "ga_b", "fl_s"} <= set(runs):
         return "*(no results yet)*"
     table = systems(pd.read_csv(path)).query("train_data == 'raw'").set_index("model")
-    beam = runs["tr_s"]["bleu"]["beam4"]["score"]
-    shares = {m: runs[m]["bleu"]["k4"]["score"] / beam for m in ("ga_b", "fl_s")}
+    beam = runs["tr_s"].bleu["beam4"].score
+    shares = {m: runs[m].bleu["k4"].score / beam for m in ("ga_b", "fl_s")}
     difference, error = _paired("fl_s", "ga_b")
     told = {m: f"{table.bleu[m]:.1f} [{table.bleu_low[m]:.1f}, {table.bleu_high[m]:.1f}]"
             for m in ("tr_s", "ga_b", "fl_s")}
@@ -130,9 +129,9 @@ def reading() -> str:
         f"{difference:+.3f} nats per token (paired standard error {error:.3f}), its BLEU minus "
         f"Ga-B's {gap} (paired resamples): {order}, on one seed each and lower bounds "
         f"whose tightness differs "
-        f"(median effective sample size {runs['ga_b']['diagnostics']['effective_sample_size']:.0f} "
-        f"and {runs['fl_s']['diagnostics']['effective_sample_size']:.0f} of "
-        f"{runs['ga_b']['log_likelihood']['strict']['samples']}).\n\n{_released(runs)}\n\n"
+        f"(median effective sample size {runs['ga_b'].diagnostics['effective_sample_size']:.0f} "
+        f"and {runs['fl_s'].diagnostics['effective_sample_size']:.0f} of "
+        f"{runs['ga_b'].log_likelihood['strict'].samples}).\n\n{_released(runs)}\n\n"
         f"{_trend()}")
 
 
@@ -141,8 +140,8 @@ def _trend() -> str:
     told = {}
     for data in ("raw", "distilled"):
         for folder, metrics in _runs("multi30k_de_en", "mini", data):
-            bleu = pd.read_csv(folder.history)["dev_bleu"]
-            told[f"{NAMES[metrics['model']]} {data}"] = bleu.iloc[-1] - bleu.iloc[-3]
+            bleu = folder.read_history()["dev_bleu"]
+            told[f"{NAMES[metrics.model]} {data}"] = bleu.iloc[-1] - bleu.iloc[-3]
     return ("**Trained long enough?** Dev BLEU over the last two of the validations, 400 steps: "
             + ", ".join(f"{name} {rise:+.1f}" for name, rise in told.items())
             + ". All models have the same budget of steps; where a rise is larger than the gap to "
@@ -151,7 +150,7 @@ def _trend() -> str:
 
 def _released(runs: dict) -> str:
     """What the released code's estimate would have one believe."""
-    values = {NAMES[m]: runs[m]["log_likelihood"]["released"]["mean"]
+    values = {NAMES[m]: runs[m].log_likelihood["released"].mean
               for m in ("tr_s", "ga_b", "fl_s")}
     ahead = [name for name, value in values.items() if value > values[NAMES["tr_s"]]]
     told = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
@@ -163,7 +162,7 @@ def _released(runs: dict) -> str:
 
 def _paired(one: str, other: str) -> tuple[float, float]:
     """Difference of strict LL in nats per token, and its standard error over sentences."""
-    a, b = (pd.read_csv(RunFolder("multi30k_de_en", "mini", m).sentences) for m in (one, other))
+    a, b = (RunFolder("multi30k_de_en", "mini", m).read_sentences() for m in (one, other))
     (first, tokens), (second, _) = (likelihood_terms(frame, "strict") for frame in (a, b))
     return ratio_of_sums(first - second, tokens)
 
@@ -231,18 +230,13 @@ def search() -> str:
 
 def _counted(dataset: str, scale: str, train_data: str) -> str:
     """How many models were trained on what, and which of them with several seeds."""
-    runs = [(f.model, f.seed) for f in map(_folder, find_runs(dataset, scale))
+    runs = [(f.model, f.seed) for f in find_runs(dataset, scale)
             if f.train_data == train_data]
     models = dict.fromkeys(sorted({model for model, _ in runs}, key=MODELS.index))
     seeds = {model: sum(model == other for other, _ in runs) for model in models}
     several = [f"{count} seeds of {NAMES[model]}" for model, count in seeds.items() if count > 1]
     return (f"{len(models)} models trained on {train_data} text, "
             + (f"{', '.join(several)}, one of the others" if several else "one seed each"))
-
-
-def _folder(path: Path) -> RunFolder:
-    dataset, scale, model, train_data, seed = path.parts[-5:]
-    return RunFolder(dataset, scale, model, train_data, int(seed[1:]))
 
 
 def sizes() -> str:
@@ -306,10 +300,10 @@ def _whole_passes() -> str:
                 f"on {row.threads} threads" for row in pd.read_csv(bench).itertuples()]
     for _, metrics in (pair for data in ("raw", "distilled")
                        for pair in _runs("multi30k_de_en", "mini", data)):
-        seconds = metrics["speed"].get("likelihood_seconds")
-        if seconds and metrics["log_likelihood"]["strict"]["samples"] == 1000:
-            threads = metrics["speed"]["threads"]
-            told.append(f"{NAMES[metrics['model']]} ({metrics['train_data']}) {seconds / 60:.1f} "
+        seconds = metrics.speed.get("likelihood_seconds")
+        if seconds and metrics.log_likelihood["strict"].samples == 1000:
+            threads = metrics.speed["threads"]
+            told.append(f"{NAMES[metrics.model]} ({metrics.train_data}) {seconds / 60:.1f} "
                         f"on {threads} thread{'s' * (threads > 1)}")
     return "" if not told else (
         "\n\nThe whole pass over 1,000 sentences of Multi30k at K = 1,000, mini, in minutes "

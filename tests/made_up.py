@@ -9,7 +9,7 @@ from sacrebleu.metrics import BLEU
 
 from lib.bleu import bleu_statistics
 from lib.evaluation.scoring import accountings
-from lib.paths import RunFolder
+from lib.runs import RunFolder
 from lib.training.history import Validations
 
 FAMILY = {"tr": "autoregressive", "ga": "gaussian", "fl": "flow"}

@@ -29,7 +29,8 @@ from lib.likelihood.annealing import (
     reverse_annealing,
     tune_step_sizes,
 )
-from lib.paths import ROOT, RunFolder
+from lib.paths import ROOT
+from lib.runs import RunFolder
 from tests.closed_form import ParityModel
 from tests.tiny import FLOW, GAUSSIAN, batch_of, model_of, ragged
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import papermill
 import pytest
+from made_up import made_up_run
 
 from analysis.audit_figure import (
     AuditedRun,
@@ -25,7 +26,8 @@ from analysis.style import FAMILY_COLOURS
 from lib.errors import DataError
 from lib.evaluation.audit import AuditSettings
 from lib.likelihood.annealing import Annealing
-from lib.paths import NOTEBOOKS, ROOT, RunFolder
+from lib.paths import NOTEBOOKS, ROOT
+from lib.runs import RunFolder
 
 
 def sentences(log_prob, released=math.nan, padded=(4, 8), log_p_length=-0.5, elbo=math.nan):
@@ -147,16 +149,21 @@ def test_figure_has_a_panel_a_data_set_and_a_row_a_model():
     assert first.yaxis_inverted()
 
 
+def scored_run(model, log_prob):
+    """A run of two sentences, scored with 7 samples after step 3."""
+    run = made_up_run(model, 0.0, 1.0, references=["nan", ""])
+    sentences([log_prob, 2 * log_prob]).assign(hypothesis=["nan", ""]).to_csv(
+        run.sentences, index=False)
+    metrics = json.loads(run.metrics.read_text())
+    metrics["log_likelihood"]["strict"]["samples"] = 7
+    run.metrics.write_text(json.dumps(metrics | {"step": 3, "dev_bleu": 1.0}))
+    return run
+
+
 def test_runs_are_found_with_their_audits(isolated):
     assert audited_runs("toy", "smoke") == []
     for model, log_prob in (("fl_s", -7.0), ("tr_s", -4.0)):
-        folder = RunFolder("toy", "smoke", model)
-        folder.path.mkdir(parents=True)
-        frame = sentences([log_prob, 2 * log_prob])
-        frame.insert(0, "hypothesis", ["nan", ""])
-        frame.to_csv(folder.sentences, index=False)
-        folder.metrics.write_text(json.dumps({
-            "step": 3, "dev_bleu": 1.0, "log_likelihood": {"strict": {"samples": 7}}}))
+        scored_run(model, log_prob)
     runs = audited_runs("toy", "smoke")
     assert [(run.model, run.family, run.audit is None) for run in runs] == [
         ("tr_s", "autoregressive", True), ("fl_s", "flow", True)]
@@ -174,13 +181,9 @@ def test_runs_are_found_with_their_audits(isolated):
 
 def test_an_audit_that_was_stopped_is_not_overwritten(isolated, monkeypatch):
     monkeypatch.setattr("analysis.audit_figure.audit", lambda *_: pytest.fail("computed"))
-    folder = RunFolder("toy", "smoke", "fl_s")
+    folder, weights = scored_run("fl_s", -7.0), {"step": 3, "dev_bleu": 1.0}
     folder.checkpoints.mkdir(parents=True)
     folder.best.touch()
-    sentences([-7.0, -14.0]).to_csv(folder.sentences, index=False)
-    weights = {"step": 3, "dev_bleu": 1.0}
-    folder.metrics.write_text(json.dumps(weights | {
-        "log_likelihood": {"strict": {"samples": 7}}}))
     audit_of([-6.0, -12.0], [0.1, 0.1]).to_csv(folder.path / "audit.csv", index=False)
     fine = AuditSettings(3, 100, Annealing(4, 2, 1))
     (folder.path / "audit.json").write_text(json.dumps(weights | {"settings": asdict(fine)}))

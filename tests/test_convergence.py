@@ -10,8 +10,8 @@ from analysis import convergence
 from analysis.audit_figure import AuditedRun
 from analysis.reports import exact_log_prob
 from lib.config import load_config
+from lib.runs import run_folder
 from lib.task import Task
-from lib.training import run_folder
 
 SENTENCES = pd.DataFrame({
     "n_tokens": [4, 6], "n_tokens_padded": [4, 8], "n_chars": [20, 30], "log_prob": [-7.0, -11.0],

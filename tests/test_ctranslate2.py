@@ -9,7 +9,8 @@ from lib.config import load_config
 from lib.decoding.search import beam_search
 from lib.errors import ConfigError
 from lib.evaluation.scoring import load_run
-from lib.paths import ROOT, RunFolder
+from lib.paths import ROOT
+from lib.runs import RunFolder
 
 INSTALLED = pytest.mark.skipif(not outside.is_installed(),
                                reason="CTranslate2 isn't installed: pip install -e '.[speed]'")

@@ -26,9 +26,10 @@ from lib.errors import CheckpointError, ConfigError, DataError
 from lib.evaluation.scoring import load_run
 from lib.models import build
 from lib.paths import NOTEBOOKS, ROOT
+from lib.runs import run_folder
 from lib.synthetic import ToyTask
 from lib.task import Task
-from lib.training import checkpoints, run_folder
+from lib.training import checkpoints
 
 pytestmark = pytest.mark.usefixtures("isolated")
 

@@ -12,8 +12,9 @@ from lib.config import load_config
 from lib.errors import CheckpointError
 from lib.evaluation import decoding_settings, evaluate
 from lib.evaluation.scoring import load_run
+from lib.runs import run_folder
 from lib.task import Task
-from lib.training import Trainer, checkpoints, run_folder
+from lib.training import Trainer, checkpoints
 
 TINY = {"steps": 2, "validate_every": 1, "dev_sentences": 8, "start_from": "", "kl_start": 0,
         "kl_ramp": 0, "samples": 5, "d_model": 16, "d_filter": 32}

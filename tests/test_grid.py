@@ -25,7 +25,8 @@ import torch
 import yaml
 
 from lib.config import load_config
-from lib.paths import NOTEBOOKS, ROOT, RunFolder
+from lib.paths import NOTEBOOKS, ROOT
+from lib.runs import RunFolder
 from workflow import grid
 from workflow.grid import workflow
 from workflow.grid.workflow import Grid

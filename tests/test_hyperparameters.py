@@ -5,7 +5,8 @@ import json
 import pytest
 
 from lib.config import load_config
-from lib.training import Trainer, hyperparameters, run_folder, search_space
+from lib.runs import run_folder
+from lib.training import Trainer, hyperparameters, search_space
 
 TINY = {"steps": 4, "validate_every": 2, "dev_sentences": 10}
 

@@ -12,7 +12,8 @@ from analysis.reports import exact_log_prob
 from lib.bleu import bleu
 from lib.config import MODELS, load_config
 from lib.evaluation.scoring import accountings, likelihoods, load_run
-from lib.paths import NOTEBOOKS, ROOT, RunFolder
+from lib.paths import NOTEBOOKS, ROOT
+from lib.runs import RunFolder
 from lib.runtime import autocast
 from lib.task import Task
 from lib.training.checkpoints import load

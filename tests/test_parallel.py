@@ -17,7 +17,8 @@ from torch import nn
 from lib.config import load_config
 from lib.errors import ConfigError, TrainingError
 from lib.paths import ROOT
-from lib.training import checkpoints, parallel, run_folder, train, train_in_processes
+from lib.runs import run_folder
+from lib.training import checkpoints, parallel, train, train_in_processes
 
 pytestmark = pytest.mark.usefixtures("isolated")
 

@@ -12,7 +12,7 @@ from lib.decoding.refinement import trace
 from lib.errors import ConfigError
 from lib.evaluation.scoring import TrainedRun
 from lib.models import build
-from lib.paths import RunFolder
+from lib.runs import RunFolder
 from lib.task import Task
 from lib.training.validation import translate
 

@@ -20,8 +20,8 @@ from lib.evaluation.scoring import (
     likelihood_batches,
     likelihoods,
 )
+from lib.runs import run_folder
 from lib.task import Task
-from lib.training import run_folder
 from tests.closed_form import ParityModel
 from tests.tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, batch_of, model_of, ragged, tokenised
 

@@ -38,8 +38,8 @@ def test_p_values_are_sacrebleus_own(isolated, monkeypatch):
         made_up_run(model, wrong, 2.0, references=references)
     runs = correlation.collect()
     table = significance.pairs(runs, correlation.resample_runs(runs, references, "strict"))
-    told = {model: pd.read_csv(f"{path}/sentences.csv")["hypothesis"].tolist()
-            for model, path in zip(runs["model"], runs["path"], strict=True)}
+    told = {model: run.read_sentences()["hypothesis"].tolist()
+            for model, run in zip(runs["model"], runs["run"], strict=True)}
     for first, found in table.groupby("first"):
         names = [first, *found["second"]]
         _, theirs = PairedTest([(name, told[name]) for name in names], {"BLEU": BLEU()},
@@ -56,8 +56,8 @@ def test_the_likelihoods_error_is_the_paired_one(isolated):
         made_up_run(model, 0.3, nats, references=references)
     runs = correlation.collect()
     row = significance.pairs(runs, correlation.resample_runs(runs, references, "strict")).iloc[0]
-    a, b = (pd.read_csv(f"{path}/sentences.csv") for path in
-            runs.set_index("model").loc[["tr_s", "tr_b"], "path"])
+    a, b = (run.read_sentences() for run in
+            runs.set_index("model").loc[["tr_s", "tr_b"], "run"])
     gap, tokens = a["log_prob"] - b["log_prob"], a["n_tokens"]
     mean = gap.sum() / tokens.sum()
     error = math.sqrt(len(gap) * (gap - mean * tokens).var(ddof=1)) / tokens.sum()

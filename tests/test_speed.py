@@ -16,7 +16,8 @@ from lib.decoding import hypotheses
 from lib.decoding.frozen import freeze
 from lib.errors import ConfigError
 from lib.evaluation import speed
-from lib.paths import NOTEBOOKS, ROOT, RunFolder
+from lib.paths import NOTEBOOKS, ROOT
+from lib.runs import RunFolder
 
 VOCABULARY = 9
 

@@ -17,7 +17,8 @@ from lib.config import Config, load_config
 from lib.errors import CheckpointError, TrainingError
 from lib.objectives import kl_weight, learning_rate
 from lib.paths import ROOT
-from lib.training import Trainer, checkpoints, run_folder, train, train_command
+from lib.runs import run_folder
+from lib.training import Trainer, checkpoints, train
 from lib.training.history import Validations
 
 pytestmark = pytest.mark.usefixtures("isolated")
@@ -497,12 +498,6 @@ def test_a_latent_model_starts_from_a_trained_transformer():
     assert torch.equal(trainer.model.embedding.weight, weights["embedding.weight"])
     assert torch.equal(trainer.average.values["embedding.weight"], weights["embedding.weight"])
 
-
-def test_the_command_names_the_run():
-    config = small("ga_b")
-    assert train_command(config) == (
-        "papermill notebooks/02_train.ipynb OUT.ipynb -p model ga_b -p dataset toy -p scale smoke "
-        "-p seed 1")
 
 
 def test_a_mistake_on_the_command_line_is_one_line(capsys):

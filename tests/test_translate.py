@@ -13,7 +13,8 @@ from lib import translate as command
 from lib.config import load_config
 from lib.errors import CheckpointError, ConfigError, DataError
 from lib.evaluation.scoring import load_run
-from lib.paths import ROOT, RunFolder
+from lib.paths import ROOT
+from lib.runs import RunFolder
 from lib.training.validation import translate
 
 shipped = pytest.mark.skipif(

@@ -8,7 +8,8 @@ import yaml
 
 from lib.config import MODELS, load_config
 from lib.errors import ConfigError
-from lib.paths import ROOT, RunFolder, outputs_root
+from lib.paths import ROOT, outputs_root
+from lib.runs import RunFolder
 from workflow.grid import workflow
 from workflow.grid.workflow import SMALL, Grid, shown
 

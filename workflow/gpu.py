@@ -29,8 +29,9 @@ from lib.distillation import distil
 from lib.errors import ConfigError, ReproError
 from lib.evaluation import evaluate
 from lib.host import allowed_cores, die_with_parent
-from lib.paths import ROOT, RunFolder, cache_root, outputs_root, write_text
-from lib.training import Trainer, checkpoints, run_folder, train_command
+from lib.paths import ROOT, cache_root, outputs_root, write_text
+from lib.runs import RunFolder, run_folder
+from lib.training import Trainer, checkpoints
 from workflow.grid.workflow import Grid
 
 __all__ = ["Job", "Plan", "main", "pack", "work_off"]
@@ -159,7 +160,8 @@ def one(asked: argparse.Namespace) -> None:
 
 
 def _best_step(config: Config) -> int:
-    return checkpoints.load(run_folder(config).best, train_command(config))["step"]
+    folder = run_folder(config)
+    return checkpoints.load(folder.best, folder.train_command)["step"]
 
 
 def _scored_step(config: Config) -> int | None:

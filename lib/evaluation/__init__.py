@@ -18,7 +18,7 @@ from lib.config import Config
 from lib.evaluation.scoring import TrainedRun, accountings, convergence, likelihoods, load_run
 from lib.models import count_parameters, model_class
 from lib.paths import write_text
-from lib.training import run_folder
+from lib.runs import run_folder
 from lib.training.validation import translate
 
 __all__ = ["decoding_settings", "evaluate", "mbr_setting"]

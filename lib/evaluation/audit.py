@@ -37,7 +37,7 @@ from lib.likelihood.annealing import (
 )
 from lib.models import model_class
 from lib.paths import write_text
-from lib.training import run_folder
+from lib.runs import run_folder
 
 __all__ = ["AuditSettings", "annealing_path", "audit", "main", "read_audit", "simulate",
            "stopped_audit", "summarise"]

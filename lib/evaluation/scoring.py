@@ -31,8 +31,9 @@ from lib.likelihood import (
 )
 from lib.likelihood.accounting import ACCOUNTINGS, likelihood_terms, ratio_of_sums
 from lib.models import build
+from lib.runs import run_folder
 from lib.task import Task
-from lib.training import checkpoints, run_folder, train_command
+from lib.training import checkpoints
 
 __all__ = ["TrainedRun", "accountings", "convergence", "ladder", "likelihood_batches",
            "likelihoods", "load_run"]
@@ -59,8 +60,9 @@ def load_run(config: Config) -> TrainedRun:
 
     Errors: CheckpointError for a missing, damaged, foreign or unfitting checkpoint.
     """
-    path, task = run_folder(config).best, Task(config)
-    content = checkpoints.load(path, train_command(config))
+    folder, task = run_folder(config), Task(config)
+    path = folder.best
+    content = checkpoints.load(path, folder.train_command)
     checkpoints.check_vocabulary(content, task.vocabulary.fingerprint, path)
     model = build(config.architecture, len(task.vocabulary))
     checkpoints.load_weights(model, content["weights"], path)
@@ -82,13 +84,14 @@ def likelihoods(run: TrainedRun, data: Tokenised, samples: int, seed: int = 0,
     """
     model, exact = run.model, run.model.likelihood == "exact"
     samples, resumable = 1 if exact else samples, resumable and not exact
-    partial = run_folder(run.config).checkpoints / "likelihood.pt"
+    folder = run_folder(run.config)
+    partial = folder.checkpoints / "likelihood.pt"
     asked = {"samples": samples, "seed": seed, "step": run.step, "data": data.fingerprint,
              "precision": run.config.training.precision,
              "weights": checkpoints.fingerprint(model.state_dict()) if resumable else ""}
     rows, before, started = [], 0.0, time.perf_counter()
     if resumable and partial.exists():
-        saved = checkpoints.load(partial, train_command(run.config))
+        saved = checkpoints.load(partial, folder.train_command)
         if saved["asked"] == asked:
             rows, before = saved["rows"], saved.get("seconds", math.nan)
 

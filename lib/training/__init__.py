@@ -26,7 +26,8 @@ from lib.config import Config, load_config, run_arguments
 from lib.errors import ReproError, TrainingError
 from lib.models import build, count_parameters, start_from
 from lib.objectives import kl_weight, learning_rate
-from lib.paths import RunFolder, write_text
+from lib.paths import write_text
+from lib.runs import RunFolder, run_folder
 from lib.task import Task
 from lib.training import checkpoints, parallel
 from lib.training.averaging import WeightAverage
@@ -35,23 +36,11 @@ from lib.training.search_space import read_record
 from lib.training.step import FixedStep, Scalars, takes_fixed_shapes
 from lib.training.validation import dev_scores
 
-__all__ = ["Trainer", "main", "run_folder", "train", "train_command", "train_in_processes"]
+__all__ = ["Trainer", "main", "train", "train_in_processes"]
 
 # What a checkpoint holds of the trainer besides the optimisation's tensors: plain numbers, the
 # history's rows and the terms of their dev sentences.
 STATE = ("step", "epoch", "place", "stale", "best_bleu", "seconds", "history", "sentences", "sums")
-
-
-def run_folder(config: Config) -> RunFolder:
-    """The folder of the run that these settings describe."""
-    return RunFolder(config.dataset.name, config.scale, config.model, config.train_data,
-                     config.seed)
-
-
-def train_command(config: Config, model: str | None = None) -> str:
-    """The papermill line that trains a run."""
-    return (f"papermill notebooks/02_train.ipynb OUT.ipynb -p model {model or config.model} "
-            f"-p dataset {config.dataset.name} -p scale {config.scale} -p seed {config.seed}")
 
 
 def train(config: Config, progress: bool = True,
@@ -109,8 +98,7 @@ class Trainer:
         if self.settings.start_from:
             folder = RunFolder(self.config.dataset.name, self.config.scale,
                                self.settings.start_from, self.config.train_data, self.config.seed)
-            made_by = train_command(self.config, self.settings.start_from)
-            content = checkpoints.load(folder.best, made_by)
+            content = checkpoints.load(folder.best, folder.train_command)
             checkpoints.check_vocabulary(content, self.task.vocabulary.fingerprint, folder.best)
             start_from(self.model, content["weights"])
         self.average.restart()
@@ -140,7 +128,7 @@ class Trainer:
 
     def _resume(self) -> None:
         path = self.folder.last
-        state = checkpoints.load(path, train_command(self.config))
+        state = checkpoints.load(path, self.folder.train_command)
         checkpoints.check_vocabulary(state, self.task.vocabulary.fingerprint, path)
         checkpoints.check_settings(state, self.config.as_dict(), path)
         checkpoints.load_weights(self.model, state["weights"], path)

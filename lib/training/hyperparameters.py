@@ -15,8 +15,8 @@ from pathlib import Path
 
 from lib.config import Config, load_config, run_arguments
 from lib.errors import ConfigError, ReproError
-from lib.paths import RunFolder
-from lib.training import Trainer, run_folder
+from lib.runs import RunFolder, run_folder
+from lib.training import Trainer
 from lib.training.search_space import combinations, record_path, write_record
 
 __all__ = ["TrialFolder", "choose", "main", "run_trial"]

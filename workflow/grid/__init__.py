@@ -24,7 +24,8 @@ from tqdm import tqdm
 from lib.config import MODELS
 from lib.errors import ConfigError, ReproError
 from lib.host import allowed_cores, have_home
-from lib.paths import ROOT, RunFolder, cache_root, outputs_root, writable
+from lib.paths import ROOT, cache_root, outputs_root, writable
+from lib.runs import RunFolder
 from workflow.grid.workflow import Grid, place, shown
 
 __all__ = ["main", "words"]

@@ -18,7 +18,8 @@ import yaml
 
 from lib.config import MODELS, Config, build, load_config
 from lib.errors import ConfigError
-from lib.paths import NOTEBOOKS, ROOT, DistilledFolder, RunFolder, cache_root, outputs_root
+from lib.paths import NOTEBOOKS, ROOT, DistilledFolder, cache_root, outputs_root
+from lib.runs import RunFolder
 
 __all__ = ["SMALL", "Grid", "place", "shown"]
 

@@ -1,0 +1,254 @@
+"""The one door to run folders: where a run's files lie, what they hold, what makes them.
+
+Whatever trains or evaluates leaves plain files in a run's folder; whatever compares runs reads them
+here, and nowhere else.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from lib.config import Config
+from lib.errors import DataError
+from lib.paths import outputs_root
+
+__all__ = ["Likelihood", "Metrics", "RunFolder", "Score", "TestSet", "find_runs", "run_folder"]
+
+# Columns of sentences.csv that a model may lack: empty, and NaN when read.
+OPTIONAL = ("elbo", "released_estimate", "effective_sample_size")
+
+
+# ---- where ----
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run: `runs/<dataset>/<scale>/<model>/<train_data>/s<seed>/` below the outputs."""
+
+    dataset: str
+    scale: str
+    model: str
+    train_data: str = "raw"
+    seed: int = 1
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return (outputs_root() / "runs" / self.dataset / self.scale / self.model
+                / self.train_data / f"s{self.seed}")
+
+    @property
+    def config(self) -> Path:
+        """Every resolved setting, as JSON."""
+        return self.path / "config.json"
+
+    @property
+    def history(self) -> Path:
+        """A row a validation, as CSV."""
+        return self.path / "history.csv"
+
+    @property
+    def validations(self) -> Path:
+        """The terms of the dev sentences at every validation, which history.csv has the sums of."""
+        return self.path / "validations.npz"
+
+    @property
+    def metrics(self) -> Path:
+        """BLEU, likelihoods and speed on the test set, as JSON."""
+        return self.path / "metrics.json"
+
+    @property
+    def sentences(self) -> Path:
+        """A row a test sentence, as CSV."""
+        return self.path / "sentences.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints; not in git but for the small ones of the quick start."""
+        return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        """The weights with the best dev BLEU, all that evaluation needs."""
+        return self.checkpoints / "best.pt"
+
+    @property
+    def last(self) -> Path:
+        """The whole training state at the last checkpoint, for resuming."""
+        return self.checkpoints / "last.pt"
+
+    # ---- what makes its files ----
+
+    @property
+    def train_command(self) -> str:
+        """The papermill line that trains the run."""
+        return self._command("02_train")
+
+    @property
+    def evaluate_command(self) -> str:
+        """The papermill line that scores the run on the test set."""
+        return self._command("03_eval")
+
+    def _command(self, notebook: str) -> str:
+        data = "" if self.train_data == "raw" else f" -p train_data {self.train_data}"
+        return (f"papermill notebooks/{notebook}.ipynb OUT.ipynb -p model {self.model} "
+                f"-p dataset {self.dataset} -p scale {self.scale}{data} -p seed {self.seed}")
+
+    # ---- what they hold ----
+
+    def read_metrics(self) -> "Metrics":
+        """What metrics.json holds. Errors: DataError where it is missing, damaged or too old."""
+        values = self._read(self.metrics, lambda file: json.loads(file.read_text("utf-8")))
+        try:
+            return Metrics.of(values)
+        except KeyError as error:
+            raise DataError(f"{self.metrics} has no {error}: {self.evaluate_command}") from error
+
+    def read_sentences(self, column: str = "hypothesis") -> pd.DataFrame:
+        """sentences.csv, a row a test sentence in corpus order.
+
+        Columns: `hypothesis` (text, of the headline's decoding; may be empty, may read "nan"),
+        `n_tokens` (real tokens and one EOS), `n_tokens_padded`, `n_chars`, and in nats `log_prob`
+        (exact, or the importance-weighted bound, without the length) and `log_p_length`; of latent
+        models `elbo`, `released_estimate`, `effective_sample_size` and `iw_bound_<K>`.
+        column: another column of hypotheses that takes the place of `hypothesis`.
+        Errors: DataError where the file or that column is missing.
+        """
+        table = self._read(self.sentences, lambda file: pd.read_csv(
+            file, keep_default_na=False, na_values={name: [""] for name in OPTIONAL}))
+        if column not in table:
+            raise DataError(f"{self.sentences} has no column {column}: {self.evaluate_command}")
+        return table.assign(hypothesis=table[column])
+
+    def read_history(self) -> pd.DataFrame:
+        """history.csv, a row a validation: `step`, `seconds`, every term of the loss as `train_`
+        and `dev_<term>` (nats per token), `dev_ll` (strict), `dev_bleu`, `learning_rate` and
+        `kl_weight`. Errors: DataError where it is missing.
+        """
+        return self._read(self.history, pd.read_csv, self.train_command)
+
+    def _read(self, file: Path, reader: Callable, command: str = ""):
+        """What `reader` makes of the file, or the command that makes the file anew."""
+        command = command or self.evaluate_command
+        try:
+            return reader(file)
+        except FileNotFoundError:
+            raise DataError(f"{file} is missing: {command}") from None
+        except ValueError as error:  # of json and of pandas
+            raise DataError(f"{file} is damaged ({error}): {command}") from error
+
+
+def run_folder(config: Config) -> RunFolder:
+    """The folder of the run that these settings describe."""
+    return RunFolder(config.dataset.name, config.scale, config.model, config.train_data,
+                     config.seed)
+
+
+def find_runs(dataset: str = "*", scale: str = "*") -> list[RunFolder]:
+    """The evaluated runs (those with a metrics.json) below the outputs, in order of path."""
+    found = sorted((outputs_root() / "runs").glob(f"{dataset}/{scale}/*/*/s*/metrics.json"))
+    return [RunFolder(*file.parts[-6:-2], int(file.parts[-2][1:])) for file in found]
+
+
+# ---- what metrics.json holds ----
+
+@dataclass(frozen=True)
+class Score:
+    """How well one decoding setting translates the test set, from 0 to 100; NaN: not measured.
+
+    score: corpus BLEU. score_low, score_high: its 95% interval over resampled test sentences.
+    gain: over the first setting of the run, with its own interval.
+    """
+
+    score: float
+    signature: str
+    chrf: float = math.nan
+    score_low: float = math.nan
+    score_high: float = math.nan
+    gain: float = math.nan
+    gain_low: float = math.nan
+    gain_high: float = math.nan
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """A log-likelihood in its accounting's unit: mean, standard error over sentences, samples K."""
+
+    mean: float
+    standard_error: float
+    samples: int = 1
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """What a run was scored on."""
+
+    name: str
+    lines: int
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """How one run did on the test set.
+
+    bleu: by decoding setting (`greedy`, `beam4`, `k0` ... `k8`, `mbr16-chrf`); `headline` names the
+    setting whose BLEU and hypotheses are the run's own.
+    log_likelihood: by accounting. convergence: whether the importance-weighted bound has converged
+    (`lib.evaluation.scoring.convergence`). diagnostics: of the latent variable, none without one.
+    """
+
+    model: str
+    family: str
+    dataset: str
+    scale: str
+    train_data: str
+    seed: int
+    parameters: int
+    bleu: dict[str, Score]
+    headline: str
+    log_likelihood: dict[str, Likelihood]
+    test_set: TestSet
+    step: int = 0
+    dev_bleu: float = math.nan
+    convergence: dict = field(default_factory=dict)
+    diagnostics: dict[str, float] = field(default_factory=dict)
+    speed: dict = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, values: dict) -> "Metrics":
+        """From the parsed file; KeyError names what is missing, what is unknown is left out."""
+        values = dict(values)
+        for name, kind in (("bleu", Score), ("log_likelihood", Likelihood)):
+            values[name] = {key: _fill(kind, cell) for key, cell in values[name].items()}
+        values["test_set"] = _fill(TestSet, values["test_set"])
+        metrics = _fill(cls, values)
+        metrics.bleu[metrics.headline]
+        return metrics
+
+    @property
+    def own(self) -> Score:
+        """The score of the headline's decoding."""
+        return self.bleu[self.headline]
+
+    @property
+    def mbr(self) -> Score | None:
+        """The score of minimum-Bayes-risk decoding, None where it wasn't run."""
+        return next((score for name, score in self.bleu.items() if name.startswith("mbr")), None)
+
+
+def _fill(kind, values: dict):
+    """The dataclass of those values that it has a place for; a number that is null is NaN."""
+    filled = {}
+    for entry in dataclasses.fields(kind):
+        if entry.name in values:
+            value = values[entry.name]
+            if entry.type is float:
+                value = math.nan if value is None else float(value)
+            filled[entry.name] = value
+        elif entry.default is entry.default_factory is dataclasses.MISSING:
+            raise KeyError(entry.name)
+    return kind(**filled)
