@@ -16,6 +16,8 @@ from jaxtyping import install_import_hook
 # Before any import of them: every annotation, tensor shapes included, is then enforced.
 install_import_hook(["lib", "analysis", "workflow"], "beartype.beartype")
 
+from lib import runtime  # noqa: E402 (after the hook)
+
 matplotlib.use("Agg")  # not by MPLBACKEND, which the kernels would inherit
 torch.set_num_threads(1)
 
@@ -26,6 +28,13 @@ def seeded():
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 (for libraries that draw from the global state)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def without_gpu(request, monkeypatch):
+    """A test that isn't marked `gpu` runs on the CPU, whatever the machine has."""
+    if "gpu" not in request.keywords:
+        monkeypatch.setattr(runtime, "device", lambda: torch.device("cpu"))
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ class Recorder(Trainer):
 
     def train_step(self):
         terms = super().train_step()
-        self.log[self.step] = dict(terms)
+        self.log[self.step] = {name: float(value) for name, value in terms.items()}
         if self.step == self.until:
             raise Interrupted
         return terms
