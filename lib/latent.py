@@ -4,107 +4,21 @@ Source: Lee et al. (2020), sections 3 and 4; Shu et al. (2020), LaNMT. The netwo
 distributions, so that the ELBO is one line.
 """
 
-import math
-
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lib.batching import Batch
 from lib.config import Architecture, Evaluation, Training
-from lib.distributions import DiagonalGaussian, Tokens, exact, gaussian_kl
-from lib.errors import ConfigError
-from lib.layers import LONGEST, Decoder, Embedding, Encoder, Memory, positions
+from lib.distributions import DiagonalGaussian, Tokens, gaussian_kl
+from lib.layers import Decoder, Embedding, Encoder, Memory, positions
+from lib.lengths import MULTIPLE, LengthPredictor
 from lib.likelihood import LogProbTerms
 from lib.objectives import target_losses
 from lib.priors import GaussianHead, build_prior
 from lib.protocol import Model
 
-__all__ = ["LatentModel", "LengthPredictor"]
-
-LARGEST_DIFFERENCE = 30  # of target and source length, in the length predictor's classes
-NO_CLASS = -1  # of a row that counts nowhere
-MULTIPLE = 4  # targets are padded with EOS to multiples of this length
-LONGEST_TARGET = LONGEST - MULTIPLE  # predicted; with one EOS more it still has positions
-
-
-class LengthPredictor(nn.Module):
-    """Categorical over target minus source length in [-30, 30], from mean-pooled source states.
-
-    Two layers, no gradient into the encoder. Lengths count one EOS on both sides.
-    """
-
-    def __init__(self, d_model: int):
-        super().__init__()
-        self.inner = nn.Linear(d_model, d_model)
-        self.outer = nn.Linear(d_model, 2 * LARGEST_DIFFERENCE + 1)
-
-    def forward(self, memory: Memory) -> Float[Tensor, "batch classes"]:
-        """Log-probabilities of the differences."""
-        states = exact(memory.states.detach())
-        if memory.mask is None:
-            pooled = states.mean(1)
-        else:
-            real = memory.mask[..., None]
-            pooled = (states * real).sum(1) / real.sum(1)
-        return exact(self.outer(F.relu(self.inner(pooled)))).log_softmax(-1)
-
-    def predict(self, memory: Memory) -> Int[Tensor, " batch"]:
-        """The most probable length (with one EOS), rounded up to a multiple of 4."""
-        difference = self(memory).argmax(-1) - LARGEST_DIFFERENCE
-        length = (_source_lengths(memory) + difference).clamp(min=1)
-        return _round_up(length).clamp(max=LONGEST_TARGET)
-
-    def log_prob(self, memory: Memory,
-                 length: Int[Tensor, " batch *several"]) -> Float[Tensor, " batch *several"]:
-        """log p(padded length | x): the sum over all lengths that round up to it.
-
-        The two outermost classes stand for "30 or more" and are spread geometrically (half for 30,
-        a quarter for 31, ...), so that every length has a probability and they sum to one.
-        """
-        log_probs, source = self(memory), _source_lengths(memory)
-        shape, length = length.shape, length.view(len(source), -1)
-        difference = length[..., None] - torch.arange(MULTIPLE, device=length.device)
-        difference = difference - source[:, None, None]  # [..., 4]: those that round up to `length`
-        beyond = (difference.abs() - LARGEST_DIFFERENCE).clamp(min=-1) + 1
-        bounded = difference.clamp(-LARGEST_DIFFERENCE, LARGEST_DIFFERENCE) + LARGEST_DIFFERENCE
-        terms = log_probs.gather(1, bounded.flatten(1)).view(bounded.shape)
-        total = (terms - beyond * math.log(2)).logsumexp(-1)
-        # Everything at or below 0 is predicted as the shortest target, so it counts there.
-        below = torch.arange(-LARGEST_DIFFERENCE, LARGEST_DIFFERENCE + 1, device=length.device)
-        impossible = log_probs.masked_fill(below + source[:, None] > 0, -math.inf)
-        rest = impossible.logsumexp(1)
-        tail = log_probs[:, 0] - (source - LARGEST_DIFFERENCE).clamp(min=0) * math.log(2)
-        rest = torch.where(source > LARGEST_DIFFERENCE, tail, rest)[:, None]
-        return torch.where(length == MULTIPLE, torch.logaddexp(total, rest), total).view(shape)
-
-    def table(self, memory: Memory, beyond: int = 1,
-              ) -> tuple[Int[Tensor, "batch lengths"], Float[Tensor, "batch lengths"]]:
-        """Padded lengths 4, 8, ... of each sentence and their log-probabilities.
-
-        They reach `beyond` multiples past the source's length plus 30, where each is 16 times less
-        probable than the one before; a shorter source's row ends in -inf.
-        """
-        last = _round_up(_source_lengths(memory) + LARGEST_DIFFERENCE) + beyond * MULTIPLE
-        last = last.clamp(max=LONGEST_TARGET)
-        lengths = torch.arange(MULTIPLE, int(last.max()) + 1, MULTIPLE, device=last.device)
-        lengths = lengths.expand(len(last), -1)
-        return lengths, self.log_prob(memory, lengths).masked_fill(lengths > last[:, None],
-                                                                   -math.inf)
-
-    def most_probable(self, memory: Memory, count: int,
-                      ) -> tuple[Int[Tensor, "batch count"], Float[Tensor, "batch count"]]:
-        """The `count` most probable padded lengths, best first, and their log-probabilities.
-
-        The first may differ from `predict`, which takes the most probable length before rounding.
-        Errors: ConfigError where there aren't that many.
-        """
-        if not 1 <= count <= LONGEST_TARGET // MULTIPLE:
-            raise ConfigError(f"{count} lengths: a sentence has 1 to {LONGEST_TARGET // MULTIPLE}")
-        lengths, log_probs = self.table(memory, count)
-        best = log_probs.sort(dim=-1, descending=True, stable=True)
-        return lengths.gather(1, best.indices)[:, :count], best.values[:, :count]
+__all__ = ["LatentModel"]
 
 
 class LatentModel(Model):
@@ -163,11 +77,7 @@ class LatentModel(Model):
         z = q.rsample()
         loss, nll = target_losses(self.decode(z, memory, mask).states, self.embedding.weight, batch,
                                   training.label_smoothing)
-        difference = batch.target_tokens - _source_lengths(memory)
-        classes = difference.clamp(-LARGEST_DIFFERENCE, LARGEST_DIFFERENCE) + LARGEST_DIFFERENCE
-        classes = classes.masked_fill(batch.target_tokens == 0, NO_CLASS)
-        length = F.nll_loss(self.length_predictor(memory), classes, reduction="sum",
-                            ignore_index=NO_CLASS)
+        length = self.length_predictor.loss(memory, batch.target_tokens)
         terms = {"reconstruction": nll, "length": length}
         loss = loss + length
         if isinstance(kl_weight, Tensor) or kl_weight > 0:
@@ -279,15 +189,3 @@ def _kl_loss(q: DiagonalGaussian, p, z: Tensor, weight: float | Tensor,
         return weight * x + (1 - weight) * x.detach()
 
     return _kl(DiagonalGaussian(slowed(q.loc), slowed(q.scale), q.mask), p, slowed(z))
-
-
-def _source_lengths(memory: Memory) -> Int[Tensor, " batch"]:
-    """Source subwords with one EOS."""
-    batch, longest, _ = memory.states.shape
-    if memory.mask is None:
-        return torch.full((batch,), longest, device=memory.states.device)
-    return memory.mask.sum(1)
-
-
-def _round_up(length: Tensor) -> Tensor:
-    return (length + MULTIPLE - 1) // MULTIPLE * MULTIPLE
