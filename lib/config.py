@@ -19,8 +19,12 @@ __all__ = [
     "build", "datasets", "load_config", "load_dataset", "run_arguments", "unknown",
 ]
 
-MODELS = ("tr_s", "tr_b", "tr_l", "ga_b", "ga_l", "fl_s", "fl_b", "fl_l")
+MODELS = ("tr_s", "tr_b", "tr_l", "ga_b", "ga_l", "fl_s", "fl_b", "fl_l",
+          "tr_d", "na_b", "da_b", "dp_b", "ct_b", "md_b")
 SCALES = ("smoke", "mini", "paper")
+FAMILIES = ("autoregressive", "gaussian", "flow", "independent", "dag", "ctc", "masked")
+OBJECTIVES = {family: ("marginal", "best_path") for family in ("dag", "ctc")}  # the first by default
+GLANCING = ("independent", "dag", "ctc")  # families that can train by it
 TEACHERS = ("tr_s", "tr_b", "tr_l")  # models with a beam search
 
 
@@ -28,7 +32,7 @@ TEACHERS = ("tr_s", "tr_b", "tr_l")  # models with a beam search
 class Architecture:
     """Sizes of one model (Table 5 of the paper); the header of each file in params/ says which."""
 
-    family: str  # autoregressive | gaussian | flow
+    family: str  # autoregressive | gaussian | flow | independent | dag | ctc | masked
     d_model: int  # width of embeddings, source encoder and decoders
     d_filter: int  # width inside the feed-forward blocks
     heads: int
@@ -42,17 +46,28 @@ class Architecture:
     flow_d_filter: int = 0  # feed-forward width inside the couplings
     flow_heads: int = 0  # attention heads inside the couplings
     coupling: str = "affine"  # affine | additive
+    decoder_d_filter: int = 0  # feed-forward width of the decoder alone; 0: d_filter
+    upsampling: int = 0  # lambda: vertices of a graph, or frames, for each source subword
 
     def __post_init__(self):
-        _choice(self, "family", ("autoregressive", "gaussian", "flow"))
+        _choice(self, "family", FAMILIES)
         _choice(self, "prior", ("none", "standard", "gaussian", "flow"))
         _choice(self, "coupling", ("affine", "additive"))
         for name in ("d_model", "d_filter", "heads", "encoder_layers", "decoder_layers"):
             _at_least(self, name, 1)
         if self.d_model % self.heads:
             raise ConfigError(f"d_model = {self.d_model} is not a multiple of heads = {self.heads}")
-        if (self.prior == "none") != (self.family == "autoregressive"):
+        if (self.prior == "none") != (self.family not in ("gaussian", "flow")):
             raise ConfigError(f"prior = {self.prior} doesn't fit family = {self.family}")
+        least = {"dag": 2, "ctc": 1}.get(self.family)  # a graph has a first and a last vertex
+        if (self.upsampling < least) if least else self.upsampling:
+            needed = f"{least} or more" if least else "0"
+            raise ConfigError(f"upsampling = {self.upsampling}: for family = {self.family} it must "
+                              f"be {needed}")
+        _at_least(self, "decoder_d_filter", 0)
+        if self.decoder_d_filter and self.family in FAMILIES[:3]:
+            raise ConfigError(f"decoder_d_filter = {self.decoder_d_filter} doesn't fit family = "
+                              f"{self.family}: d_filter is that of all its layers")
         if self.prior == "none":
             return
         for name in ("d_latent", "posterior_layers"):
@@ -90,6 +105,8 @@ class Training:
     dropout: float
     validate_every: int  # steps between validations and checkpoints
     label_smoothing: float = 0.0
+    objective: str = ""  # dag, ctc: marginal | best_path; others have no choice
+    glancing: float = 0.0  # share of the wrong subwords that the decoder is shown; 0: none
     adam_betas: tuple[float, ...] = (0.9, 0.98)
     adam_epsilon: float = 1e-9
     clip_norm: float = 1.0  # global gradient norm
@@ -114,7 +131,7 @@ class Training:
             _at_least(self, name, 1)
         for name in ("kl_start", "kl_ramp", "patience", "dev_refinement", "posterior_penalty"):
             _at_least(self, name, 0)
-        for name in ("dropout", "label_smoothing", "average"):
+        for name in ("dropout", "label_smoothing", "average", "glancing"):
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise ConfigError(f"{name} = {value} lies outside [0, 1)")
@@ -135,6 +152,7 @@ class Evaluation:
     beam: int = 4
     length_penalty: float = 0.6  # alpha of Wu et al. (2016), equation 14
     refinements: tuple[int, ...] = (0, 1, 2, 4, 8)  # delta-posterior steps to report
+    unmaskings: tuple[int, ...] = (1, 4, 8)  # unmasking steps to report, beside one a position
     mbr_samples: int = 16  # draws of minimum-Bayes-risk decoding (chrF), reported beside; 0: none
     headline: str = "k4"  # decoding setting whose hypotheses and BLEU are the run's own
     batch_tokens: int = 4096  # target tokens scored at once
@@ -149,7 +167,10 @@ class Evaluation:
                               "more, or 0 for none")
         if any(k < 0 for k in self.refinements):
             raise ConfigError(f"refinements = {self.refinements}: steps can't be negative")
-        allowed = ("greedy", f"beam{self.beam}", *(f"k{k}" for k in self.refinements))
+        if any(steps < 1 for steps in self.unmaskings):
+            raise ConfigError(f"unmaskings = {self.unmaskings}: 1 step or more")
+        allowed = ("greedy", f"beam{self.beam}", *(f"k{k}" for k in self.refinements),
+                   "lookahead", "viterbi", *(f"m{steps}" for steps in self.unmaskings), "mT")
         _choice(self, "headline", allowed)
 
 
@@ -199,6 +220,26 @@ class Config:
     architecture: Architecture
     training: Training
     evaluation: Evaluation
+
+    def __post_init__(self):
+        family, training = self.architecture.family, self.training
+        objectives = OBJECTIVES.get(family, ("",))
+        if training.objective not in objectives:
+            choice = " | ".join(objectives) or "no choice: leave it out"
+            raise ConfigError(f"objective = '{training.objective}': family {family} has {choice}")
+        if training.glancing and family not in GLANCING:
+            raise ConfigError(f"glancing = {training.glancing}: family {family} can't train by it, "
+                              f"{', '.join(GLANCING)} can")
+        if training.label_smoothing and family in FAMILIES[3:]:
+            raise ConfigError(f"label_smoothing = {training.label_smoothing}: family {family} sums "
+                              "over paths or orders, which smoothed terms don't make a bound of")
+
+    @property
+    def objective(self) -> str:
+        """What training minimises, in words; glancing is an objective of its own."""
+        own = {"gaussian": "ELBO", "flow": "ELBO", "masked": "ELBO"}
+        named = self.training.objective or own.get(self.architecture.family, "likelihood")
+        return named + (f", glancing {self.training.glancing:g}" if self.training.glancing else "")
 
     def as_dict(self) -> dict:
         """Plain Python, as written to config.json; the teacher only where it decides something."""

@@ -7,14 +7,16 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lib.distributions import exact
 from lib.errors import ConfigError
 from lib.layers import LONGEST, Memory
+from lib.subword import EOS
 
-__all__ = ["LARGEST_DIFFERENCE", "LONGEST_TARGET", "MULTIPLE", "LengthPredictor", "source_lengths"]
+__all__ = ["LARGEST_DIFFERENCE", "LONGEST_TARGET", "MULTIPLE", "LengthPredictor", "endings",
+           "source_lengths"]
 
 LARGEST_DIFFERENCE = 30  # of target and source length, in the length predictor's classes
 NO_CLASS = -1  # of a row that counts nowhere
@@ -105,6 +107,30 @@ class LengthPredictor(nn.Module):
         lengths, log_probs = self.table(memory, count)
         best = log_probs.sort(dim=-1, descending=True, stable=True)
         return lengths.gather(1, best.indices)[:, :count], best.values[:, :count]
+
+
+def endings(real: Bool[Tensor, "rows length"], ids: Int[Tensor, "rows length"] | None = None,
+            known: Bool[Tensor, "rows length"] | None = None,
+            ) -> tuple[Bool[Tensor, "rows length"], Bool[Tensor, "rows length"]]:
+    """Where EOS is possible in strings of a padded length, and where nothing else is.
+
+    A string that pads to length T has T - 4 to T - 1 subwords, and EOS from there to T. So EOS is
+    possible at the last four positions unless a subword is known to follow, and certain at the last
+    one and after a known EOS. With these a model over padded strings sums to one over strings: it
+    gives nothing to what no string pads to.
+
+    real: False beyond T. ids: subwords, where `known`; by default nothing is known.
+    """
+    at = torch.arange(real.shape[1], device=real.device)
+    length = real.sum(1, keepdim=True)
+    may, must = (at >= length - MULTIPLE) & real, at == length - 1
+    if known is None:
+        return may, must
+    ended = (known & (ids == EOS)).cumsum(1) > 0
+    words = known & real & (ids != EOS)
+    words_follow = words.flip(1).cumsum(1).flip(1) > 0  # here or later: where it is, isn't asked
+    must = must | (ended & real)
+    return (may & ~words_follow) | must, must
 
 
 def source_lengths(memory: Memory) -> Int[Tensor, " batch"]:

@@ -5,12 +5,18 @@ from torch import Tensor, nn
 
 from lib.autoregressive import Transformer
 from lib.config import Architecture
+from lib.ctc import CtcModel
+from lib.dag import DagModel
+from lib.independent import IndependentModel
 from lib.latent import LatentModel
+from lib.masked import MaskedModel
 from lib.protocol import Model
 
 __all__ = ["build", "count_parameters", "model_class", "start_from"]
 
-FAMILIES = {"autoregressive": Transformer, "gaussian": LatentModel, "flow": LatentModel}
+FAMILIES = {"autoregressive": Transformer, "gaussian": LatentModel, "flow": LatentModel,
+            "independent": IndependentModel, "dag": DagModel, "ctc": CtcModel,
+            "masked": MaskedModel}
 
 
 def model_class(architecture: Architecture) -> type[Model]:

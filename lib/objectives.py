@@ -9,7 +9,8 @@ from torch import Tensor
 
 from lib.batching import Batch
 
-__all__ = ["kl_weight", "learning_rate", "target_losses", "token_log_prob", "token_losses"]
+__all__ = ["compute_dtype", "kl_weight", "learning_rate", "target_losses", "token_log_prob",
+           "token_losses"]
 
 
 def learning_rate(step: int, peak: float, warmup_steps: int) -> float:
@@ -91,7 +92,7 @@ def token_losses(hidden: Float[Tensor, "tokens d_model"],
     (Szegedy et al. 2016). Only the first may be minimised, only the second may be reported.
     Where `keep` is False a row counts nowhere.
     """
-    return _TokenLosses.apply(hidden, weight, target, keep, smoothing, _compute_dtype(hidden))
+    return _TokenLosses.apply(hidden, weight, target, keep, smoothing, compute_dtype(hidden))
 
 
 def target_losses(states: Float[Tensor, "batch length d_model"],
@@ -113,7 +114,7 @@ def token_log_prob(hidden: Float[Tensor, "tokens d_model"],
                    weight: Float[Tensor, "vocabulary d_model"],
                    target: Int[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
     """log softmax(hidden weight^T)[target], in nats, a chunk of rows at a time; for evaluation."""
-    dtype = _compute_dtype(hidden)
+    dtype = compute_dtype(hidden)
     h, w = hidden.to(dtype), weight.to(dtype)
     parts = []
     chunk = _chunk(8 * weight.shape[0], h.is_cuda)  # in a core's own cache: a quarter less time
@@ -124,6 +125,7 @@ def token_log_prob(hidden: Float[Tensor, "tokens d_model"],
     return torch.cat(parts) if parts else hidden.new_zeros(0)
 
 
-def _compute_dtype(x: Tensor) -> torch.dtype:
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """What the products of `x` are computed in: autocast's type where that is on."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

@@ -1,0 +1,125 @@
+"""Da: a directed acyclic graph of vertices, the path through it summed out exactly.
+
+The decoder makes lambda vertices for each source subword. A path starts at vertex 0 and ends at the
+last one, which are silent; each other vertex on it emits one subword. Transitions go forward only,
+each vertex's to all later ones sum to one, and so do its emissions: p(y|x) sums to one over strings
+of 0 to vertices - 2 subwords, without a length model and without EOS.
+
+Source: Huang et al. (2022), DA-Transformer. Their released scoring is not used here: it averages
+log p over tokens, leaves the glancing of the training on, and counts sentences without a path as 0.
+With `objective: best_path` the maximum stands in place of the sum, in training alone: the ELBO
+whose posterior has all its mass on one path.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from lib.batching import Batch, Tokenised
+from lib.config import Architecture, Evaluation
+from lib.distributions import exact
+from lib.emissions import Emissions
+from lib.filling import UNKNOWN
+from lib.layers import Memory
+from lib.likelihood.paths import NOTHING, best_path, paths_log_prob
+from lib.upsampling import UpsampledModel, word_counts
+
+__all__ = ["DagModel", "Graph", "Transitions"]
+
+
+class Transitions(nn.Module):
+    """log p(next vertex | vertex): a mixture of attention heads over the later vertices.
+
+    Huang et al. (2022), equation 6: each head's weights are a softmax of its own, and the mixture's
+    a softmax over heads at each vertex.
+    """
+
+    def __init__(self, d_model: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.query_key = nn.Linear(d_model, 2 * d_model)
+        self.gate = nn.Linear(d_model, heads)
+
+    def forward(self, states: Float[Tensor, "batch vertices d_model"],
+                real: Bool[Tensor, "batch vertices"]) -> Float[Tensor, "batch vertices vertices"]:
+        """From each vertex (rows) to each later real one; NOTHING to all others."""
+        q, k = self.query_key(states).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        scores = exact((q * q.shape[-1]**-0.5) @ k.transpose(-2, -1))
+        size = states.shape[1]
+        later = torch.ones(size, size, dtype=torch.bool, device=states.device).triu_(1)
+        closed = ~(later & real[:, None])
+        heads = scores.masked_fill(closed[:, None], NOTHING).log_softmax(-1)
+        gates = exact(self.gate(states)).log_softmax(-1).transpose(1, 2)
+        return (heads + gates[..., None]).logsumexp(1).masked_fill(closed, NOTHING)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The graphs of a batch."""
+
+    transitions: Float[Tensor, "batch vertices vertices"]
+    """log p(next | vertex)"""
+    emissions: Emissions
+    """log p(subword | vertex), of the first and the last vertex too, which don't emit"""
+    vertices: Int[Tensor, " batch"]
+    """of each sentence"""
+    real: Bool[Tensor, "batch vertices"]
+    """False beyond them"""
+
+
+class DagModel(UpsampledModel):
+    """Encoder, decoder of all vertices at once, and their transitions."""
+
+    slot = "vertices"
+    decoding = "graph"
+    procedures = ("greedy", "lookahead", "viterbi", "beam", "sample")
+
+    def __init__(self, a: Architecture, vocabulary: int, dropout: float = 0.0):
+        super().__init__(a, vocabulary, dropout)
+        self.transitions = Transitions(a.d_model, a.heads)
+
+    @classmethod
+    def settings(cls, evaluation: Evaluation) -> list[str]:
+        """Every search through the graph."""
+        return ["greedy", "lookahead", "viterbi", f"beam{evaluation.beam}"]
+
+    @classmethod
+    def dev_setting(cls, training) -> str:
+        """Lookahead."""
+        return "lookahead"
+
+    def graph(self, memory: Memory, shown: Tensor | None = None) -> Graph:
+        """The graphs of the encoded sources; `shown` is the decoder's input where glancing is."""
+        vertices, real = self.slots(memory)
+        ids = torch.full(real.shape, UNKNOWN, device=real.device) if shown is None else shown
+        states = self.fill(ids, memory, real)
+        return Graph(self.transitions(states, real), self.emissions(states), vertices, real)
+
+    def log_prob(self, memory: Memory, batch: Batch, shown: Tensor | None = None,
+                 best: bool = False) -> Float[Tensor, " batch"]:
+        """log p(y|x), all paths summed; with `best` the most probable path's, its emissions in."""
+        graph = self.graph(memory, shown)
+        parts = graph.transitions, graph.emissions.log_prob(batch.target)
+        if not torch.is_grad_enabled():
+            parts = tuple(part.double() for part in parts)
+        return paths_log_prob(*parts, word_counts(batch), graph.vertices, best)
+
+    def best_slots(self, memory: Memory, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Which target subword each vertex emits on the best path, and each one's favourite."""
+        graph, words = self.graph(memory), word_counts(batch)
+        path = best_path(graph.transitions, graph.emissions.log_prob(batch.target), words,
+                         graph.vertices)
+        at = torch.arange(path.shape[1], device=path.device)
+        emitted = torch.full(graph.real.shape, -1, device=path.device)
+        # beyond the length to vertex 0, which emits nothing
+        emitted.scatter_(1, path.masked_fill(at >= words[:, None], 0), at.expand_as(path))
+        emitted[:, 0] = -1
+        return emitted, graph.emissions.best()[1]
+
+    @staticmethod
+    def needed(data: Tokenised) -> np.ndarray:
+        """One vertex a subword, the first and the last."""
+        return data.target_lengths + 2

@@ -1,0 +1,58 @@
+"""What the families share whose decoder sees some subwords, or none, and fills in all others."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lib.batching import Batch
+from lib.config import Architecture
+from lib.emissions import Emissions
+from lib.layers import Decoder, Embedding, Encoder, Memory
+from lib.protocol import Model
+from lib.subword import BOS
+
+__all__ = ["UNKNOWN", "FillingModel", "glanced", "real_positions"]
+
+UNKNOWN = BOS  # what the decoder sees where it knows no subword; no target holds it
+
+
+class FillingModel(Model):
+    """Encoder, and decoder without a causal mask, with one embedding matrix for all."""
+
+    def __init__(self, a: Architecture, vocabulary: int, dropout: float = 0.0):
+        super().__init__()
+        self.architecture = a
+        self.embedding = Embedding(vocabulary, a.d_model, dropout)
+        self.encoder = Encoder(a.encoder_layers, a.d_model, a.d_filter, a.heads, dropout)
+        self.decoder = Decoder(a.decoder_layers, a.d_model, a.decoder_d_filter or a.d_filter,
+                               a.heads, dropout)
+        self.output = None  # a frozen model's product of states and the embedding matrix
+
+    def fill(self, ids: Int[Tensor, "rows length"], memory: Memory,
+             mask: Bool[Tensor, "rows length"] | None) -> Float[Tensor, "rows length d_model"]:
+        """Decoder states at all positions; rows of one sentence lie together.
+
+        `ids` holds UNKNOWN where nothing is known; `mask` is False on padding.
+        """
+        return self.decoder(self.embedding(ids), memory, mask)
+
+    def emissions(self, states: Float[Tensor, "rows length d_model"], **what) -> Emissions:
+        """What the states emit; `what` are further fields of `Emissions`."""
+        return Emissions(states, self.embedding.weight, output=self.output, **what)
+
+
+def glanced(predicted: Int[Tensor, "batch length"], target: Int[Tensor, "batch length"],
+            real: Bool[Tensor, "batch length"], share: float) -> Bool[Tensor, "batch length"]:
+    """Which target subwords the decoder is shown: at random, `share` times those predicted wrong.
+
+    Glancing training, Qian et al. (2021), section 3: a curriculum, not maximum likelihood.
+    """
+    wrong = ((predicted != target) & real).sum(1, keepdim=True)
+    order = torch.rand(real.shape, device=real.device).masked_fill(~real, 2.0).argsort(1)
+    return (order.argsort(1) < (share * wrong).round()) & real
+
+
+def real_positions(batch: Batch) -> Bool[Tensor, "batch length"]:
+    """The target's mask, spelt out."""
+    return torch.ones_like(batch.target, dtype=torch.bool) if batch.target_mask is None \
+        else batch.target_mask

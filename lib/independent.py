@@ -1,0 +1,83 @@
+"""Na: a length, then every subword independently: the Gaussian model without latent variables.
+
+log p(y|x) = log p(T|x) + sum_t log p(y_t|T, x), T the padded length. What no string pads to has no
+probability (`lib.lengths.endings`), so that it sums to one over strings. Source: Gu et al. (2018),
+the non-autoregressive Transformer without fertilities; with `glancing`, Qian et al. (2021).
+"""
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from lib.batching import Batch
+from lib.config import Architecture, Evaluation, Training
+from lib.emissions import Emissions
+from lib.filling import UNKNOWN, FillingModel, glanced, real_positions
+from lib.layers import Memory
+from lib.lengths import MULTIPLE, LengthPredictor, endings
+from lib.likelihood import LogProbTerms
+from lib.subword import EOS
+
+__all__ = ["IndependentModel"]
+
+
+class IndependentModel(FillingModel):
+    """Encoder, length predictor, and decoder of all positions at once."""
+
+    multiple = MULTIPLE
+    decoding = "positions"
+    procedures = ("greedy", "sample")
+
+    def __init__(self, a: Architecture, vocabulary: int, dropout: float = 0.0):
+        super().__init__(a, vocabulary, dropout)
+        self.length_predictor = LengthPredictor(a.d_model)
+
+    @classmethod
+    def settings(cls, evaluation: Evaluation) -> list[str]:
+        """The most probable subword at each position of the predicted length."""
+        return ["greedy"]
+
+    def subwords(self, memory: Memory, real: Bool[Tensor, "rows length"],
+                 ids: Int[Tensor, "rows length"] | None = None) -> Emissions:
+        """p(y_t|T, x) at every position; `real` is False beyond T, `ids` what glancing shows."""
+        if ids is None:
+            ids = torch.full(real.shape, UNKNOWN, device=real.device)
+        may_end, must_end = endings(real)
+        return self.emissions(self.fill(ids, memory, real), first=EOS, may_end=may_end,
+                              must_end=must_end)
+
+    def loss_terms(self, batch: Batch, training: Training,
+                   kl_weight: float | Tensor) -> dict[str, Tensor]:
+        """Sums over the batch, in nats: `loss` with gradient, `nll` and `length`; and `tokens`.
+
+        With glancing `nll` is that of the subwords that the decoder wasn't shown.
+        """
+        memory, real = self.encode(batch.source, batch.source_mask), real_positions(batch)
+        counted, ids = _counted(batch), None
+        if training.glancing and self.training:
+            with torch.no_grad():
+                predicted = self.subwords(memory, real).best()[1]
+            shown = glanced(predicted, batch.target, counted, training.glancing)
+            ids, counted = torch.where(shown, batch.target, UNKNOWN), counted & ~shown
+        log_probs = self.subwords(memory, real, ids).log_prob_at(batch.target)
+        nll = -log_probs.masked_fill(~counted, 0.0).sum()
+        length = self.length_predictor.loss(memory, batch.target_tokens)
+        return {"loss": nll + length, "nll": nll.detach(), "length": length.detach(),
+                "tokens": batch.target_tokens.sum()}
+
+    @torch.no_grad()
+    def log_prob_terms(self, batch: Batch, samples: int = 1, generator=None,
+                       chunk: int = 0) -> LogProbTerms:
+        """The exact log p(y|T, x) as log_p_y with one sample; the other terms are 0."""
+        memory, real = self.encode(batch.source, batch.source_mask), real_positions(batch)
+        log_probs = self.subwords(memory, real).log_prob_at(batch.target).double()
+        log_p_y = log_probs.masked_fill(~_counted(batch), 0.0).sum(1)
+        zero = torch.zeros_like(log_p_y)[None]
+        return LogProbTerms(log_p_y[None], zero, zero,
+                            self.length_predictor.log_prob(memory, real.sum(1)))
+
+
+def _counted(batch: Batch) -> Bool[Tensor, "batch length"]:
+    """The target's subwords and one EOS: those after it are certain."""
+    at = torch.arange(batch.target.shape[1], device=batch.target.device)
+    return at < batch.target_tokens[:, None]

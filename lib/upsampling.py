@@ -1,0 +1,121 @@
+"""What Da and Ct share: a decoder over lambda slots for each source subword, and a sum over paths.
+
+The slots of a sentence (vertices of a graph, frames of an alignment) are lambda times its own
+source length, with EOS, whatever the batch is padded to, and at most `LONGEST`. A target that needs
+more has probability 0: training leaves it out, and counts it.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lib.batching import Batch, Tokenised
+from lib.config import Training
+from lib.errors import ConfigError
+from lib.filling import UNKNOWN, FillingModel, glanced
+from lib.layers import LONGEST, Memory
+from lib.lengths import source_lengths
+from lib.likelihood import LogProbTerms
+
+__all__ = ["UpsampledModel"]
+
+MOST_LOST = 1e-3  # share of the training pairs that may be impossible
+
+
+class UpsampledModel(FillingModel):
+    """Encoder, and decoder of all slots at once; subclasses know the paths through them."""
+
+    slot: str
+    """what messages call a slot"""
+
+    def slots(self, memory: Memory) -> tuple[Int[Tensor, " batch"], Bool[Tensor, "batch slots"]]:
+        """How many slots each sentence has, and which of a row's are real."""
+        each = self.architecture.upsampling
+        width = min(each * memory.states.shape[1], LONGEST)
+        count = (each * source_lengths(memory)).clamp(max=LONGEST)
+        return count, torch.arange(width, device=count.device) < count[:, None]
+
+    # ---- what a subclass knows ----
+
+    def log_prob(self, memory: Memory, batch: Batch, shown: Tensor | None = None,
+                 best: bool = False) -> Float[Tensor, " batch"]:
+        """log p(y|x), -inf where there is no path; with `best` that of the best path alone.
+
+        `shown` [batch, slots]: the decoder's input, where glancing shows target subwords. The sum
+        is in fp64 where no gradient is taken.
+        """
+        raise NotImplementedError
+
+    def best_slots(self, memory: Memory, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Of the most probable path: which target subword each slot emits [batch, slots] (-1 for
+        none), and the most probable subword of each slot [batch, slots].
+        """
+        raise NotImplementedError
+
+    @staticmethod
+    def needed(data: Tokenised) -> np.ndarray:
+        """The fewest slots that have a path, for each pair."""
+        raise NotImplementedError
+
+    # ---- training ----
+
+    def loss_terms(self, batch: Batch, training: Training,
+                   kl_weight: float | Tensor) -> dict[str, Tensor]:
+        """Sums over the batch, in nats: `loss` with gradient; `nll`, or `best_path` where that is
+        the objective; how many sentences are `impossible` and left out; and `tokens`.
+        """
+        memory, shown = self.encode(batch.source, batch.source_mask), None
+        if training.glancing and self.training:
+            shown = self._glance(memory, batch, training.glancing)
+        best = training.objective == "best_path"
+        log_prob, real = self.log_prob(memory, batch, shown, best), batch.target_tokens > 0
+        possible = log_prob > -torch.inf
+        loss = -torch.where(possible & real, log_prob, 0.0).sum()
+        return {"loss": loss, "best_path" if best else "nll": loss.detach(),
+                "impossible": (real & ~possible).sum(), "tokens": batch.target_tokens.sum()}
+
+    @torch.no_grad()
+    def _glance(self, memory: Memory, batch: Batch, share: float) -> Int[Tensor, "batch slots"]:
+        """The decoder's input with some target subwords shown, where the best path emits them."""
+        emitted, predicted = self.best_slots(memory, batch)
+        target = batch.target.gather(1, emitted.clamp(min=0))
+        shown = glanced(predicted, target, emitted >= 0, share)
+        return torch.where(shown, target, UNKNOWN)
+
+    # ---- likelihood ----
+
+    @torch.no_grad()
+    def log_prob_terms(self, batch: Batch, samples: int = 1, generator=None,
+                       chunk: int = 0) -> LogProbTerms:
+        """The exact log p(y|x) as log_p_y with one sample, -inf where there is no path; the other
+        terms are 0: a path's end is the string's.
+        """
+        log_p_y = self.log_prob(self.encode(batch.source, batch.source_mask), batch)
+        zero = torch.zeros_like(log_p_y)
+        return LogProbTerms(log_p_y[None], zero[None], zero[None], zero)
+
+    def impossible(self, data: Tokenised) -> int:
+        """How many pairs have probability 0.
+
+        Errors: ConfigError where they are 1 in 1,000 or more, with a lambda that loses fewer.
+        """
+        def lost(each: int) -> int:
+            slots = np.minimum(each * (data.source_lengths + 1), LONGEST)
+            return int((self.needed(data) > slots).sum())
+
+        each, most = self.architecture.upsampling, MOST_LOST * len(data)
+        found = lost(each)
+        if found >= most:
+            enough = next((n for n in range(each + 1, LONGEST) if lost(n) < most), None)
+            advice = f"upsampling = {enough} loses {lost(enough)}" if enough else \
+                f"no upsampling does with {LONGEST:,} {self.slot} at most: lower max_tokens"
+            raise ConfigError(f"upsampling = {each}: {found:,} of {len(data):,} training pairs "
+                              f"({found / len(data):.1%}) have no path through their {self.slot}; "
+                              f"{advice}")
+        return found
+
+
+def word_counts(batch: Batch) -> Int[Tensor, " batch"]:
+    """Subwords of each target, without EOS; 0 for a row that counts nowhere."""
+    return (batch.target_tokens - 1).clamp(min=0)
