@@ -1,6 +1,6 @@
 """The autoregressive Transformer: p(y|x) = prod_t p(y_t | y_<t, x), an exact likelihood.
 
-Source: Vaswani et al. (2017); sizes Tr-S, Tr-B and Tr-L of Lee et al. (2020), Table 5.
+Source: Vaswani et al. (2017); sizes Tr-S, Tr-B and Tr-L of Lee et al. (2020), 4.2 and 4.3.
 """
 
 import torch

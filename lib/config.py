@@ -15,8 +15,9 @@ from lib.errors import ConfigError
 from lib.paths import PARAMS
 
 __all__ = [
-    "MODELS", "SCALES", "TEACHERS", "Architecture", "Config", "Dataset", "Evaluation", "Training",
-    "build", "datasets", "load_config", "load_dataset", "run_arguments", "unknown",
+    "FAMILIES", "MODELS", "SCALES", "TEACHERS", "Architecture", "Config", "Dataset", "Evaluation",
+    "Training", "build", "datasets", "family_of", "load_config", "load_dataset", "model_name",
+    "run_arguments", "unknown",
 ]
 
 MODELS = ("tr_s", "tr_b", "tr_l", "ga_b", "ga_l", "fl_s", "fl_b", "fl_l",
@@ -26,11 +27,25 @@ FAMILIES = ("autoregressive", "gaussian", "flow", "independent", "dag", "ctc", "
 OBJECTIVES = {family: ("marginal", "best_path") for family in ("dag", "ctc")}  # the first by default
 GLANCING = ("independent", "dag", "ctc")  # families that can train by it
 TEACHERS = ("tr_s", "tr_b", "tr_l")  # models with a beam search
+FAMILIES = {"tr": "autoregressive", "ga": "gaussian", "fl": "flow", "na": "independent",
+            "da": "dag", "ct": "ctc", "md": "masked"}
+"""How a model's name begins -> its family, in the order of every table and figure."""
+
+
+def family_of(model: str) -> str:
+    """The family of a model, by its name: "ga_b" -> "gaussian"."""
+    return FAMILIES[model.partition("_")[0]]
+
+
+def model_name(model: str) -> str:
+    """A model's name as readers know it, "tr_s" -> "Tr-S"; any other name as it is."""
+    known = model.partition("_")[0] in FAMILIES
+    return "-".join(map(str.capitalize, model.split("_"))) if known else model
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of one model (Table 5 of the paper); the header of each file in params/ says which."""
+    """Sizes of one model (sections 4.2 and 4.3 of the paper); the header of each file in params/ says which."""
 
     family: str  # autoregressive | gaussian | flow | independent | dag | ctc | masked
     d_model: int  # width of embeddings, source encoder and decoders

@@ -3,7 +3,7 @@
 `forward(z, ...) -> (eps, log_abs_det)` is the density direction, `inverse` the sampling one; every
 log_abs_det has shape [batch], in nats, and counts real positions only. Both directions cost the
 same: a coupling computes shift and scale from the half that it leaves alone.
-Source: Kingma and Dhariwal (2018); Ma et al. (2019), FlowSeq; Lee et al. (2020), section 4.2.
+Source: Kingma and Dhariwal (2018); Ma et al. (2019), FlowSeq; Lee et al. (2020), 2.3 and 4.3.
 """
 
 from dataclasses import dataclass
@@ -136,7 +136,8 @@ class InvertibleLinear(nn.Module):
 
 
 class Coupling(nn.Module):
-    """Affine coupling: eps_b = (z_b + shift(z_a)) * scale(z_a), scale = sigmoid(raw + 2).
+    """Affine coupling (Lee et al. 2020, equation 4): eps_b = (z_b + shift(z_a)) * scale(z_a), with
+    scale = sigmoid(raw + 2).
 
     Shift and raw scale come from one Transformer decoder layer as wide as z_a that reads the
     source, and a weight-normalised linear layer that starts at zero. `split` is c (halves of the

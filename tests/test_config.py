@@ -66,7 +66,7 @@ def test_every_file_is_of_a_known_model_and_scale():
 
 
 def test_the_published_sizes():
-    """Table 5 of the paper: heads, layers, widths; Ga-B is smaller for IWSLT."""
+    """Sections 4.2 and 4.3 of the paper: heads, layers, widths; Ga-B is smaller for IWSLT."""
     a = load_config("tr_b", "wmt14_en_de", "paper").architecture
     assert (a.heads, a.encoder_layers, a.decoder_layers, a.d_model, a.d_filter) == (
         8, 6, 6, 512, 2048)

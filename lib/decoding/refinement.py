@@ -1,9 +1,10 @@
 """Delta-posterior refinement: inference with latent models by moving one point in latent space.
 
-Source: Lee et al. (2020), section 3.3; Shu et al. (2020), LaNMT. The delta posterior has all its
-mass at one z. It starts at the prior's mean (or at a sample), and a step takes z = the mean of
-q(z|y, x) for the last output y, then y = argmax p(y|z, x). A step is meant to raise the proxy bound
-log p(y|z, x) + log p(z|x), but nothing makes sure that it does: `Trace.lowered` says where not.
+Source: Lee et al. (2020), section 2.2, equation 3; Shu et al. (2020), LaNMT. The delta posterior
+has all its mass at one z. It starts at the prior's mean (or at a sample), and a step takes z = the
+mean of q(z|y, x) for the last output y, then y = argmax p(y|z, x). A step is meant to raise the
+proxy bound log p(y|z, x) + log p(z|x), but nothing makes sure that it does: `Trace.lowered` says
+where not.
 """
 
 from collections.abc import Iterator

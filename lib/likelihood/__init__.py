@@ -28,7 +28,7 @@ def elbo(log_p_y: Float[Tensor, "samples batch"], log_p_z: Float[Tensor, "sample
          log_q_z: Float[Tensor, "samples batch"]) -> Float[Tensor, " batch"]:
     """Evidence lower bound: mean_k [log p(y|z_k,x) + log p(z_k|x) - log q(z_k|y,x)].
 
-    Lee et al. (2020), equation 4; a lower bound on log p(y|x) in expectation.
+    Lee et al. (2020), equation 2; a lower bound on log p(y|x) in expectation.
     """
     return (log_p_y + log_p_z - log_q_z).mean(0)
 
