@@ -140,7 +140,7 @@ def decoding_speed(run: TrainedRun, sentences: int = 24, rounds: int = 3) -> lis
     counted = frozen if where.type == "cuda" else freeze(run.model, "fp32")
     best = matrix_rate(where)
     rows = []
-    for setting in settings_of(run):
+    for setting in run.model.timed_settings(run.config.evaluation):
         timed = {"eager": _eager(frozen, setting, run)}
         flops = {"eager": _flops(_eager(counted, setting, run), single)}
         decoder = None

@@ -29,7 +29,7 @@ from lib.objectives import kl_weight, learning_rate
 from lib.paths import write_text
 from lib.runs import RunFolder, run_folder
 from lib.task import Task
-from lib.training import checkpoints, parallel
+from lib.training import checkpoints, inputs, parallel
 from lib.training.averaging import WeightAverage
 from lib.training.history import Validations, read_rows, write_rows
 from lib.training.search_space import read_record
@@ -78,10 +78,12 @@ class Trainer:
         self._groups: list = []
         self._replica: nn.Module | None = None
         self._fixed: FixedStep | None = None  # what takes the steps on batches of fixed shapes
+        parent = self._parent()
+        self.reads = inputs.fingerprints(self.task, self.settings.dev_sentences, parent)
         if self.folder.last.exists():
             self._resume()
         else:
-            self._begin()
+            self._begin(parent)
         if takes_fixed_shapes(self.settings, self.device):
             self._fixed = FixedStep(self.model, self.optimiser, self.average, self.settings,
                                     self.config.seed)
@@ -94,13 +96,21 @@ class Trainer:
 
     # ---- starting, stopping, resuming ----
 
-    def _begin(self) -> None:
-        if self.settings.start_from:
-            folder = RunFolder(self.config.dataset.name, self.config.scale,
-                               self.settings.start_from, self.config.train_data, self.config.seed)
-            content = checkpoints.load(folder.best, folder.train_command)
-            checkpoints.check_vocabulary(content, self.task.vocabulary.fingerprint, folder.best)
-            start_from(self.model, content["weights"])
+    def _parent(self) -> dict[str, Tensor] | None:
+        """The weights that the run starts from; a run that has begun can do without them."""
+        if not self.settings.start_from:
+            return None
+        folder = RunFolder(self.config.dataset.name, self.config.scale, self.settings.start_from,
+                           self.config.train_data, self.config.seed)
+        if self.folder.last.exists() and not folder.best.exists():
+            return None
+        content = checkpoints.load(folder.best, folder.train_command)
+        checkpoints.check_vocabulary(content, self.task.vocabulary.fingerprint, folder.best)
+        return content["weights"]
+
+    def _begin(self, parent: dict[str, Tensor] | None) -> None:
+        if parent is not None:
+            start_from(self.model, parent)
         self.average.restart()
 
     def _recorded(self) -> dict:
@@ -112,7 +122,7 @@ class Trainer:
     def _describe(self) -> None:
         """Write config.json: every resolved setting, and what the run runs on."""
         described = {**self.config.as_dict(), "parameters": count_parameters(self.model),
-                     "vocabulary": self.task.vocabulary.fingerprint,
+                     "vocabulary": self.task.vocabulary.fingerprint, "reads": self.reads,
                      "training_pairs": len(self.data), "device": str(self.device),
                      "threads": self.threads, "processes": parallel.processes(),
                      "versions": runtime.versions(), "commit": runtime.commit()}
@@ -131,6 +141,9 @@ class Trainer:
         state = checkpoints.load(path, self.folder.train_command)
         checkpoints.check_vocabulary(state, self.task.vocabulary.fingerprint, path)
         checkpoints.check_settings(state, self.config.as_dict(), path)
+        recorded = state.get("reads", {})  # none in a checkpoint older than this record
+        inputs.check_reads(recorded, self.reads, self.folder.path)
+        self.reads = self.reads | recorded
         checkpoints.load_weights(self.model, state["weights"], path)
         self.average.values = {n: v.to(self.device) for n, v in state["average"].items()}
         self._load_optimiser(state["optimiser"])
@@ -153,7 +166,7 @@ class Trainer:
         checkpoints.save(self.folder.last, {
             **{name: getattr(self, name) for name in STATE},
             "config": self.config.as_dict(), "vocabulary": self.task.vocabulary.fingerprint,
-            "weights": self.model.state_dict(), "average": self.average.values,
+            "reads": self.reads, "weights": self.model.state_dict(), "average": self.average.values,
             "optimiser": self.optimiser.state_dict()})
 
     @property
@@ -371,8 +384,9 @@ class Trainer:
             if better:
                 checkpoints.save(self.folder.best, {
                     "config": self.config.as_dict(),
-                    "vocabulary": self.task.vocabulary.fingerprint, "step": self.step,
-                    "dev_bleu": self.best_bleu, "weights": self.average.weights()})
+                    "vocabulary": self.task.vocabulary.fingerprint, "reads": self.reads,
+                    "step": self.step, "dev_bleu": self.best_bleu,
+                    "weights": self.average.weights()})
             self.save()
             self._write_history()
         return row
