@@ -24,7 +24,7 @@ MODELS = ("tr_s", "tr_b", "tr_l", "ga_b", "ga_l", "fl_s", "fl_b", "fl_l",
           "tr_d", "na_b", "da_b", "dp_b", "ct_b", "md_b")
 SCALES = ("smoke", "mini", "paper")
 FAMILIES = ("autoregressive", "gaussian", "flow", "independent", "dag", "ctc", "masked")
-OBJECTIVES = {family: ("marginal", "best_path") for family in ("dag", "ctc")}  # the first by default
+OBJECTIVES = dict.fromkeys(("dag", "ctc"), ("marginal", "best_path"))  # first: default
 GLANCING = ("independent", "dag", "ctc")  # families that can train by it
 TEACHERS = ("tr_s", "tr_b", "tr_l")  # models with a beam search
 FAMILIES = {"tr": "autoregressive", "ga": "gaussian", "fl": "flow", "na": "independent",
@@ -45,7 +45,7 @@ def model_name(model: str) -> str:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of one model (sections 4.2 and 4.3 of the paper); the header of each file in params/ says which."""
+    """Sizes of one model (sections 4.2 and 4.3 of the paper; see the header of its params/ file)."""
 
     family: str  # autoregressive | gaussian | flow | independent | dag | ctc | masked
     d_model: int  # width of embeddings, source encoder and decoders
