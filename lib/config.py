@@ -23,29 +23,33 @@ __all__ = [
 MODELS = ("tr_s", "tr_b", "tr_l", "ga_b", "ga_l", "fl_s", "fl_b", "fl_l",
           "tr_d", "na_b", "da_b", "dp_b", "ct_b", "md_b")
 SCALES = ("smoke", "mini", "paper")
-FAMILIES = ("autoregressive", "gaussian", "flow", "independent", "dag", "ctc", "masked")
 OBJECTIVES = dict.fromkeys(("dag", "ctc"), ("marginal", "best_path"))  # first: default
+OF_THE_PAPER = ("autoregressive", "gaussian", "flow")
 GLANCING = ("independent", "dag", "ctc")  # families that can train by it
 TEACHERS = ("tr_s", "tr_b", "tr_l")  # models with a beam search
 FAMILIES = {"tr": "autoregressive", "ga": "gaussian", "fl": "flow", "na": "independent",
             "da": "dag", "ct": "ctc", "md": "masked"}
 """How a model's name begins -> its family, in the order of every table and figure."""
+BEST_PATH = "dp"  # how the name of a DAG trained on its best path begins, an objective of its own
 
 
 def family_of(model: str) -> str:
     """The family of a model, by its name: "ga_b" -> "gaussian"."""
-    return FAMILIES[model.partition("_")[0]]
+    start = model.partition("_")[0]
+    return FAMILIES["da" if start == BEST_PATH else start]
 
 
 def model_name(model: str) -> str:
     """A model's name as readers know it, "tr_s" -> "Tr-S"; any other name as it is."""
-    known = model.partition("_")[0] in FAMILIES
-    return "-".join(map(str.capitalize, model.split("_"))) if known else model
+    start, _, size = model.partition("_")
+    if start == BEST_PATH:
+        return f"Da-{size.upper()}, best path"
+    return f"{start.capitalize()}-{size.upper()}" if start in FAMILIES else model
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of one model (sections 4.2 and 4.3 of the paper; see the header of its params/ file)."""
+    """Sizes of one model (sections 4.2 and 4.3 of the paper; its params/ file says more)."""
 
     family: str  # autoregressive | gaussian | flow | independent | dag | ctc | masked
     d_model: int  # width of embeddings, source encoder and decoders
@@ -65,7 +69,7 @@ class Architecture:
     upsampling: int = 0  # lambda: vertices of a graph, or frames, for each source subword
 
     def __post_init__(self):
-        _choice(self, "family", FAMILIES)
+        _choice(self, "family", tuple(FAMILIES.values()))
         _choice(self, "prior", ("none", "standard", "gaussian", "flow"))
         _choice(self, "coupling", ("affine", "additive"))
         for name in ("d_model", "d_filter", "heads", "encoder_layers", "decoder_layers"):
@@ -80,7 +84,7 @@ class Architecture:
             raise ConfigError(f"upsampling = {self.upsampling}: for family = {self.family} it must "
                               f"be {needed}")
         _at_least(self, "decoder_d_filter", 0)
-        if self.decoder_d_filter and self.family in FAMILIES[:3]:
+        if self.decoder_d_filter and self.family in OF_THE_PAPER:
             raise ConfigError(f"decoder_d_filter = {self.decoder_d_filter} doesn't fit family = "
                               f"{self.family}: d_filter is that of all its layers")
         if self.prior == "none":
@@ -245,7 +249,7 @@ class Config:
         if training.glancing and family not in GLANCING:
             raise ConfigError(f"glancing = {training.glancing}: family {family} can't train by it, "
                               f"{', '.join(GLANCING)} can")
-        if training.label_smoothing and family in FAMILIES[3:]:
+        if training.label_smoothing and family not in OF_THE_PAPER:
             raise ConfigError(f"label_smoothing = {training.label_smoothing}: family {family} sums "
                               "over paths or orders, which smoothed terms don't make a bound of")
 
