@@ -53,9 +53,10 @@ class PlainTransformer(nn.Module):
 
     multiple = 1
 
-    def __init__(self, d_model: int, heads: int, layers: int, d_filter: int, dropout: float):
+    def __init__(self, d_model: int, heads: int, layers: int, d_filter: int, dropout: float,
+                 vocabulary: int = VOCABULARY):
         super().__init__()
-        self.embedding = nn.Embedding(VOCABULARY, d_model)
+        self.embedding = nn.Embedding(vocabulary, d_model)
         self.body = nn.Transformer(d_model, heads, layers, layers, d_filter, dropout,
                                    batch_first=True, norm_first=True)
 
@@ -63,7 +64,8 @@ class PlainTransformer(nn.Module):
         """The mean cross-entropy's sum, as in `lib.models.Model`."""
         previous = F.pad(batch.target[:, :-1], (1, 0), value=1)
         padding = None if batch.source_mask is None else ~batch.source_mask
-        causal = nn.Transformer.generate_square_subsequent_mask(previous.shape[1])
+        causal = nn.Transformer.generate_square_subsequent_mask(previous.shape[1],
+                                                                device=previous.device)
         states = self.body(self.embedding(batch.source), self.embedding(previous), tgt_mask=causal,
                            src_key_padding_mask=padding, memory_key_padding_mask=padding,
                            tgt_is_causal=True)

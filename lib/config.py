@@ -142,6 +142,7 @@ class Training:
     accumulate: int = 1  # batches a step
     precision: str = "auto"  # auto (bf16 where the hardware has it) | bf16 | fp32
     graphs: bool = True  # on one GPU: batches of few shapes, steps through CUDA graphs
+    compile: bool = False  # on a GPU: compiled layers, for runs that repay the minutes it takes
 
     def __post_init__(self):
         _choice(self, "precision", ("auto", "bf16", "fp32"))

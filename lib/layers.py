@@ -6,6 +6,7 @@ Padding never enters: keys are masked by an additive bias, and padded queries ar
 
 import math
 from dataclasses import dataclass
+from types import MethodType
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from lib.errors import DataError
 
 __all__ = [
     "Decoder", "Dropout", "Embedding", "Encoder", "KeysValues", "Memory", "SourceKeysValues",
-    "WeightNormLinear", "attend", "mask_bias", "masked_moments", "positions",
+    "WeightNormLinear", "attend", "compile_layers", "mask_bias", "masked_moments", "positions",
 ]
 
 LONGEST = 1024  # positions that a model can encode
@@ -340,6 +341,28 @@ class Decoder(nn.Module):
         for layer, source in zip(self.layers, self.source(memory.states), strict=True):
             x = layer(x, bias, source, source_bias, causal)
         return self.norm(x)
+
+
+def compile_layers(model: nn.Module) -> None:
+    """Let torch compile the layers of a model for training; in evaluation they are as they were.
+
+    One function a kind of layer, shared by all of its instances and shapes of batch.
+    """
+    torch._dynamo.config.recompile_limit = 64  # widths, dropout rates, masks or none
+    for kind in (EncoderLayer, DecoderLayer):
+        shared = _in_training(kind)
+        for module in model.modules():
+            if type(module) is kind:
+                module.forward = MethodType(shared, module)
+
+
+def _in_training(kind: type[nn.Module]):
+    plain, compiled = kind.forward, torch.compile(kind.forward, dynamic=True)
+
+    def forward(self, *arguments):
+        return (compiled if self.training else plain)(self, *arguments)
+
+    return forward
 
 
 def _xavier(weight: Tensor) -> Tensor:

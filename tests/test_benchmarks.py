@@ -3,10 +3,11 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from benchmarks import likelihood, training
+from benchmarks import gpu_training, likelihood, training
 from benchmarks.machine import describe, matrix_rate, matrix_throughput
 from lib import runtime
 
@@ -59,3 +60,42 @@ def test_the_likelihood_benchmark_times_the_pass_that_it_names(isolated):
                                6 / (1e-6 * micros * subject.tokens * 100))
     [row] = likelihood.whole(small).to_dict("records")
     assert (row["samples"], row["sentences"]) == (4, 6) and row["seconds"] > 0
+
+
+@pytest.mark.parametrize(("name", "variant"), [
+    ("tr_s", "eager"), ("tr_s", "plain"), ("tr_s", "plain-graphs"), ("fl_s", "eager"),
+    ("fl_s", "graphs")])
+def test_a_row_of_the_gpu_benchmark_times_the_steps_that_it_names(name, variant):
+    subject = gpu_training.Subject(name, "smoke", variant, tokens=64)
+    assert len(subject.groups) == gpu_training.GROUPS
+    tokens = sum(int(batch.target_tokens.sum()) for batch in subject.batches(subject.groups[0]))
+    assert tokens == subject.tokens(subject.groups[0])
+    vocabulary, d_model = subject.model.embedding.weight.shape
+    rows = sum(batch.target_mask.sum() if variant == "eager" and batch.target_mask is not None
+               else batch.target.numel() for g in subject.groups for batch in subject.batches(g))
+    assert subject.flops > 3 * 2 * int(rows) * vocabulary * d_model
+    before = subject.model.embedding.weight.detach().clone()
+    subject.step(subject.groups[0])
+    assert not torch.equal(subject.model.embedding.weight, before)
+
+
+def test_a_row_that_fails_is_kept_as_its_error(monkeypatch, isolated):
+    def failing(*_, **__):
+        raise RuntimeError("no such kernel\nand more")
+
+    made = []
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu_training, "Subject", failing)
+        gpu_training.rows(["tr_s", "ga_b"], ["smoke"], ["plain", "eager"], np.inf, made.append)
+    assert [(m["model"], m["variant"]) for m in made] == [
+        (training.PLAIN, "plain"), ("tr_s", "eager"), ("ga_b", "eager")]
+    assert {m["error"] for m in made} == {"RuntimeError: no such kernel"}
+    assert gpu_training.rows(["tr_s"], ["smoke"], ["eager"], 0.0, made.append) == []
+    gpu_training.keep(made)
+    gpu_training.main(["--models", "tr_s", "--scales", "smoke", "--variants", "eager", "--seconds",
+                       "0.01", "--tokens", "64"])
+    table = pd.read_csv(isolated / "outputs" / "bench" / "gpu_training.csv")
+    assert sorted(zip(table["model"], table["variant"], strict=True)) == [
+        ("ga_b", "eager"), ("torch.nn.Transformer", "plain"), ("tr_s", "eager")]
+    done = table.set_index("model").loc["tr_s"]
+    assert pd.isna(done["error"]) and done["tokens_per_second"] > 0 and done["share"] > 0

@@ -1,5 +1,6 @@
 """Attention, norms and positions against formulas written out; nothing looks at padding."""
 
+import copy
 import math
 
 import pytest
@@ -244,3 +245,26 @@ def test_moments_and_initialisation_count_real_positions_only():
     close(outputs.var(0, unbiased=False), torch.ones(4), 1e-9)
     model.initialise(x[:, :3], None)
     close(model(x[:, :3]).flatten(0, 1).var(0, unbiased=False), torch.ones(4), 1e-9)
+
+
+# Compiled layers -----------------------------------------------------------------------------
+
+def test_one_compiled_function_a_kind_of_layer_in_training_only(monkeypatch):
+    made, calls = [], []
+
+    def compiled(function, **options):
+        made.append((function, options))
+        return lambda layer, *arguments: (calls.append(layer), function(layer, *arguments))[1]
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    memory, x = Memory(torch.randn(2, 3, 8), None), torch.randn(2, 4, 8)
+    model = nn.ModuleList([Encoder(2, 8, 12, 2, 0.0), Decoder(3, 8, 12, 2, 0.0)])
+    expected = model[0](x, None).states, model[1](x, memory, causal=True)
+    layers.compile_layers(model)
+    assert len(made) == 2
+    for found in ((model[0](x, None).states, model[1](x, memory, causal=True)),
+                  (model.eval()[0](x, None).states, model[1](x, memory, causal=True))):
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert calls == [*model[0].layers, *model[1].layers]
+    twin = copy.deepcopy(model).train()
+    assert torch.equal(twin[0](x, None).states, expected[0]) and calls[-1] is twin[0].layers[-1]

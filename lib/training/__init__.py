@@ -24,6 +24,7 @@ from lib import runtime
 from lib.batching import Batch, collate, collate_fixed, fixed_batches, training_batches
 from lib.config import Config, load_config, run_arguments
 from lib.errors import ReproError, TrainingError
+from lib.layers import compile_layers
 from lib.models import build, count_parameters, start_from
 from lib.objectives import kl_weight, learning_rate
 from lib.paths import write_text
@@ -71,6 +72,8 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.model = build(config.architecture, len(self.task.vocabulary),
                            self.settings.dropout).to(self.device)
+        if self.settings.compile and self.device.type == "cuda":
+            compile_layers(self.model)
         self.average = WeightAverage(self.model, self.settings.average)
         self.optimiser = torch.optim.Adam(
             self.model.parameters(), betas=self.settings.adam_betas, eps=self.settings.adam_epsilon,

@@ -20,7 +20,8 @@ FORMAT = "discrepancy-1"
 SECTIONS = {"dataset": Dataset, "architecture": Architecture, "training": Training,
             "evaluation": Evaluation}
 # How long a run goes on, and how it is computed: not what it does.
-MAY_CHANGE = ("training.steps", "training.patience", "training.graphs")
+MAY_CHANGE = ("training.steps", "training.patience", "training.graphs",
+              "training.compile")
 
 
 def save(path: Path, content: dict) -> None:

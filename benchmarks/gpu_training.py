@@ -1,0 +1,270 @@
+"""Training speed on a GPU: eager steps against captured and compiled ones, and torch's Transformer.
+
+    python -m benchmarks.gpu_training [--minutes 3] [--models tr_s ga_b fl_b] [--scales paper mini]
+
+Random subwords at the lengths of real corpora (TED at the published sizes, Multi30k at mini's).
+A row a model, scale and way of computing:
+
+    eager     today's way without CUDA graphs: `accumulate` ragged batches of `batch_tokens`
+    graphs    what a user gets: the step's positions at once, in fixed shapes, captured
+    compiled  the same with `compile: true`
+    plain     torch.nn.Transformer at the sizes of Tr-S, eager, on the batches of `graphs`
+    plain-graphs  the same model captured
+
+`tokens_per_second` counts real target subwords with one EOS. FLOPs are what torch counts in matrix
+products and attention on the same batches, padding included; `share` is of the rate of plain bf16
+products that is measured beside (fp32 where the device has no bf16). `peak_mib` is what tensors
+took at most, `reserved_mib` what torch held of the card, graphs included. `warm_s` is what it takes
+before the first step is timed: kernels, compilation and capture of `shapes` shapes. A row that
+fails holds its error. Writes outputs/bench/gpu_training.csv.
+"""
+
+import argparse
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.machine import describe, matrix_rate, peak_resident, precision, synchronise
+from benchmarks.training import PLAIN, SOURCE_QUANTILES, TARGET_QUANTILES, PlainTransformer
+from lib import runtime
+from lib.batching import Batch, Tokenised, collate, collate_fixed, fixed_batches, training_batches
+from lib.config import load_config
+from lib.layers import compile_layers
+from lib.models import build, count_parameters
+from lib.paths import outputs_root, write_text
+from lib.training.averaging import WeightAverage
+from lib.training.step import FixedStep, Scalars
+
+VARIANTS = ("eager", "graphs", "compiled", "plain", "plain-graphs")
+KEY = ["device", "model", "scale", "variant"]
+MIB, TERA = 2**20, 1e12
+SECONDS = 2.0  # that the timed steps of a row take at least
+GROUPS = 4  # steps of different batches that are repeated
+
+# Subwords a sentence of TED de-en with 32K joint subwords: every twentieth quantile.
+TED_SOURCE = (1, 5, 7, 8, 9, 10, 12, 13, 14, 16, 17, 19, 21, 24, 26, 29, 33, 38, 43, 52, 64)
+TED_TARGET = (1, 6, 8, 9, 10, 11, 12, 13, 15, 16, 17, 19, 21, 24, 27, 30, 34, 38, 44, 52, 64)
+LENGTHS = {"paper": (TED_SOURCE, TED_TARGET), "mini": (SOURCE_QUANTILES, TARGET_QUANTILES),
+           "smoke": (SOURCE_QUANTILES, TARGET_QUANTILES)}
+VOCABULARY = {"paper": 32_000, "mini": 8_000, "smoke": 200}
+
+
+def corpus(scale: str, pairs: int, seed: int = 0) -> Tokenised:
+    """Random subwords; lengths follow the quantiles, source and target alike long."""
+    rng = np.random.default_rng(seed)
+    place = rng.random(pairs)
+    other = np.clip(place + rng.normal(0, 0.08, pairs), 0, 1)
+    sides = []
+    for where, quantiles in zip((place, other), LENGTHS[scale], strict=True):
+        at = np.linspace(0, 1, len(quantiles))
+        lengths = np.maximum(1, np.round(np.interp(where, at, quantiles))).astype(np.int64)
+        ids = rng.integers(4, VOCABULARY[scale], lengths.sum(), dtype=np.int32)
+        sides += [ids, np.concatenate([[0], np.cumsum(lengths)])]
+    return Tokenised(*sides, np.arange(pairs))
+
+
+class Subject:
+    """One model, one way of computing, and the steps that are timed."""
+
+    def __init__(self, name: str, scale: str, variant: str, tokens: int = 0):
+        plain = variant.startswith("plain")
+        config = load_config(name, "ted_de_en" if scale == "paper" else "multi30k_de_en", scale)
+        anew = {"batch_tokens": tokens or config.training.batch_tokens, "start_from": ""}
+        self.settings = replace(config.training, **anew)
+        self.where, a = runtime.device(), config.architecture
+        runtime.prepare()
+        torch.manual_seed(0)
+        self.model = PlainTransformer(
+            a.d_model, a.heads, a.encoder_layers, a.d_filter, self.settings.dropout,
+            VOCABULARY[scale]) if plain else build(a, VOCABULARY[scale], self.settings.dropout)
+        self.model.to(self.where).train()
+        on_gpu = self.where.type == "cuda"
+        self.optimiser = torch.optim.Adam(
+            self.model.parameters(), lr=1e-4, betas=self.settings.adam_betas, fused=True,
+            eps=self.settings.adam_epsilon, capturable=on_gpu)
+        self.average = WeightAverage(self.model, self.settings.average)
+        self.positions = self.settings.accumulate * self.settings.batch_tokens
+        multiple = self.model.multiple
+        self.data = corpus(scale, max(500, 30 * self.positions // 20))
+        self.steps = 0
+        if variant == "eager":
+            groups = training_batches(self.data, self.settings.batch_tokens, multiple, 0, 0)
+            each = self.settings.accumulate
+            self.groups = [groups[n * each:(n + 1) * each] for n in range(GROUPS)]
+        else:
+            self.groups = fixed_batches(self.data, self.positions, multiple, 0, 0)[:GROUPS]
+        self._initialise(collate(self.data, np.arange(64), multiple).to(self.where))
+        self.flops = self._flops()  # neither replays nor compiled layers tell them
+        if variant == "compiled":
+            compile_layers(self.model)
+        self.fixed = None
+        if variant not in ("eager", "plain"):
+            self.fixed = FixedStep(self.model, self.optimiser, self.average, self.settings, 0)
+
+    def _initialise(self, batch: Batch) -> None:
+        if hasattr(self.model, "initialise"):
+            with torch.no_grad():
+                for which in ("posterior", "prior"):
+                    self.model.initialise(batch, which)
+
+    def _fixed_batches(self, rows: np.ndarray, parts: int = 1) -> list[Batch]:
+        return collate_fixed(self.data, rows, self.model.multiple, self.positions, parts)
+
+    def batches(self, group) -> list[Batch]:
+        """What a step of this group computes."""
+        if isinstance(group, list):
+            return [collate(self.data, rows, self.model.multiple) for rows in group]
+        return self._fixed_batches(group)
+
+    def tokens(self, group) -> int:
+        """Real target subwords of a step, each sentence with one EOS."""
+        rows = np.concatenate(group) if isinstance(group, list) else group
+        return int((self.data.target_lengths[rows] + 1).sum())
+
+    def losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """A batch's loss terms."""
+        with runtime.autocast("auto", self.where):
+            return self.model.loss_terms(batch, self.settings, 1.0)
+
+    def step(self, group) -> None:
+        """One optimiser step, as `lib.training` takes it."""
+        self.steps += 1
+        tokens = self.tokens(group)
+        if self.fixed is not None:
+            self.fixed(self.steps, partial(self._fixed_batches, group),
+                       Scalars(1e-4, 1.0, 1 / tokens, self.average.decay_at(self.steps)))
+            if self.fixed.full:
+                self.fixed.read()
+            return
+        self.optimiser.zero_grad(set_to_none=True)
+        for batch in self.batches(group):
+            losses = self.losses(batch.to(self.where))
+            (losses["loss"] / tokens).backward()
+        float(losses["loss"].detach())  # every step is checked before the weights move
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+        if torch.isfinite(norm):
+            self.optimiser.step()
+        self.average.update(self.steps)
+
+    def _flops(self) -> float:
+        """Matrix FLOPs of one pass over the groups, forward and backward."""
+        with FlopCounterMode(display=False) as counter:
+            for group in self.groups:
+                for batch in self.batches(group):
+                    self.losses(batch.to(self.where))["loss"].backward()
+        self.optimiser.zero_grad(set_to_none=True)
+        return counter.get_total_flops()
+
+    def once(self) -> None:
+        """All groups once, and waited for."""
+        for group in self.groups:
+            self.step(group)
+        synchronise(self.where)
+
+    def measure(self, seconds: float) -> dict:
+        """The row's numbers."""
+        started = time.perf_counter()
+        self.once()
+        self.once()
+        warm = time.perf_counter() - started
+        before = matrix_rate(self.where, 0.2)
+        if self.where.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.where)
+        rounds, started = 0, time.perf_counter()
+        while time.perf_counter() - started < seconds:
+            self.once()
+            rounds += 1
+        elapsed = (time.perf_counter() - started) / rounds
+        memory = self._memory()
+        best = max(before, matrix_rate(self.where, 0.2))
+        tokens = sum(map(self.tokens, self.groups))
+        shapes = {tuple(b.target.shape) for group in self.groups for b in self.batches(group)}
+        rate = self.flops / elapsed
+        return {"parameters": count_parameters(self.model), "positions": self.positions,
+                "step_ms": 1e3 * elapsed / len(self.groups), "tokens_per_second": tokens / elapsed,
+                "tflops": rate / TERA, "matrix_tflops": best / TERA, "share": rate / best,
+                **memory, "shapes": len(shapes), "warm_s": warm,
+                "parts": 1 if self.fixed is None else self.fixed.parts,
+                "captured": 0 if self.fixed is None else self.fixed.captured}
+
+    def _memory(self) -> dict[str, float]:
+        if self.where.type != "cuda":
+            return {"peak_mib": peak_resident() / MIB, "reserved_mib": np.nan}
+        return {"peak_mib": torch.cuda.max_memory_allocated(self.where) / MIB,
+                "reserved_mib": torch.cuda.max_memory_reserved(self.where) / MIB}
+
+
+def row(name: str, scale: str, variant: str, seconds: float = SECONDS, tokens: int = 0) -> dict:
+    """One row of the table; where it fails, the error."""
+    described = {"device": describe(), "model": PLAIN if variant.startswith("plain") else name,
+                 "scale": scale, "variant": variant}
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        subject = Subject(name, scale, variant, tokens)
+        found = subject.measure(seconds)
+    except Exception as error:  # the next row may well work
+        found = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
+    return {**described, **found, "precision": str(precision()).split(".")[-1],
+            "torch": torch.__version__}
+
+
+def rows(models: Sequence[str], scales: Sequence[str], variants: Sequence[str], end: float,
+         tell: Callable[[dict], None], **options) -> list[dict]:
+    """All rows that can be begun before `end` (of time.monotonic), the slow ones last."""
+    wanted = [(name, scale, variant) for variant in variants for scale in scales
+              for name in models if not variant.startswith("plain") or name == "tr_s"]
+    made = []
+    for which in wanted:
+        if time.monotonic() > end:
+            break
+        made.append(row(*which, **options))
+        tell(made[-1])
+    return made
+
+
+def keep(made: Sequence[dict]) -> None:
+    """Write rows into the table, each in place of the one of the same device, model and variant."""
+    path = outputs_root() / "bench" / "gpu_training.csv"
+    new = pd.DataFrame(made)
+    if path.exists():
+        old = pd.read_csv(path)
+        if set(KEY) <= set(old):
+            both = old.merge(new[KEY], on=KEY, how="left", indicator=True)["_merge"] == "both"
+            new = pd.concat([old[~both.to_numpy()], new])
+    write_text(path, new.to_csv(index=False, float_format="%.4g"))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, and write after each row."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=["tr_s", "ga_b", "fl_b"])
+    parser.add_argument("--scales", nargs="+", default=["mini", "paper"])
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    parser.add_argument("--minutes", type=float, default=4.0, help="no row is begun after them")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="that a row times steps")
+    parser.add_argument("--tokens", type=int, default=0, help="instead of batch_tokens")
+    asked = parser.parse_args(arguments)
+
+    def tell(made: dict) -> None:
+        keep([made])
+        shown = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in made.items()
+                 if k not in ("device", "precision", "torch")}
+        print(" ".join(f"{k}={v}" for k, v in shown.items()), flush=True)
+
+    rows(asked.models, asked.scales, asked.variants, time.monotonic() + 60 * asked.minutes, tell,
+         seconds=asked.seconds, tokens=asked.tokens)
+
+
+if __name__ == "__main__":
+    main()
