@@ -41,7 +41,9 @@ GRID = --dataset $(DATASET) --scale $(SCALE) $(if $(MODELS),--models $(MODELS)) 
 	$(if $(TRAIN_DATA),--train-data $(TRAIN_DATA)) $(if $(SEEDS),--seeds $(SEEDS)) \
 	$(if $(SEEDED),--seeded $(SEEDED)) $(if $(SEEDED_DATA),--seeded-data $(SEEDED_DATA)) \
 	$(if $(ACCOUNTINGS),--accountings $(ACCOUNTINGS)) $(if $(OVERRIDES),--overrides "$$OVERRIDES") \
-	$(if $(PROCESSES),--processes $(PROCESSES)) $(if $(CORES),--cores $(CORES))
+	$(if $(PROCESSES),--processes $(PROCESSES)) $(if $(CORES),--cores $(CORES)) \
+	$(if $(SLURM),--profile workflow/profiles/slurm) $(if $(PROFILE),--profile "$(PROFILE)") \
+	$(if $(GPUS),--gpus $(GPUS))
 
 # make gpu PLAN=multi30k_mini MINUTES=9 ARGS="--side-by-side 8 --archive results"
 PLAN ?= multi30k_mini
@@ -66,7 +68,7 @@ endif
 demo: $(STAMP)  ## the whole experiment on the toy corpus: every model, tables, figures (minutes)
 	@$(PY) -m workflow.grid --seeds 1 2 3 --seeded tr_s ga_b fl_s
 
-grid: $(STAMP)  ## every model on raw and distilled text: DATASET=toy SCALE=smoke (hours at mini)
+grid: $(STAMP)  ## every model on raw and distilled text: DATASET=toy SCALE=smoke SLURM=1 (hours)
 	@$(PY) -m workflow.grid $(GRID)
 
 test: lint unit nbval  ## linter, tests, every notebook (minutes); what .ci/run calls

@@ -8,7 +8,6 @@ import gzip
 import importlib
 import itertools
 import json
-import logging
 import os
 import re
 import shlex
@@ -24,16 +23,14 @@ import pytest
 import torch
 import yaml
 
-from lib.config import load_config
 from lib.paths import NOTEBOOKS, ROOT
 from lib.runs import RunFolder
 from workflow import grid
 from workflow.grid import workflow
+from workflow.grid.cluster import PROFILES, Place
 from workflow.grid.workflow import Grid
 
 pytest.importorskip("snakemake")
-
-PROFILES = ROOT / "workflow" / "profiles"
 
 
 def snakemake(*words: str, **environment: str) -> str:
@@ -63,8 +60,41 @@ def test_the_slurm_profile_plans_the_whole_grid(dry):
     counts = dict(re.findall(r"^(\w+) +(\d+) *$", dry, flags=re.MULTILINE))
     assert counts["train"] == counts["evaluate"] == "16"
     assert counts["corpus"] == counts["distil"] == counts["correlation"] == "1"
-    train = dry.partition("rule train:")[2].partition("rule ")[0]
-    assert "threads: 4" in train and "runtime=2880" in train and "gpu:1" in train
+
+
+def asked(plan: str, rule: str) -> list[dict[str, str]]:
+    """What each job of a rule asks a cluster for."""
+    jobs = re.findall(rf"^rule {rule}:$(.*?)^Shell command", plan, flags=re.MULTILINE | re.DOTALL)
+    lines = [re.search("^    resources: (.*)$", job, flags=re.MULTILINE)[1] for job in jobs]
+    return [dict(word.split("=") for word in line.split(", ")) for line in lines]
+
+
+def test_rules_ask_a_cluster_for_what_they_need(dry):
+    for each in asked(dry, "train"):
+        assert (each["gres"], each["cpus_per_task"], each["runtime"]) == ("gpu:1", "4", "2880")
+    assert {each["gres"] for each in asked(dry, "evaluate")} == {"gpu:1"}
+    [small] = asked(dry, "corpus")
+    assert "gres" not in small and small["runtime"] == "120"
+
+
+def test_the_study_of_speed_has_a_node_of_its_own(dry):
+    extra = [each["slurm_extra"] for each in asked(dry, "study")]
+    assert sorted(extra) == ["", "", "--exclusive", "--exclusive"]  # 06, 07; 08 on both texts
+
+
+def test_a_changed_resource_leaves_the_others(isolated):
+    pytest.importorskip("snakemake_executor_plugin_slurm")
+    plan = snakemake("-n", "-p", "--workflow-profile", str(PROFILES / "slurm"), "--set-resources",
+                     "train:runtime=600", "--config", "models=tr_s", "scale=paper", "processes=2")
+    for each in asked(plan, "train"):
+        assert (each["gres"], each["cpus_per_task"], each["runtime"]) == ("gpu:2", "8", "600")
+        assert int(each["mem_mb"]) >= 32000
+
+
+def test_a_cluster_without_gpus_is_asked_for_none(isolated):
+    plan = snakemake("-n", "-p", "--cores", "1", "--config", "models=tr_s", "gpus=0")
+    for rule in ("train", "distil", "evaluate", "study"):
+        assert asked(plan, rule) and {each["gres"] for each in asked(plan, rule)} == {""}
 
 
 def test_every_line_on_a_notebook_gives_papermill_two_paths_and_known_parameters(dry):
@@ -88,6 +118,8 @@ def test_every_line_on_a_notebook_gives_papermill_two_paths_and_known_parameters
 def test_profiles_keep_what_a_killed_workflow_needs(path):
     profile = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert profile["rerun-incomplete"] is True
+    # what a command line gives replaces such a block as a whole, so that rules ask by themselves
+    assert not {"set-threads", "set-resources", "default-resources"} & set(profile)
     assert "code" not in profile["rerun-triggers"]
 
 
@@ -110,56 +142,14 @@ def test_the_former_name_still_leads_here():
 
 def test_all_settings_reach_snakemake():
     asked = Grid(models=("tr_s",), train_data=("raw",), seeds=(1, 2), seeded=("tr_s",),
-                 overrides={"steps": 3, "accumulate": 2}, processes=2)
-    given = grid.words(asked, 2)
+                 overrides={"steps": 3, "accumulate": 2}, processes=2, gpus=0)
+    given = grid.words(asked, Place.of(str(PROFILES / "default"), 2))
     settings = dict(word.split("=", 1) for word in given[given.index("--config") + 1:])
     settings["overrides"] = json.loads(settings["overrides"])
     assert Grid.of(settings) == asked
 
 
-# What is shown --------------------------------------------------------------------------------
-
-@pytest.fixture
-def display(isolated):
-    shown = grid.Display(Grid(), 2)
-    yield shown
-    shown.bar.close()
-
-
-def tell(display, event, **fields):
-    record = logging.LogRecord("snakemake", logging.INFO, "", 0, None, None, None)
-    record.__dict__ |= {"event": event, **fields}
-    display.emit(record)
-
-
-def test_every_outcome_is_shown(display, capsys):
-    tell(display, "run_info", stats={"train": 2, "distil": 1, "all": 1, "total": 4})
-    run = {"model": "ga_b", "train_data": "raw", "seed": "1"}
-    tell(display, "job_info", jobid=1, rule_name="train", wildcards=run)
-    tell(display, "job_info", jobid=2, rule_name="distil", wildcards=None)
-    display.tick()
-    assert "left: ga_b raw s1 train 0/500, distil" in display.bar.desc
-    tell(display, "job_finished", job_id=1)
-    tell(display, "job_error", jobid=2, log=["outputs/09_distillation.ipynb"])
-    tell(display, "job_finished", job_id=0)
-    said = capsys.readouterr().out
-    assert "3 steps to go" in said
-    assert re.search(r"\[ 1/3\] ga_b raw s1 train +0 s", said)
-    assert re.search(r"\[ 2/3\] distil +FAILED after 0 s, see outputs/09_distillation.ipynb", said)
-    assert display.failed == 1 and display.waiting == {"train": 1, "distil": 0}
-
-
-def test_progress_of_a_training_comes_from_its_own_history(isolated):
-    history, steps = RunFolder("toy", "smoke", "tr_s").history, load_config("tr_s").training.steps
-    name, begun = "tr_s raw s1 train", time.monotonic() - 60
-    assert grid._doing(Grid(), "train", name, begun) == f"{name} 0/{steps}"
-    history.parent.mkdir(parents=True)
-    history.write_text("step,seconds\n100,1.5\n200,3.0\n")
-    assert grid._doing(Grid(), "train", name, begun) == f"{name} 200/{steps}"
-    os.utime(history, (0, 0))
-    assert grid._doing(Grid(), "train", name, begun) == f"{name} 0/{steps}"
-    assert grid._doing(Grid(), "distil", "distil", begun) == "distil"
-
+# The command ----------------------------------------------------------------------------------
 
 def test_only_one_call_at_a_time_works_on_a_grid(isolated, capsys):
     with grid._alone(Grid()):
@@ -177,13 +167,13 @@ def test_what_cannot_be_written_is_named_before_anything_starts(isolated, monkey
 
 def test_lines_of_a_read_only_clone_run_below_the_cache(isolated, monkeypatch):
     monkeypatch.setattr(workflow.os, "access", lambda path, mode: path != ROOT)
-    words = grid.words(Grid(), 1)
+    words = grid.words(Grid(), Place.of(str(PROFILES / "default"), 1))
     assert words[words.index("--directory") + 1] == str(isolated / "cache/grid/snakemake")
     assert Grid.notebook("08_speed") == str(NOTEBOOKS / "08_speed.ipynb")
 
 
 def test_fresh_forgets_what_it_would_go_on_from(isolated, monkeypatch, capsys):
-    monkeypatch.setattr(grid, "_run", lambda asked, cores: 0)
+    monkeypatch.setattr(grid, "_run", lambda asked, place: 0)
     folder = RunFolder("toy", "smoke", "tr_s")
     folder.checkpoints.mkdir(parents=True)
     folder.last.touch()

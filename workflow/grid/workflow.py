@@ -21,14 +21,14 @@ from lib.errors import ConfigError
 from lib.paths import NOTEBOOKS, ROOT, DistilledFolder, cache_root, outputs_root
 from lib.runs import RunFolder
 
-__all__ = ["SMALL", "Grid", "place", "shown"]
+__all__ = ["SMALL", "Grid", "shown", "working_folder"]
 
 SMALL = ("tr_s", "ga_b", "fl_s")  # the smallest model of each family
 LATENT = ("ga_b", "fl_b")  # the default of 04_latent_space
 TEACHER_SEED = 1  # as lib.task has it, which imports torch
 
 
-def place() -> Path:
+def working_folder() -> Path:
     """The folder that the lines run in, where Snakemake keeps its notes.
 
     The repository's root; below the cache where the root is read-only.
@@ -38,7 +38,8 @@ def place() -> Path:
 
 def shown(path: Path) -> str:
     """The path as a line of the workflow gives it: from its folder where it is below."""
-    return str(path.relative_to(place()) if path.is_relative_to(place()) else path)
+    start = working_folder()
+    return str(path.relative_to(start) if path.is_relative_to(start) else path)
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Grid:
     accountings: tuple[str, ...] = ("strict",)  # of log-likelihood, a table each
     overrides: dict = field(default_factory=dict)  # settings of params/, for training, evaluation
     processes: int = 1  # that share each training's batches, one a GPU or some CPU cores each
+    gpus: int = 1  # that each process asks a cluster for; 0: none
 
     @classmethod
     def of(cls, values: dict) -> "Grid":
@@ -73,8 +75,9 @@ class Grid:
                 values[name] = [values[name]]
         if "seeds" in values:
             values["seeds"] = [_whole(seed, "seeds") for seed in values["seeds"]]
-        if values.get("processes") is not None:
-            values["processes"] = _whole(values["processes"], "processes")
+        for name in ("processes", "gpus"):
+            if values.get(name) is not None:
+                values[name] = _whole(values[name], name)
         for root in (outputs_root(), cache_root()):
             if set("{}") & set(shown(root)):
                 raise ConfigError(f"grid: {root}: Snakemake takes braces in a path for wildcards, "
@@ -86,6 +89,8 @@ class Grid:
                 raise ConfigError(f"grid: {name} is empty, name at least one")
         if grid.processes < 1:
             raise ConfigError(f"grid: processes is {grid.processes}, must be 1 or more")
+        if grid.gpus not in (0, 1):
+            raise ConfigError(f"grid: gpus is {grid.gpus}, must be 1 (for each process) or 0")
         for run in grid.runs:
             batches = grid.config(run).training.accumulate
             if batches % grid.processes:
