@@ -49,11 +49,11 @@ GRID = --dataset $(DATASET) --scale $(SCALE) $(if $(MODELS),--models $(MODELS)) 
 PLAN ?= multi30k_mini
 MINUTES ?= 60
 
-.PHONY: help demo grid gpu test lint unit nbval bench gallery notebooks clean distclean
+.PHONY: help demo grid gpu slurm-test test lint unit nbval bench gallery notebooks clean distclean
 
 help:  ## this list
 	@printf 'make TARGET, where TARGET is one of\n\n'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@printf '\nThe first one builds .venv (about two minutes and, with CUDA, a few gigabytes).\n'
 
 $(STAMP): pyproject.toml constraints.txt
@@ -95,6 +95,9 @@ nbval: $(STAMP)  ## every notebook, run and compared with its committed outputs 
 
 gpu: $(STAMP)  ## a card for minutes: tests, benchmarks, whole runs: PLAN=multi30k_mini MINUTES=60
 	@$(PY) -m workflow.gpu --plan $(PLAN) --minutes $(MINUTES) $(ARGS)
+
+slurm-test: $(STAMP)  ## the grid under a SLURM of one node, killed and resumed (ten minutes)
+	@PY=$(PY) bash workflow/slurm_test.sh
 
 bench: $(STAMP)  ## speed of training, likelihood and decoding, beside the machine's own limit (minutes)
 	@$(PY) -m benchmarks.training
