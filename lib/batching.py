@@ -1,12 +1,10 @@
 """From sentence pairs to padded tensors: flat token arrays, length buckets, collation by gather."""
 
 import hashlib
-import warnings
 import zipfile
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 import numpy as np
 import torch
@@ -14,7 +12,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from lib.errors import ConfigError, DataError
-from lib.paths import cache_root
+from lib.paths import cache_root, write_cache
 from lib.subword import EOS, PAD, text_hash
 
 __all__ = [
@@ -146,18 +144,8 @@ def _load(path: Path, pairs: int) -> Tokenised | None:
 
 
 def _save(path: Path, data: Tokenised) -> None:
-    """Write the cache in one move; a disk that refuses it costs time later, not the run."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            temporary = Path(file.name)
-            np.savez(file, **vars(data))
-        temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        warnings.warn(f"can't cache the tokenised corpus in {path}: {error}", stacklevel=3)
+    with open(path, "wb") as file:  # np.savez would add an ending to a name
+        np.savez(file, **vars(data))
 
 
 def tokenise(pairs, vocabulary, *, key: str | None = None,
@@ -185,7 +173,7 @@ def tokenise(pairs, vocabulary, *, key: str | None = None,
     if data is None:
         data = Tokenised(*_flatten(pairs.source, vocabulary), *_flatten(pairs.target, vocabulary),
                          np.arange(len(pairs.source)))
-        _save(path, data)
+        write_cache(path, lambda temporary: _save(temporary, data))
     if max_tokens is None:
         return data
     short = np.maximum(data.source_lengths, data.target_lengths) <= max_tokens

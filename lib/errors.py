@@ -1,6 +1,7 @@
 """The errors that a user can cause, each raised with one message that names the fix."""
 
-__all__ = ["CheckpointError", "ConfigError", "DataError", "ReproError", "TrainingError"]
+__all__ = ["CheckpointError", "ConfigError", "DataError", "OutputError", "ReproError",
+           "TrainingError"]
 
 
 class ReproError(Exception):
@@ -19,5 +20,9 @@ class CheckpointError(ReproError):
     """A checkpoint is missing, truncated, foreign, or doesn't fit the model or vocabulary."""
 
 
+class OutputError(ReproError):
+    """A result can't be written where it belongs."""
+
+
 class TrainingError(ReproError):
-    """Training can't go on: a loss term is not finite."""
+    """Training can't go on: a loss term is not finite, or another process trains the same run."""

@@ -1,15 +1,22 @@
 """Where everything lies: all paths hang off the repository's root, whatever the working folder."""
 
+import contextlib
+import glob
+import logging
 import os
+import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib.errors import ConfigError
+from lib.errors import ConfigError, OutputError
 
 __all__ = [
     "NOTEBOOKS", "PARAMS", "ROOT", "DistilledFolder", "cache_root", "data_root", "outputs_root",
-    "writable", "write_bytes", "write_text",
+    "remove_leftovers", "replacing", "writable", "write_bytes", "write_cache", "write_text",
 ]
+
+logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = ROOT / "params"
@@ -61,10 +68,53 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace a file in one move, its folder made where there is none."""
-    temporary = writable(path.parent) / f"{path.name}.{os.getpid()}.tmp"
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    """Replace a file in one move, its folder made where there is none.
+
+    Errors: ConfigError for a folder that can't be written to, OutputError for a disk that is full.
+    """
+    writable(path.parent)
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise OutputError(f"can't write {path} ({error.strerror or error}): free some disk space "
+                          "and run the same command again") from None
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The name of a new file to write beside `path`, which it replaces in one move at the end.
+
+    No other process or machine has that name, and after any error there is no such file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_cache(path: Path, write: Callable[[Path], object]) -> None:
+    """Have `write` make a file that can be made again; a disk that refuses it costs time later.
+
+    `write` is given the name of a temporary file (`replacing`).
+    """
+    try:
+        with replacing(path) as temporary:
+            write(temporary)
+    except OSError as error:
+        logger.warning("can't keep %s: %s. DISCREPANCY_CACHE may name a folder that can be written "
+                       "to; without it this is made again each time", path,
+                       error.strerror or error)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what processes that were killed left of `replacing` this file; nobody else writes it.
+    """
+    for leftover in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,9 @@ words only; all others encode as `UNK`.
 import contextlib
 import hashlib
 import io
-import warnings
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 import sentencepiece
 from jaxtyping import Int
@@ -26,7 +24,7 @@ from torch import Tensor
 
 from lib.errors import ConfigError, DataError
 from lib.host import allowed_cores
-from lib.paths import cache_root
+from lib.paths import cache_root, replacing, write_cache
 
 __all__ = ["BOS", "EOS", "PAD", "UNK", "Vocabulary", "text_hash", "train"]
 
@@ -86,14 +84,8 @@ class Vocabulary:
 
     def save(self, path: Path) -> None:
         """Write the model in one move: an interruption leaves the old file or none."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            temporary = Path(file.name)
-        try:
+        with replacing(path) as temporary:
             temporary.write_bytes(self.model)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":
@@ -188,8 +180,5 @@ def train(dataset, scale: str, pairs) -> Vocabulary:
     except RuntimeError as error:
         raise ConfigError(f"vocabulary {scale} of {dataset.name}: no vocabulary of {size} can be "
                           f"trained on this text: {str(error).splitlines()[0]}") from error
-    try:
-        vocabulary.save(path)
-    except OSError as error:  # costs time at the next start, nothing else
-        warnings.warn(f"can't keep the vocabulary in {path}: {error}", stacklevel=2)
+    write_cache(path, lambda temporary: temporary.write_bytes(vocabulary.model))
     return vocabulary

@@ -115,14 +115,14 @@ def forget(folder) -> None:
 
 def interrupted_after(shards: int, monkeypatch):
     """Make the next distillation die once so many shards are written."""
-    write, count = distillation._write, iter(range(shards))
+    write, count = distillation.write_bytes, iter(range(shards))
 
     def dying(path, data):
         if next(count, None) is None:
             raise KeyboardInterrupt
         write(path, data)
 
-    monkeypatch.setattr(distillation, "_write", dying)
+    monkeypatch.setattr(distillation, "write_bytes", dying)
 
 
 @pytest.mark.parametrize("shards", [0, 1, 3])

@@ -17,7 +17,7 @@ from pathlib import Path
 import pooch
 
 from lib.errors import DataError
-from lib.paths import cache_root, data_root
+from lib.paths import cache_root, data_root, write_cache
 
 __all__ = ["Remote", "fetch", "members", "nested_members"]
 
@@ -126,17 +126,8 @@ def _remembered(path: Path) -> dict | None:
 
 
 def _remember(path: Path, remote: Remote) -> None:
-    stamp = _stamp_path(path)
-    partial = stamp.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        stamp.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(_stamp(path, remote)), encoding="utf-8")
-        os.replace(partial, stamp)
-    except OSError as error:  # costs one more hash at the next start, nothing else
-        logger.warning("the checksum of %s will be taken again: %s", path, error)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+    stamp = json.dumps(_stamp(path, remote))
+    write_cache(_stamp_path(path), lambda temporary: temporary.write_text(stamp, encoding="utf-8"))
 
 
 def members(archive: Path, names: Sequence[str]) -> list[bytes]:

@@ -16,7 +16,6 @@ import gzip
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 import time
@@ -37,7 +36,7 @@ from lib.decoding import hypotheses
 from lib.distillation.alignment import complexity
 from lib.errors import ConfigError, DataError, ReproError
 from lib.evaluation.scoring import TrainedRun, load_run
-from lib.paths import DistilledFolder
+from lib.paths import DistilledFolder, write_bytes
 from lib.synthetic import ToyTask
 from lib.task import TEACHER_SEED, distilled_targets
 from lib.training import checkpoints
@@ -173,7 +172,7 @@ def _decode(job: _Job, numbers: range, progress: bool) -> None:
             started = time.perf_counter()
             lines = _translate(job, job.sources.take(of), bar)
             content = {"lines": lines, "seconds": time.perf_counter() - started}
-            _write(job.shard(number), _compressed(json.dumps(content, ensure_ascii=False)))
+            write_bytes(job.shard(number), _compressed(json.dumps(content, ensure_ascii=False)))
 
 
 def _translate(job: _Job, data: Tokenised, bar: tqdm) -> list[str]:
@@ -230,9 +229,10 @@ def _join(job: _Job) -> dict:
     described = {**job.settings, "fingerprint": job.fingerprint,
                  "distilled_text": subword.text_hash(targets), "torch": torch.__version__}
     folder = job.folder
-    _write(folder.text(job.teacher.config.dataset.target), _compressed("\n".join([*targets, ""])))
-    _write(folder.metrics, f"{json.dumps(metrics, indent=2)}\n".encode())
-    _write(folder.config, f"{json.dumps(described, indent=2)}\n".encode())
+    text = folder.text(job.teacher.config.dataset.target)
+    write_bytes(text, _compressed("\n".join([*targets, ""])))
+    write_bytes(folder.metrics, f"{json.dumps(metrics, indent=2)}\n".encode())
+    write_bytes(folder.config, f"{json.dumps(described, indent=2)}\n".encode())
     for other in folder.shards.iterdir():
         if other != job.shard(0).parent:
             shutil.rmtree(other, ignore_errors=True)
@@ -285,14 +285,6 @@ def _mode_shares(toy: ToyTask, sources: list[str], targets: list[str]) -> list[f
 
 def _compressed(text: str) -> bytes:
     return gzip.compress(text.encode("utf-8"), mtime=0)  # the same text, the same bytes
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write the file in one move; two processes don't meet in the temporary one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
 
 
 # ---- the command --------------------------------------------------------------------------------

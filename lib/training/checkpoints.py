@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from lib.config import Architecture, Dataset, Evaluation, Training
 from lib.errors import CheckpointError
+from lib.paths import replacing
 
 __all__ = ["changed_settings", "check_settings", "check_vocabulary", "fingerprint", "load",
-           "load_weights", "save"]
+           "load_weights", "save", "trained_otherwise"]
 
 FORMAT = "discrepancy-1"
 SECTIONS = {"dataset": Dataset, "architecture": Architecture, "training": Training,
@@ -29,20 +30,17 @@ def save(path: Path, content: dict) -> None:
 
     Errors: CheckpointError where the disk refuses (it is full, say).
     """
-    temporary = path.with_suffix(".tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with replacing(path) as temporary, open(temporary, "wb") as file:
             torch.save({"format": FORMAT, **content}, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
         kept = f"; {path.name} of before is untouched" if path.exists() else ""
         raise CheckpointError(
-            f"can't write checkpoint {path}: {error}{kept}. Free some disk space and run the same "
-            "command again: it resumes") from None
+            f"can't write checkpoint {path}: {error}{kept}. Free some disk space, or set "
+            "DISCREPANCY_OUTPUTS to a folder that can be written to, and run the same command "
+            "again: it resumes") from None
 
 
 def load(path: Path, made_by: str) -> dict:
@@ -107,6 +105,12 @@ def changed_settings(config: dict, recorded: dict) -> list[str]:
     return changed
 
 
+def trained_otherwise(config: dict, recorded: dict) -> list[str]:
+    """`changed_settings` without those of the evaluation; none where nothing is recorded."""
+    return [name for name in changed_settings(config, recorded)
+            if not name.startswith("evaluation.")] if recorded else []
+
+
 def _defaults(cls) -> dict:
     """The settings of a section that have a default, as JSON would hold them."""
     found = {}
@@ -123,12 +127,12 @@ def check_settings(content: dict, config: dict, path: Path) -> None:
 
     Errors: CheckpointError naming them.
     """
-    changed = [name for name in changed_settings(config, content["config"])
-               if name not in MAY_CHANGE and not name.startswith("evaluation.")]
+    changed = [name for name in trained_otherwise(config, content["config"])
+               if name not in MAY_CHANGE]
     if changed:
         raise CheckpointError(
             f"{path} was trained with other settings of {', '.join(changed)}: restore them in "
-            f"params/, or delete {path.parent} to start again")
+            f"params/, or delete {path.parent.parent} to start again")
 
 
 def fingerprint(weights: dict[str, Tensor]) -> str:
