@@ -46,7 +46,7 @@ def test_a_second_search_trains_nothing_and_says_the_same(few, monkeypatch):
 def test_a_run_records_how_its_settings_were_chosen(few):
     config, _ = few
     record = hyperparameters.choose(config, progress=False)
-    Trainer(config, progress=False)
+    Trainer(config, progress=False).run()
     assert json.loads(run_folder(config).config.read_text())["search"] == record
 
 

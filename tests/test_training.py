@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from lib.paths import ROOT
 from lib.runs import run_folder
 from lib.training import Trainer, checkpoints, train
 from lib.training.history import Validations
+from lib.training.validation import dev_scores
 
 pytestmark = pytest.mark.usefixtures("isolated")
 
@@ -198,7 +200,7 @@ def test_killed_while_it_writes_a_checkpoint(monkeypatch, isolated):
                           capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     folder = run_folder(config)
-    assert sorted(p.suffix for p in folder.checkpoints.iterdir()) == [".pt", ".tmp"]
+    assert sorted(p.suffix for p in folder.checkpoints.iterdir()) == ["", ".pt", ".tmp"]
     resumed = run(config, log)
     assert min(log) == 2 * EVERY + 1
     assert log == {step: terms for step, terms in expected.items() if step > 2 * EVERY}
@@ -221,6 +223,28 @@ def test_more_steps_go_on_from_the_last(monkeypatch, isolated):
     run(small("tr_s", steps=6), log)
     assert_same_run(whole, run(small("tr_s"), log))
     assert log == expected
+
+
+def test_fewer_steps_than_were_made_are_refused():
+    config = small("tr_s", steps=6)
+    folder = run(config, {}).folder
+    before = {path: path.read_bytes() for path in folder.path.rglob("*.*")}
+    with pytest.raises(CheckpointError, match="has 6 steps already, and steps = 3 asks for fewer"):
+        train(small("tr_s", steps=3), progress=False)
+    assert before == {path: path.read_bytes() for path in folder.path.rglob("*.*")}
+
+
+@pytest.mark.parametrize("kept", ["best", "metrics"])
+def test_a_run_without_its_last_checkpoint_is_not_replaced_by_another(kept):
+    """As the committed ones: a trial with fewer steps must not take their place."""
+    config = small("tr_s", steps=6)
+    folder = run(config, {}).folder
+    folder.last.unlink()
+    if kept == "metrics":
+        folder.best.rename(folder.metrics)
+    with pytest.raises(CheckpointError, match=r"other settings of training\.steps: restore them"):
+        Trainer(small("tr_s", steps=3), progress=False)
+    assert Trainer(small("tr_s", steps=6, samples=7), progress=False).step == 0
 
 
 def test_other_settings_are_refused():
@@ -278,6 +302,141 @@ def test_a_damaged_checkpoint_is_refused():
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="truncated or not a checkpoint.*papermill notebooks"):
         Trainer(config, progress=False)
+
+
+# One training at a time ----------------------------------------------------------------------
+
+def test_a_run_that_is_being_trained_is_refused_and_goes_on_undisturbed(monkeypatch, isolated):
+    config, expected, log = small("tr_s"), {}, {}
+    whole = run(config, expected)
+    elsewhere(monkeypatch, isolated, "other")
+    refusals = []
+
+    def second(row):
+        if row["step"] == STEPS:  # a finished run, which nobody minds
+            return
+        before = {path.name: path.read_bytes() for path in run_folder(config).path.rglob("*.*")}
+        with pytest.raises(TrainingError) as caught:
+            train(config, progress=False)
+        refusals.append(str(caught.value))
+        assert before == {path.name: path.read_bytes()
+                          for path in run_folder(config).path.rglob("*.*")}
+
+    assert_same_run(whole, run(config, log, on_validation=second))
+    assert log == expected
+    assert len(refusals) == STEPS // EVERY - 1
+    assert f"is being trained already, by process {os.getpid()} on" in refusals[0]
+
+
+def test_who_waited_goes_on_from_where_the_other_ended(monkeypatch, isolated):
+    """Both were made before either had trained: the second must not start at step 0 again."""
+    config, expected = small("ga_b"), {}
+    whole = run(config, expected)
+    elsewhere(monkeypatch, isolated, "other")
+    logs = {}, {}
+    first, second = (Recorder(config, log) for log in logs)
+    first.until = 7
+    with pytest.raises(Interrupted):
+        first.run()
+    second.run()
+    assert logs[1] == {step: terms for step, terms in expected.items() if step > 6}
+    assert_same_run(whole, second)
+
+
+def test_an_interrupted_training_lets_go():
+    config = small("tr_s")
+    with pytest.raises(Interrupted):
+        run(config, {}, 4)
+    assert not (run_folder(config).checkpoints / "lock").exists()
+
+
+# The best checkpoint -------------------------------------------------------------------------
+
+def scores_are(monkeypatch, values: list[tuple[float, float]]) -> None:
+    """Dev BLEU and dev LL of one validation after the other; all else as it is."""
+    found = iter(values)
+
+    def scores(*arguments):
+        bleu, ll = next(found)
+        row, sentences = dev_scores(*arguments)
+        return {**row, "dev_bleu": bleu, "dev_ll": ll}, sentences
+    monkeypatch.setattr(training, "dev_scores", scores)
+
+
+def test_between_equal_bleu_the_better_likelihood_is_kept(monkeypatch):
+    scores_are(monkeypatch, [(0.0, -9.0), (0.0, -3.0), (0.0, -4.0), (0.0, -3.0)])
+    trainer = run(small("tr_s"), {})
+    assert checkpoints.load(trainer.folder.best, "")["step"] == 6
+    assert (trainer.best_row["step"], trainer.best_bleu) == (6, 0.0)
+
+
+def test_better_likelihood_at_equal_bleu_is_no_loss_of_patience(monkeypatch):
+    scores_are(monkeypatch, [(0.0, -9.0), (0.0, -8.0), (0.0, -7.0), (0.0, -7.5)])
+    assert run(small("tr_s", patience=1), {}).step == 12
+
+
+def test_more_steps_choose_at_the_last_kl_weight_anew(monkeypatch, isolated):
+    """6 of 8 steps of the ramp, then on to 12: the best of a part of the KL weight is forgotten."""
+    bleu = [(50.0, -1.0), (40.0, -1.0), (30.0, -1.0), (20.0, -1.0)]
+    scores_are(monkeypatch, bleu)
+    whole = run(small("ga_b"), {})
+    assert whole.best_row["step"] == 9
+    elsewhere(monkeypatch, isolated, "other")
+    scores_are(monkeypatch, bleu)
+    short = run(small("ga_b", steps=6), {})
+    assert short.best_row["step"] == 6
+    longer = Recorder(small("ga_b"), {})
+    assert (longer.best_row, longer.best_bleu) == ({}, -math.inf)
+    longer.until = 8
+    with pytest.raises(Interrupted):
+        longer.run()
+    assert not longer.folder.best.exists()
+    assert_same_run(whole, run(small("ga_b"), {}))
+
+
+@pytest.mark.parametrize("steps", [12, 15], ids=["finished", "to go on"])
+def test_a_lost_best_checkpoint_is_made_again(monkeypatch, steps):
+    scores_are(monkeypatch, [(1.0, -1.0), (9.0, -1.0), (5.0, -1.0), (4.0, -1.0), (3.0, -1.0)])
+    config = small("tr_s", steps=12)
+    best = run(config, {}).folder.best
+    before = checkpoints.load(best, "")
+    best.unlink()
+    assert train(small("tr_s", steps=steps), progress=False).best == best
+    again = checkpoints.load(best, "")
+    assert again["step"] == before["step"] == 6
+    assert all(torch.equal(v, again["weights"][k]) for k, v in before["weights"].items())
+
+
+def test_a_lost_best_checkpoint_of_an_older_run(monkeypatch):
+    """Its last.pt holds the weights of the last step alone."""
+    scores_are(monkeypatch, [(1.0, -1.0), (9.0, -1.0)])
+    config = small("tr_s", steps=6)
+    folder = run(config, {}).folder
+    before = checkpoints.load(folder.best, "")
+    for scores, told in ((None, ""), ("dev_bleu", "weights of step 3 are nowhere else: delete")):
+        folder.best.unlink()
+        state = checkpoints.load(folder.last, "") | {"best": {}}
+        if scores:
+            state["history"][0][scores] = 99.0
+        checkpoints.save(folder.last, state)
+        if told:
+            with pytest.raises(CheckpointError, match=told):
+                train(config, progress=False)
+        else:
+            train(config, progress=False)
+            again = checkpoints.load(folder.best, "")
+            assert again["step"] == 6
+            assert all(torch.equal(v, again["weights"][k]) for k, v in before["weights"].items())
+
+
+def test_a_history_that_lacks_its_last_row_is_written_again():
+    """The process was killed after last.pt, before history.csv."""
+    config = small("tr_s", steps=6)
+    folder = run(config, {}).folder
+    whole = folder.history.read_text()
+    folder.history.write_text("".join(whole.splitlines(keepends=True)[:2]))
+    train(config, progress=False)
+    assert folder.history.read_text() == whole
 
 
 # What a run leaves ---------------------------------------------------------------------------

@@ -9,10 +9,11 @@ weights and place in the data are all in `last.pt`.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import numpy as np
@@ -23,17 +24,17 @@ from tqdm.auto import tqdm
 from lib import runtime
 from lib.batching import Batch, collate, collate_fixed, fixed_batches, training_batches
 from lib.config import Config, load_config, run_arguments
-from lib.errors import ReproError, TrainingError
+from lib.errors import CheckpointError, ReproError, TrainingError
 from lib.layers import compile_layers
 from lib.models import build, count_parameters, start_from
 from lib.objectives import kl_weight, learning_rate
-from lib.paths import write_text
+from lib.paths import remove_leftovers
 from lib.runs import RunFolder, run_folder
 from lib.task import Task
-from lib.training import checkpoints, inputs, parallel
+from lib.training import checkpoints, inputs, parallel, record
 from lib.training.averaging import WeightAverage
-from lib.training.history import Validations, read_rows, write_rows
-from lib.training.search_space import read_record
+from lib.training.history import Validations, chosen, read_rows, write_rows
+from lib.training.lock import RunLock
 from lib.training.step import FixedStep, Scalars, takes_fixed_shapes
 from lib.training.validation import dev_scores
 
@@ -41,7 +42,7 @@ __all__ = ["Trainer", "main", "train", "train_in_processes"]
 
 # What a checkpoint holds of the trainer besides the optimisation's tensors: plain numbers, the
 # history's rows and the terms of their dev sentences.
-STATE = ("step", "epoch", "place", "stale", "best_bleu", "seconds", "history", "sentences", "sums")
+STATE = ("step", "epoch", "place", "seconds", "history", "sentences", "sums")
 
 
 def train(config: Config, progress: bool = True,
@@ -61,8 +62,8 @@ class Trainer:
         self.folder, self.task = folder or run_folder(config), Task(config)
         self.device, self.threads = runtime.device(), runtime.prepare()
         self._places = parallel.share(range(self.settings.accumulate))  # own batches of a step
-        self.step = self.epoch = self.place = self.stale = 0
-        self.best_bleu, self.seconds = -math.inf, 0.0
+        self.step = self.epoch = self.place = 0
+        self.seconds = 0.0
         self.history: list[dict] = []
         self.sentences: list[dict[str, Tensor]] = []  # of each row, its dev sentences
         self.sums: dict[str, list[float]] = {}  # term -> its sum, and the tokens it is over
@@ -78,24 +79,17 @@ class Trainer:
         self.optimiser = torch.optim.Adam(
             self.model.parameters(), betas=self.settings.adam_betas, eps=self.settings.adam_epsilon,
             fused=True, capturable=self.device.type == "cuda")
+        self.best: dict = {}  # the first process's: what best.pt holds
         self._groups: list = []
         self._replica: nn.Module | None = None
-        self._fixed: FixedStep | None = None  # what takes the steps on batches of fixed shapes
+        self._seen: tuple | None = None  # last.pt as it was read or written
         parent = self._parent()
         self.reads = inputs.fingerprints(self.task, self.settings.dev_sentences, parent)
         if self.folder.last.exists():
             self._resume()
         else:
             self._begin(parent)
-        if takes_fixed_shapes(self.settings, self.device):
-            self._fixed = FixedStep(self.model, self.optimiser, self.average, self.settings,
-                                    self.config.seed)
-        changed = checkpoints.changed_settings(self.config.as_dict(), self._recorded())
-        if parallel.is_first():
-            if self.finished and all(name.startswith("evaluation.") for name in changed):
-                self._describe_evaluation(changed)
-            else:
-                self._describe()
+        self._fixed = self._new_fixed()
 
     # ---- starting, stopping, resuming ----
 
@@ -112,32 +106,10 @@ class Trainer:
         return content["weights"]
 
     def _begin(self, parent: dict[str, Tensor] | None) -> None:
+        record.check_free(self.folder, self.config)
         if parent is not None:
             start_from(self.model, parent)
         self.average.restart()
-
-    def _recorded(self) -> dict:
-        """The settings that config.json records, or nothing."""
-        if not self.folder.config.exists():
-            return {}
-        return json.loads(self.folder.config.read_text(encoding="utf-8"))
-
-    def _describe(self) -> None:
-        """Write config.json: every resolved setting, and what the run runs on."""
-        described = {**self.config.as_dict(), "parameters": count_parameters(self.model),
-                     "vocabulary": self.task.vocabulary.fingerprint, "reads": self.reads,
-                     "training_pairs": len(self.data), "device": str(self.device),
-                     "threads": self.threads, "processes": parallel.processes(),
-                     "versions": runtime.versions(), "commit": runtime.commit()}
-        if search := read_record(self.config):
-            described["search"] = search  # how warm-up and dropout were chosen
-        write_text(self.folder.config, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
-
-    def _describe_evaluation(self, changed: list[str]) -> None:
-        """Other settings of the evaluation alone: what the run was trained on stays as it was."""
-        if changed:
-            told = self._recorded() | {"evaluation": self.config.as_dict()["evaluation"]}
-            write_text(self.folder.config, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
 
     def _resume(self) -> None:
         path = self.folder.last
@@ -152,8 +124,15 @@ class Trainer:
         self._load_optimiser(state["optimiser"])
         for name in STATE:
             setattr(self, name, state[name])
-        if parallel.is_first():
-            self._write_history()
+        if self.step > self.settings.steps:
+            raise CheckpointError(
+                f"{self.folder.path} has {self.step} steps already, and steps = "
+                f"{self.settings.steps} asks for fewer: raise it, delete {self.folder.path} to "
+                "start again, or set DISCREPANCY_OUTPUTS to another folder to keep both")
+        self.best = state.get("best", {}) if parallel.is_first() else {}
+        if self.best.get("step") != self.best_row.get("step"):
+            self.best = {}  # of a checkpoint older than this record, or of an earlier KL weight
+        self._groups, self._replica, self._seen = [], None, self._stamp()
 
     def _load_optimiser(self, state: dict) -> None:
         """Its moments; how they are computed is this device's choice, not the checkpoint's."""
@@ -169,19 +148,105 @@ class Trainer:
         checkpoints.save(self.folder.last, {
             **{name: getattr(self, name) for name in STATE},
             "config": self.config.as_dict(), "vocabulary": self.task.vocabulary.fingerprint,
-            "reads": self.reads, "weights": self.model.state_dict(), "average": self.average.values,
-            "optimiser": self.optimiser.state_dict()})
+            "reads": self.reads, "best": self.best, "weights": self.model.state_dict(),
+            "average": self.average.values, "optimiser": self.optimiser.state_dict()})
+        self._seen = self._stamp()
+
+    def _stamp(self) -> tuple | None:
+        """What tells one last.pt from another: each is a new file."""
+        if not self.folder.last.exists():
+            return None
+        state = self.folder.last.stat()
+        return state.st_ino, state.st_mtime_ns, state.st_size
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the run's lock, at the state that it was left in by whoever trained it before.
+
+        The first process holds it. Errors: TrainingError where another training does.
+        """
+        lock = RunLock(self.folder.checkpoints / "lock")
+        if refusal := parallel.from_first(lock.take):
+            raise TrainingError(refusal)
+        try:
+            if parallel.from_first(lambda: self._stamp() not in (None, self._seen)):
+                self._resume()
+                self._fixed = self._new_fixed()
+            parallel.from_first(self._make_ready)
+            yield
+        finally:
+            lock.release()
+
+    def _make_ready(self) -> None:
+        """Bring the folder's files to the state that training goes on from."""
+        for path in (self.folder.last, self.folder.best, self.folder.config, self.folder.history,
+                     self.folder.validations):
+            remove_leftovers(path)
+        if not self.finished:
+            record.write(self.folder, self.config, {
+                "parameters": count_parameters(self.model), "reads": self.reads,
+                "vocabulary": self.task.vocabulary.fingerprint, "training_pairs": len(self.data),
+                "device": str(self.device), "threads": self.threads})
+        if not self.history:
+            return
+        self._write_history()
+        if not self.best_row:
+            self.folder.best.unlink(missing_ok=True)  # of an earlier KL weight
+        elif not self.folder.best.exists():
+            self._restore_best()
+
+    def _nothing_is_left(self) -> bool:
+        """Whether the run is finished and all of its files are there: it is then only described."""
+        whole = self.finished and self.folder.best.exists() and len(
+            read_rows(self.folder.history)) == len(self.history)
+        if whole:
+            record.write_evaluation(self.folder, self.config)
+        return whole
+
+    def _restore_best(self) -> None:
+        """Write best.pt again, which was lost.
+
+        Errors: CheckpointError for a finished run whose last.pt is older than the record of it.
+        """
+        if not self.best and self.best_row["step"] == self.step:
+            self.best = self._as_best()
+        if self.best:
+            checkpoints.save(self.folder.best, self.best)
+        elif self.finished:
+            raise CheckpointError(
+                f"{self.folder.best} is lost, and the weights of step {self.best_row['step']} are "
+                f"nowhere else: delete {self.folder.checkpoints} and train again")
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done, or dev BLEU stopped rising for `patience` validations."""
-        out_of_patience = 0 < self.settings.patience <= self.stale
-        return self.step >= self.settings.steps or out_of_patience
+        """Whether all steps are done, or `patience` validations weren't better than the best."""
+        stale = chosen(self.history, self._full_kl_weight())[1]
+        return self.step >= self.settings.steps or 0 < self.settings.patience <= stale
+
+    @property
+    def best_row(self) -> dict:
+        """The history's row of the checkpoint that is kept as the best, {} before any."""
+        place = chosen(self.history, self._full_kl_weight())[0]
+        return {} if place is None else self.history[place]
+
+    @property
+    def best_bleu(self) -> float:
+        """Dev BLEU of that checkpoint, -inf before any."""
+        return self.best_row.get("dev_bleu", -math.inf)
 
     # ---- the loop ----
 
     def run(self, on_validation: Callable[[dict], None] | None = None) -> None:
-        """All remaining steps; `on_validation` is called with each new row of the history."""
+        """All remaining steps; `on_validation` is called with each new row of the history.
+
+        Errors: TrainingError where another process trains the run, or a loss isn't finite.
+        """
+        if parallel.from_first(self._nothing_is_left):
+            return
+        with self._alone():
+            self._remaining_steps(on_validation)
+
+    def _remaining_steps(self, on_validation: Callable[[dict], None] | None) -> None:
         bar = tqdm(total=self.settings.steps, initial=self.step, disable=not self.progress,
                    desc=f"{self.config.model} {self.config.dataset.name}", unit="step",
                    mininterval=1.0)
@@ -271,6 +336,12 @@ class Trainer:
         self._update()
         self._add(summed)
         return summed
+
+    def _new_fixed(self) -> FixedStep | None:
+        """What takes the steps on batches of fixed shapes, where those are taken at all."""
+        if not takes_fixed_shapes(self.settings, self.device):
+            return None
+        return FixedStep(self.model, self.optimiser, self.average, self.settings, self.config.seed)
 
     def _fixed_step(self, fixed: FixedStep, weight: float) -> dict[str, float | Tensor]:
         """One optimiser step on batches of a fixed shape."""
@@ -378,21 +449,20 @@ class Trainer:
         self.sums = {}
         self.history.append(row)
         self.sentences.append(sentences)
-        better = row["dev_bleu"] > self.best_bleu and row["kl_weight"] == self._full_kl_weight()
-        still_annealing = row["kl_weight"] < self._full_kl_weight()
-        self.stale = 0 if better or still_annealing else self.stale + 1
-        if better:
-            self.best_bleu = row["dev_bleu"]
         if parallel.is_first():
-            if better:
-                checkpoints.save(self.folder.best, {
-                    "config": self.config.as_dict(),
-                    "vocabulary": self.task.vocabulary.fingerprint, "reads": self.reads,
-                    "step": self.step, "dev_bleu": self.best_bleu,
-                    "weights": self.average.weights()})
+            if self.best_row is row:
+                self.best = self._as_best()
+                checkpoints.save(self.folder.best, self.best)
             self.save()
             self._write_history()
         return row
+
+    def _as_best(self) -> dict:
+        """What best.pt holds where the averaged weights are those of the best validation."""
+        return {"config": self.config.as_dict(), "vocabulary": self.task.vocabulary.fingerprint,
+                "reads": self.reads, "step": self.step, "dev_bleu": self.best_bleu,
+                "weights": {name: value.detach().to("cpu", copy=True)
+                            for name, value in self.average.weights().items()}}
 
     def _dev_scores(self) -> tuple[dict[str, float], dict[str, Tensor]]:
         s = self.settings

@@ -18,7 +18,29 @@ from lib.bleu import bleu_from_counts
 from lib.errors import DataError
 from lib.paths import write_bytes, write_text
 
-__all__ = ["Validations", "read_rows", "write_rows"]
+__all__ = ["Validations", "chosen", "read_rows", "write_rows"]
+
+
+def chosen(rows: Sequence[dict], kl_weight: float) -> tuple[int | None, int]:
+    """Which validation the run's best checkpoint is of (None: not yet any), and how many since
+    then weren't better.
+
+    The best is that of the highest dev BLEU, and among equals of the highest dev LL, at this KL
+    weight, the run's last: at a smaller one a model is another, and no patience is lost.
+    """
+    best, since = None, 0
+    for place, row in enumerate(rows):
+        if row["kl_weight"] != kl_weight:
+            since = 0
+        elif best is None or _score(row) > _score(rows[best]):
+            best, since = place, 0
+        else:
+            since += 1
+    return best, since
+
+
+def _score(row: dict) -> tuple[float, float]:
+    return row["dev_bleu"], row["dev_ll"]
 
 
 @dataclass(frozen=True)

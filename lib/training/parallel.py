@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lib.errors import ConfigError, TrainingError
+from lib.errors import ConfigError, ReproError, TrainingError
 from lib.host import die_with_parent
 from lib.paths import ROOT
 
@@ -108,12 +108,19 @@ def totals(terms: dict[str, Tensor]) -> dict[str, float]:
 def from_first(make: Callable[[], Made]) -> Made:
     """What `make` returns in the first process, in every process; the others wait for it.
 
-    It must be plain Python.
+    It must be plain Python. A ReproError that it raises is raised in all of them.
     """
     if not dist.is_initialized():
         return make()
-    made = [make() if is_first() else None]
+    made = [None, None]
+    if is_first():
+        try:
+            made[0] = make()
+        except ReproError as error:
+            made[1] = error
     dist.broadcast_object_list(made, src=0, group=_group(), device=torch.device("cpu"))
+    if made[1] is not None:
+        raise made[1]
     return made[0]
 
 
