@@ -71,7 +71,10 @@ def attend(query: Float[Tensor, "batch heads queries width"],
             causal = False
         if bias is not None:
             bias = bias.to(query.dtype)
-        return F.scaled_dot_product_attention(query, key, value, bias, rate, causal)
+        if query.is_cuda and width % 8:  # the fused kernels take no other widths
+            query, key, value = (F.pad(x, (0, -width % 8)) for x in (query, key, value))
+        return F.scaled_dot_product_attention(query, key, value, bias, rate, causal,
+                                              scale=width**-0.5)[..., :width]
     scores = (query * width**-0.5) @ key.transpose(-2, -1)
     if causal:
         scores = scores + _causal_bias(query.shape[-2], scores)

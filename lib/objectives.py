@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lib.batching import Batch
+from lib.kernels import available, softmax_slope
 
 __all__ = ["compute_dtype", "kl_weight", "learning_rate", "target_losses", "token_log_prob",
            "token_losses"]
@@ -45,19 +46,19 @@ class _TokenLosses(torch.autograd.Function):
         nll = torch.zeros((), dtype=exact, device=h.device)
         uniform = torch.zeros_like(nll)
         chunk = _chunk(vocabulary, h.is_cuda)
+        fused = available(h.device) and exact == torch.float32
         for start in range(0, rows, chunk):
-            part, ids = h[start:start + chunk], target[start:start + chunk, None]
-            logits = (part @ w.T).to(exact)
-            log_z = logits.logsumexp(-1, keepdim=True)
-            out = None if keep is None else ~keep[start:start + chunk, None]
-            nll += _without(log_z - logits.gather(-1, ids), out).sum()
-            if smoothing:
-                uniform += _without(log_z, out).sum() - _without(logits, out).sum() / vocabulary
-            slope = logits.sub_(log_z).exp_()
-            if smoothing:
-                slope -= smoothing / vocabulary
-            ones = torch.full_like(ids, -(1.0 - smoothing), dtype=exact)
-            slope = _without(slope.scatter_add_(-1, ids, ones), out).to(dtype)
+            part, ids = h[start:start + chunk], target[start:start + chunk]
+            kept = None if keep is None else keep[start:start + chunk]
+            logits = part @ w.T
+            if fused:
+                parts, slope = softmax_slope(logits, ids, kept, smoothing), logits
+                here, even = parts[0].sum(), parts[1].sum()
+            else:
+                here, even, slope = _slope(logits.to(exact), ids[:, None], kept, smoothing)
+            nll += here
+            uniform += even
+            slope = slope.to(dtype)
             torch.mm(slope, w, out=grad_h[start:start + chunk])
             grad_w += slope.T @ part
         ctx.save_for_backward(grad_h, grad_w)
@@ -71,6 +72,22 @@ class _TokenLosses(torch.autograd.Function):
         grad_h, grad_w = ctx.saved_tensors
         return ((grad_h * grad_loss).to(ctx.dtypes[0]), (grad_w * grad_loss).to(ctx.dtypes[1]),
                 None, None, None, None)
+
+
+def _slope(logits: Tensor, ids: Tensor, keep: Tensor | None,
+           smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
+    """What `kernels.softmax_slope` gives, its terms summed, by torch's own operations."""
+    vocabulary, out = logits.shape[1], None if keep is None else ~keep[:, None]
+    log_z = logits.logsumexp(-1, keepdim=True)
+    nll = _without(log_z - logits.gather(-1, ids), out).sum()
+    uniform = torch.zeros_like(nll)
+    if smoothing:
+        uniform = _without(log_z, out).sum() - _without(logits, out).sum() / vocabulary
+    slope = logits.sub_(log_z).exp_()
+    if smoothing:
+        slope -= smoothing / vocabulary
+    hits = torch.full_like(ids, -(1.0 - smoothing), dtype=logits.dtype)
+    return nll, uniform, _without(slope.scatter_add_(-1, ids, hits), out)
 
 
 def _without(terms: Tensor, out: Tensor | None) -> Tensor:
