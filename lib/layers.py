@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 LONGEST = 1024  # positions that a model can encode
-NOTHING = -1.0e30  # bias of a masked key: its weight is 0, and a row without any key stays finite
+NOTHING = -1.0e30  # bias of a masked key: its weight is 0
 
 # cuDNN's attention, torch's first choice on Hopper and Blackwell, builds a plan for every new shape
 # (0.1 to 0.5 s): sentences and search steps have hundreds. The other fused forms need none.
@@ -39,11 +39,16 @@ class Memory:
 
 
 def mask_bias(mask: Bool[Tensor, "batch length"] | None) -> Tensor | None:
-    """Additive attention bias [batch, 1, 1, length]: 0 for real keys, NOTHING for padding."""
+    """Additive attention bias [batch, 1, 1, length]: 0 for real keys, NOTHING for padding.
+
+    A row without any real key (a filler of `batching.Batch`) has 0 everywhere: were all its scores
+    near NOTHING, a fused kernel's backward pass would subtract them and lose every digit.
+    """
     if mask is None:
         return None
     bias = torch.zeros(mask.shape, dtype=torch.get_default_dtype(), device=mask.device)
-    return bias.masked_fill_(~mask, NOTHING)[:, None, None, :]
+    hidden = ~mask & mask.any(-1, keepdim=True)
+    return bias.masked_fill_(hidden, NOTHING)[:, None, None, :]
 
 
 def masked_moments(x: Float[Tensor, "batch length channels"],

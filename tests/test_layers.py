@@ -58,6 +58,19 @@ def test_mask_bias_values():
     assert layers.mask_bias(None) is None
     bias = layers.mask_bias(torch.tensor([[True, False]]))
     assert bias.tolist() == [[[[0.0, layers.NOTHING]]]]
+    filler = layers.mask_bias(torch.tensor([[True, False], [False, False]]))
+    assert filler.flatten(1).tolist() == [[0.0, layers.NOTHING], [0.0, 0.0]]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_without_a_key_leave_gradients_finite_in_fused_attention(dtype):
+    torch.manual_seed(0)
+    inputs = [torch.randn(250, 4, 8, 48, device="cuda", dtype=dtype, requires_grad=True)
+              for _ in range(3)]
+    mask = torch.arange(8, device="cuda") < torch.randint(0, 9, (250, 1), device="cuda")
+    out = layers.attend(*inputs, layers.mask_bias(mask))
+    assert all(bool(g.isfinite().all()) for g in torch.autograd.grad(out.float().sum(), inputs))
 
 
 def test_source_keys_and_values_equal_separate_products():
