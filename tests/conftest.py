@@ -17,9 +17,16 @@ from jaxtyping import install_import_hook
 install_import_hook(["lib", "analysis", "workflow"], "beartype.beartype")
 
 from lib import runtime  # noqa: E402 (after the hook)
+from lib.host import allowed_cores  # noqa: E402
 
 matplotlib.use("Agg")  # not by MPLBACKEND, which the kernels would inherit
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What `--numprocesses=auto` means: a process a core, of those that are ours."""
+    return min(16, allowed_cores())  # each holds torch in memory
 
 
 @pytest.fixture(autouse=True)

@@ -103,7 +103,8 @@ def test_tmx(tmp_path, name):
 
 
 @pytest.mark.parametrize("data", [
-    TMX[:-30].encode(), gzip.compress(TMX.encode())[:-20], b"plain", TMX.encode() + b"<"])
+    TMX[:-30].encode(), gzip.compress(TMX.encode())[:-20], b"plain", TMX.encode() + b"<"],
+    ids=["cut", "cut gz", "plain", "more"])
 def test_a_damaged_tmx_names_the_file(tmp_path, data):
     path = tmp_path / ("x.tmx.gz" if data.startswith(b"\x1f\x8b") else "x.tmx")
     path.write_bytes(data)

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -334,6 +335,20 @@ def test_module_neither_prints_nor_shows(path):
             assert called not in ("print", "sys.stdout.write") or dotted(path) in PRINTING, (
                 f"{dotted(path)}:{node.lineno} prints"
             )
+
+
+# Tests ---------------------------------------------------------------------------------------
+
+def test_tests_have_the_same_names_in_every_collection(request):
+    """Processes that share the tests compare them: no time, address or order of a set in a name."""
+    ours = {item.nodeid for item in request.session.items}
+    files = sorted({name.partition("::")[0] for name in ours})
+    again = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "gpu or not gpu", *files],
+        cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": "7", "PYTEST_ADDOPTS": ""},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stdout[-2000:]
+    assert ours <= set(again.stdout.split("\n"))
 
 
 # Notebooks -----------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ finish() {
     if [ $code = 0 ]; then rm -rf "$D"; else tail -n 15 "$D/grid.log"; echo "failed; logs: $D"; fi
 }
 trap finish EXIT
+trap 'exit 130' INT TERM
 
 # ---- one node, two GPUs ----
 mkdir "$D"/{state,spool,bin,profile}
@@ -73,7 +74,7 @@ until [ "$(sinfo -h -o %t 2>/dev/null)" = idle ]; do sleep 0.2; done
 echo "ok: $(sinfo --version) is up"
 
 # ---- the grid ----
-export DISCREPANCY_OUTPUTS="$D/my results" DISCREPANCY_CACHE="$D/my cache"
+export DISCREPANCY_OUTPUTS="$D/über uns/a b" DISCREPANCY_CACHE="$D/my cache"
 cp workflow/profiles/slurm/config.yaml "$D/profile"
 echo 'slurm-init-seconds-before-status-checks: 5' >>"$D/profile/config.yaml"
 run_grid() {
