@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from analysis.published import MODELS
-from lib.paths import outputs_root
+from lib.paths import outputs_root, writable
 
 __all__ = [
     "FAMILY_COLOURS", "LATENT_STYLES", "SIZE_MARKERS", "corpus_overview", "finish",
@@ -52,8 +52,7 @@ def save(figure: Figure, name: str, points: pd.DataFrame) -> tuple[Path, Path]:
 
     The same figure and points give the same bytes: no date or version goes into the files.
     """
-    folder = outputs_root() / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = writable(outputs_root() / "figures")
     picture, table = folder / f"{name}.png", folder / f"{name}.csv"
     figure.savefig(picture, dpi=DPI, metadata={"Software": None})
     points.to_csv(table, index=False, float_format="%.6g", lineterminator="\n")

@@ -11,7 +11,7 @@ from analysis import published
 from analysis.resampling import Resamples
 from analysis.significance import pair_name
 from lib.likelihood.accounting import accounting_named
-from lib.paths import outputs_root
+from lib.paths import outputs_root, writable
 
 __all__ = [
     "compact_checkpoints", "compact_pairs", "compact_summary", "interval", "markdown",
@@ -202,8 +202,7 @@ def write(frame: pd.DataFrame, name: str, *, notes: Sequence[str] = (), digits: 
     the same in every row of the .md (the data set, the accounting) move into a line above it, and
     columns without any number are left out; the CSV keeps all. Returns both.
     """
-    folder = outputs_root() / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = writable(outputs_root() / "tables")
     csv, text = folder / f"{name}.csv", folder / f"{name}.md"
     frame.to_csv(csv, index=False, float_format="%.6g", lineterminator="\n")
     same = {column: frame[column].iloc[0] for column in ("dataset", "scale", "accounting")
