@@ -88,7 +88,10 @@ history="$DISCREPANCY_OUTPUTS/runs/toy/smoke/tr_s/raw/s1/history.csv"
 rows() { wc -l 2>/dev/null <"$history" || echo 0; }
 until_rows() { # NUMBER: waits for so many more validations
     local enough=$(($(rows) + $1))
-    until [ "$(rows)" -ge $enough ]; do kill -0 "$grid" && sleep 0.5; done
+    until [ "$(rows)" -ge $enough ]; do
+        kill -0 "$grid" 2>/dev/null || exit 1
+        sleep 0.5
+    done
 }
 training() { squeue -h -t R -o '%i %k' | awk '/rule_train.*tr_s/ {print $1}'; }
 until_empty() { while [ -n "$(squeue -h)" ]; do sleep 0.5; done; }
