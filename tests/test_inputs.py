@@ -12,9 +12,10 @@ from test_training import run, small
 from lib import corpora
 from lib.errors import CheckpointError
 from lib.paths import DistilledFolder
+from lib.runs import run_folder
 from lib.subword import text_hash
 from lib.task import Task
-from lib.training import Trainer, checkpoints, run_folder
+from lib.training import Trainer, checkpoints
 from lib.training.inputs import check_reads, fingerprints
 
 pytestmark = pytest.mark.usefixtures("isolated")
