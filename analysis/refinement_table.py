@@ -19,7 +19,7 @@ from analysis.tables import interval
 from lib import runtime
 from lib.batching import collate, evaluation_batches
 from lib.bleu import resample_weights, resampled_bleu, with_interval
-from lib.decoding import candidates
+from lib.decoding import Options, candidates
 from lib.decoding.refinement import trace
 from lib.errors import ConfigError
 from lib.evaluation.scoring import TrainedRun
@@ -182,10 +182,11 @@ def procedures_table(run: TrainedRun, settings: Sequence[str], *, teacher: Train
     references = [run.task.references("test")[line] for line in lines]
     where = next(run.model.parameters()).device
     with runtime.autocast(run.config.training.precision, where):
-        found = translate(run.model, run.task.test.take(lines), run.task.vocabulary, list(settings),
-                          TOKENS, run.config.evaluation.length_penalty,
-                          f"{run.config.model}, {len(settings)} settings" if progress else None,
-                          seed=seed, teacher=None if teacher is None else teacher.model)
+        options = Options(run.config.evaluation.length_penalty, seed,
+                          None if teacher is None else teacher.model)
+        found = translate(run.model, run.task.test.take(lines), run.task.vocabulary, settings,
+                          options, progress=f"{run.config.model}, {len(settings)} settings"
+                          if progress else None)
     weights, rows = resample_weights(len(lines), resamples), []
     for setting in settings:
         texts = found[setting]

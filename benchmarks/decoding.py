@@ -28,6 +28,7 @@ from lib import runtime
 from lib.batching import Tokenised
 from lib.bleu import bleu, resample_weights, resampled_bleu, with_interval
 from lib.config import load_config
+from lib.decoding import Options
 from lib.decoding.frozen import freeze
 from lib.errors import ReproError
 from lib.evaluation import speed
@@ -127,9 +128,9 @@ def cost(names: Sequence[str] = tuple(SETTINGS), lines: int = 0) -> pd.DataFrame
                 plain = None
                 for weights in ("fp32", "bf16", "int8"):
                     found = translate(freeze(trained.model, weights), data,
-                                      trained.task.vocabulary, [setting], 1024,
-                                      config.evaluation.length_penalty,
-                                      f"{dataset} {name} {setting} {weights}")[setting]
+                                      trained.task.vocabulary, [setting],
+                                      Options(config.evaluation.length_penalty),
+                                      progress=f"{dataset} {name} {setting} {weights}")[setting]
                     score, signature = bleu(found, references[:len(data)])
                     drawn = resampled_bleu(found, references[:len(data)], resamples)[1]
                     plain = plain or (score.score, drawn)

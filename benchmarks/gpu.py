@@ -25,7 +25,7 @@ from benchmarks.machine import (
 )
 from lib import runtime
 from lib.config import Config
-from lib.decoding import hypotheses
+from lib.decoding import Options, hypotheses
 from lib.decoding.frozen import freeze
 from lib.decoding.graphs import GraphedDecoder
 from lib.evaluation.scoring import TrainedRun
@@ -163,7 +163,8 @@ def decoding_speed(run: TrainedRun, sentences: int = 24, rounds: int = 3) -> lis
 
 def _eager(model: torch.nn.Module, setting: str, run: TrainedRun) -> Translate:
     penalty = run.config.evaluation.length_penalty
-    return lambda given: hypotheses(model, given.source, given.mask, [setting], penalty)[setting]
+    return lambda given: hypotheses(model, given.source, given.mask, [setting],
+                                    Options(penalty))[setting]
 
 
 def _graphed(decoder: GraphedDecoder) -> Translate:

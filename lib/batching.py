@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 CHUNK = 100_000  # lines encoded at once: bounds the memory that Python integers take
+SEQUENCES = 2**15  # rows of a batch at most: fused attention on a GPU takes fewer than 2^16
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +195,7 @@ def _cut(rows: np.ndarray, width: np.ndarray, bucket: np.ndarray, tokens: int) -
     groups, start = [], 0
     for end in ends:
         while start < end:
-            stop = min(start + max(1, tokens // int(width[start])), int(end))
+            stop = min(start + max(1, min(SEQUENCES, tokens // int(width[start]))), int(end))
             groups.append(rows[start:stop])
             start = stop
     return groups

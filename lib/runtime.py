@@ -4,6 +4,8 @@ import contextlib
 import os
 import platform
 import subprocess
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import sacrebleu
@@ -14,7 +16,14 @@ from lib.errors import ConfigError
 from lib.host import allowed_cores
 from lib.paths import ROOT
 
-__all__ = ["autocast", "commit", "cores", "device", "has_fast_bf16", "prepare", "seed", "versions"]
+__all__ = ["autocast", "commit", "cores", "device", "device_positions", "halving", "has_fast_bf16",
+           "prepare", "seed", "versions"]
+
+Rows = TypeVar("Rows", list, np.ndarray)
+Result = TypeVar("Result")
+
+POSITION_BYTES = 2**16  # of a GPU's memory that a position takes while its sentence is decoded
+MOST_POSITIONS = 2**18  # a GPU is full with fewer
 
 
 def device() -> torch.device:
@@ -47,6 +56,37 @@ def _rounds_medium() -> bool:
     """Whether fp32 products at "medium" precision may be computed from rounded factors."""
     return (torch.cuda.is_available() or platform.machine() not in ("x86_64", "AMD64")
             or torch.cpu._is_amx_tile_supported())
+
+
+def device_positions(where: torch.device, on_cpu: int) -> int:
+    """Positions, times beam or samples, that are decoded or scored together.
+
+    On a CPU `on_cpu`: what stays in its caches. On a GPU what half of its free memory holds, a
+    power of two so that like cards cut alike; runs side by side on one card share it
+    ($DISCREPANCY_SIDE_BY_SIDE of them).
+    """
+    if where.type != "cuda":
+        return on_cpu
+    free = (torch.cuda.mem_get_info(where)[0] + torch.cuda.memory_reserved(where)
+            - torch.cuda.memory_allocated(where))
+    runs = max(1, int(os.environ.get("DISCREPANCY_SIDE_BY_SIDE", "1")))
+    fitting = max(1, free // (2 * runs * POSITION_BYTES))
+    return max(on_cpu, min(MOST_POSITIONS, 1 << (fitting.bit_length() - 1)))
+
+
+def halving(function: Callable[[Rows], Result], rows: Rows) -> list[Result]:
+    """What `function` gives for all rows, or for parts of them where the GPU's memory is too small.
+
+    Errors: those of `function`; out of memory only where a single row is too much.
+    """
+    try:
+        return [function(rows)]
+    except torch.OutOfMemoryError:
+        if len(rows) < 2:
+            raise
+    torch.cuda.empty_cache()  # not inside `except`, whose traceback keeps the tensors alive
+    middle = len(rows) // 2
+    return halving(function, rows[:middle]) + halving(function, rows[middle:])
 
 
 def has_fast_bf16(where: torch.device | None = None) -> bool:

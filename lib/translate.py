@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from lib import runtime
 from lib.batching import Tokenised
 from lib.config import Config, load_config, run_arguments
-from lib.decoding import Procedure
+from lib.decoding import Options, Procedure
 from lib.decoding.frozen import WEIGHTS, freeze
 from lib.errors import DataError, ReproError
 from lib.evaluation.scoring import load_run
@@ -38,25 +38,26 @@ class Translator:
     """A trained run that turns source lines into target lines."""
 
     def __init__(self, config: Config, setting: str = "", weights: str = "auto",
-                 teacher: str = "", batch_tokens: int = 1024, seed: int = 0):
+                 teacher: str = "", batch_tokens: int = 0, seed: int = 0):
         """`setting`: as in lib/decoding, by default the run's headline; `teacher`: a model.
+        `batch_tokens`: of `lib.training.validation.translate`.
 
         Errors: ConfigError for a setting that doesn't exist or that the model can't do;
         CheckpointError, with the command that trains it, for a missing checkpoint.
         """
         self.config, self.setting = config, setting or config.evaluation.headline
-        self.batch_tokens, self.seed = batch_tokens, seed
+        self.batch_tokens = batch_tokens
         procedure = Procedure.parse(self.setting)
         run = load_run(config)
         self.vocabulary: Vocabulary = run.task.vocabulary
         precision = config.training.precision if weights == "auto" else weights
         self.model: nn.Module = freeze(run.model, precision)
-        self.teacher = None
+        other = None
         if teacher:
-            other = load_config(teacher, config.dataset.name, config.scale, config.seed,
-                                config.train_data)
-            self.teacher = load_run(other).model
-        procedure.check(self.model, self.teacher, self.vocabulary)
+            other = load_run(load_config(teacher, config.dataset.name, config.scale, config.seed,
+                                         config.train_data)).model
+        self.options = Options(config.evaluation.length_penalty, seed, other)
+        procedure.check(self.model, other, self.vocabulary)
 
     @torch.inference_mode()
     def __call__(self, lines: list[str], first: int = 1) -> list[str]:
@@ -75,9 +76,8 @@ class Translator:
         data = Tokenised(np.array([i for row in rows for i in row], np.int32),
                          np.cumsum([0, *sizes]), np.empty(0, np.int32),
                          np.zeros(len(rows) + 1, np.int64), np.arange(len(rows)))
-        return translate(self.model, data, self.vocabulary, [self.setting], self.batch_tokens,
-                         self.config.evaluation.length_penalty, seed=self.seed,
-                         teacher=self.teacher)[self.setting]
+        return translate(self.model, data, self.vocabulary, [self.setting], self.options,
+                         self.batch_tokens)[self.setting]
 
 
 def read_lines(source: io.IOBase) -> Iterator[tuple[str, int]]:
@@ -157,8 +157,9 @@ def _parser() -> argparse.ArgumentParser:
                         help="precision of the products; int8 is fastest on a CPU, rounds most")
     parser.add_argument("--teacher", default="", help="model that scores candidates (-teacher)")
     parser.add_argument("--draw", type=int, default=0, help="seed of everything random")
-    parser.add_argument("--batch-tokens", type=_positive, default=1024,
-                        help="source subwords translated together, with padding")
+    parser.add_argument("--batch-tokens", type=_positive, default=0,
+                        help="source subwords translated together, with padding; default: what "
+                        "suits the device")
     parser.add_argument("--chunk-lines", type=_positive, default=CHUNK_LINES,
                         help="lines read before any is translated; 1 to answer line by line")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

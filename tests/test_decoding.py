@@ -5,7 +5,7 @@ import torch
 from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, batch_of, model_of, ragged, sources_of
 
 from lib import decoding
-from lib.decoding import Procedure, hypotheses
+from lib.decoding import Options, hypotheses
 from lib.decoding.refinement import refine
 from lib.decoding.search import beam_search, greedy
 from lib.errors import ConfigError, DataError
@@ -28,7 +28,7 @@ def sources():
 
 
 def test_settings_give_what_they_name(model, sources):
-    found = hypotheses(model, *sources_of(sources), ["beam3", "greedy"], length_penalty=1.0)
+    found = hypotheses(model, *sources_of(sources), ["beam3", "greedy"], Options(1.0))
     assert list(found) == ["beam3", "greedy"]
     assert found["greedy"] == greedy(model, *sources_of(sources))
     assert found["beam3"] == beam_search(model, *sources_of(sources), 3, 1.0)[0]
@@ -71,8 +71,8 @@ def test_the_company_of_a_sentence_changes_no_hypothesis(architecture, settings,
     sources = [*sources[:5], [], sources[5]]
 
     def found(rows, padding=0, names=settings, seed=3):
-        return hypotheses(model, *sources_of(rows, padding), names, seed=seed, teacher=teacher,
-                          vocabulary=Numbers)
+        return hypotheses(model, *sources_of(rows, padding), names,
+                          Options(seed=seed, teacher=teacher, vocabulary=Numbers))
 
     together = found(sources)
     assert list(together) == settings
@@ -94,28 +94,6 @@ def test_the_company_of_a_sentence_changes_no_hypothesis(architecture, settings,
 
 # Names ---------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name", [*STEPWISE, *PARALLEL])
-def test_a_name_comes_back(name):
-    assert str(Procedure.parse(name)) == name
-
-
-@pytest.mark.parametrize(("name", "short"), [
-    ("sample@1", "sample"), ("mbr4-chrf-sample", "mbr4-chrf"), ("nucleus1.0", "sample"),
-    ("k1-samples3@1.0-bound", "k1-samples3-bound"), ("sample@0.50", "sample@0.5")])
-def test_two_names_of_one_procedure(name, short):
-    assert Procedure.parse(name) == Procedure.parse(short)
-    assert str(Procedure.parse(name)) == short
-
-
-def test_a_name_says_it_all():
-    assert Procedure.parse("k2-lengths5-samples3@0.5-iw20") == Procedure(
-        "refine", steps=2, lengths=5, samples=3, temperature=0.5, choice="iw", importance=20)
-    assert Procedure.parse("mbr16-bleu-nucleus0.9@0.7") == Procedure(
-        "sample", samples=16, temperature=0.7, nucleus=0.9, choice="bleu")
-    assert Procedure.parse("k1-lengths5-samples3-iw7").candidates == 15
-    assert Procedure.parse("k1").candidates == Procedure.parse("beam4").candidates == 1
-
-
 @pytest.mark.parametrize("setting", ["bean4", "beam", "k", "beam-2", "", "Greedy", "k1 ",
                                      "k1-iw", "k1-samples2-lengths3-bound", "mbr-chrf", "mbr4-ter",
                                      "nucleus", "sample@", "k1@0.5", "greedy-chrf", "sample@-1"])
@@ -135,25 +113,11 @@ def test_refinement_of_a_transformer_is_refused(model):
         hypotheses(model, *sources_of([[3]]), ["k4"])
 
 
-@pytest.mark.parametrize(("setting", "message"), [
-    ("beam0", "width must be 1 or more"), ("k-1", "refinement steps are 0 or more"),
-    ("k1-lengths0-bound", "lengths must be 1 or more"), ("mbr0-chrf", "samples must be 1 or more"),
-    ("k1-samples3-iw0", "importance must be 1 or more"),
-    ("sample@0", "temperature must be above 0"), ("nucleus0", "nucleus must lie above 0"),
-    ("nucleus1.5", "be at most 1"), ("k1-samples3", "how to choose among 3 candidates"),
-    ("k1-lengths2-samples2", "how to choose among 4 candidates"),
-    ("k1-bound", "nothing to choose by -bound: add -lengths<n> or -samples<n>"),
-    ("k1-samples1-chrf", "nothing to choose by -chrf"),
-])
-def test_numbers_that_make_no_sense_are_refused(setting, message):
-    with pytest.raises(ConfigError, match=f"'{setting}': .*{message}"):
-        Procedure.parse(setting)
-
-
 @pytest.mark.parametrize("setting", ["nucleus0.9", "mbr4-chrf-nucleus0.9"])
 def test_a_nucleus_of_a_latent_model_is_refused(setting):
     with pytest.raises(ConfigError, match=f"'{setting}' doesn't fit"):
-        hypotheses(model_of(FLOW, VOCABULARY), *sources_of([[3]]), [setting], vocabulary=Numbers)
+        hypotheses(model_of(FLOW, VOCABULARY), *sources_of([[3]]), [setting],
+                   Options(vocabulary=Numbers))
 
 
 def test_a_missing_or_unfitting_teacher_is_refused():
@@ -162,7 +126,8 @@ def test_a_missing_or_unfitting_teacher_is_refused():
                              (model_of(GAUSSIAN, VOCABULARY), "must be an autoregressive model"),
                              (model_of(AUTOREGRESSIVE, 9), r"\(8 subwords, the teacher has 9\)")):
         with pytest.raises(ConfigError, match=message):
-            hypotheses(model, *sources_of([[3]]), ["k1-lengths3-teacher"], teacher=teacher)
+            hypotheses(model, *sources_of([[3]]), ["k1-lengths3-teacher"],
+                       Options(teacher=teacher))
 
 
 @pytest.mark.parametrize("setting", ["mbr4-chrf", "k1-samples3-bleu"])
@@ -178,12 +143,12 @@ def test_empty_sources_have_empty_hypotheses(architecture, settings):
     """Without a look at the model: a source that is only EOS, or only padding, or no source."""
     teacher = model_of(AUTOREGRESSIVE, VOCABULARY)
     model = model_of(architecture, VOCABULARY)
-    given = {"teacher": teacher, "vocabulary": Numbers}
+    given = Options(teacher=teacher, vocabulary=Numbers)
     model.encode = None
     padding = torch.zeros(1, 3, dtype=torch.int64)
     for source, mask, count in ((*sources_of([[], []]), 2), (*sources_of([[]], 7), 1),
                                 (padding, padding.bool(), 1), (padding[:0], None, 0)):
-        assert hypotheses(model, source, mask, settings, **given) == {s: [[]] * count
+        assert hypotheses(model, source, mask, settings, given) == {s: [[]] * count
                                                                       for s in settings}
 
 

@@ -11,6 +11,7 @@ import pytest
 from analysis.reports import exact_log_prob
 from lib.bleu import bleu
 from lib.config import MODELS, load_config
+from lib.decoding import Options
 from lib.evaluation.scoring import accountings, likelihoods, load_run
 from lib.paths import NOTEBOOKS, ROOT
 from lib.runs import RunFolder
@@ -147,8 +148,8 @@ def test_shipped_checkpoints_evaluate_to_their_metrics(committed, model):
     run, headline = load_run(config), metrics["headline"]
     references = run.task.references("test")
     with autocast(config.training.precision):
-        lines = translate(run.model, run.task.test, run.task.vocabulary, [headline], 1024,
-                          config.evaluation.length_penalty)[headline]
+        lines = translate(run.model, run.task.test, run.task.vocabulary, [headline],
+                          Options(config.evaluation.length_penalty))[headline]
     score, signature = bleu(lines, references)
     assert score.score == pytest.approx(metrics["bleu"][headline]["score"], abs=0.5)
     assert signature == metrics["bleu"][headline]["signature"]

@@ -8,6 +8,7 @@ import torch
 from analysis import published, refinement_table
 from lib.bleu import bleu
 from lib.config import load_config
+from lib.decoding import Options
 from lib.decoding.refinement import trace
 from lib.errors import ConfigError
 from lib.evaluation.scoring import TrainedRun
@@ -51,7 +52,8 @@ def test_hypotheses_are_those_of_decoding(runs, refined):
     run, frame = runs["ga_b"], refined["ga_b"]
     data = run.task.test.take(refinement_table.some_lines(1000, LINES))
     for k in range(4):
-        expected = translate(run.model, data, run.task.vocabulary, [f"k{k}"], 512)[f"k{k}"]
+        expected = translate(run.model, data, run.task.vocabulary, [f"k{k}"], batch_tokens=512)[
+            f"k{k}"]
         assert frame.loc[frame["k"] == k, "hypothesis"].tolist() == expected
 
 
@@ -113,8 +115,8 @@ def test_procedures_are_scored_on_the_same_sentences(runs):
                                               sentences=12, resamples=30, progress=False)
     assert table["setting"].tolist() == settings
     run, lines = runs["ga_b"], refinement_table.some_lines(1000, 12)
-    found = translate(run.model, run.task.test.take(lines), run.task.vocabulary, settings, 1024,
-                      0.6, teacher=runs["tr_s"].model)
+    found = translate(run.model, run.task.test.take(lines), run.task.vocabulary, settings,
+                      Options(teacher=runs["tr_s"].model))
     references = [run.task.references("test")[line] for line in lines]
     for row in table.itertuples():
         assert row.bleu == pytest.approx(bleu(found[row.setting], references)[0].score)

@@ -109,3 +109,42 @@ def test_an_unpacked_archive_has_not_the_commit_of_the_repository_around_it(tmp_
 
 def test_device_is_one_that_works():
     assert torch.ones(2, device=runtime.device()).sum() == 2
+
+
+# What fits on the device ---------------------------------------------------------------------
+
+CARD = torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize(("gib", "runs", "expected"), [
+    (80, 1, 2**18), (8, 1, 2**16), (8, 3, 2**14), (0.001, 1, 1024)])
+def test_positions_fill_half_of_the_free_memory(gib, runs, expected, monkeypatch):
+    """Cached blocks count as free; the memory a position takes is 64 KiB."""
+    free = int(gib * 2**30)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda where: (free // 2, 2**40))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda where: free)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda where: free - free // 2)
+    monkeypatch.setenv("DISCREPANCY_SIDE_BY_SIDE", str(runs))
+    assert runtime.device_positions(CARD, 1024) == expected
+    assert runtime.device_positions(torch.device("cpu"), 1024) == 1024
+
+
+def test_rows_that_need_too_much_memory_are_halved():
+    sizes = []
+
+    def function(rows):
+        sizes.append(len(rows))
+        if len(rows) > 3:
+            raise torch.OutOfMemoryError
+        return sum(rows)
+
+    assert runtime.halving(function, list(range(10))) == [1, 9, 11, 24]
+    assert sizes == [10, 5, 2, 3, 5, 2, 3]
+
+
+def test_a_row_that_needs_too_much_memory_is_an_error():
+    def function(rows):
+        raise torch.OutOfMemoryError("2 GiB")
+
+    with pytest.raises(torch.OutOfMemoryError, match="2 GiB"):
+        runtime.halving(function, [1, 2])

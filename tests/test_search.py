@@ -136,6 +136,7 @@ def searched_by_hand(model, source: list[int], width: int, penalty: float,
 def test_beam_search_is_its_rules_by_hand(sources, width, penalty, longest):
     """Ragged batches, sentences that end early, limits; another model than elsewhere."""
     torch.manual_seed(4)
+    sources = sources[:5]
     model = model_of(AUTOREGRESSIVE, VOCABULARY, spread=0.15)
     expected = [searched_by_hand(model, s, width, penalty, longest or longest_target(len(s) + 1))
                 for s in sources]

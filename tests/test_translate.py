@@ -60,8 +60,8 @@ def test_a_line_out_for_each_line_in(run):
     assert re.search(r"translating: .*33 lines", errors.decode())  # on standard error alone
     found = out.decode().split("\n")
     assert found.pop() == ""  # the last line has its end
-    expected = translate(run.model, run.task.test.take(np.arange(30)), run.task.vocabulary, ["k4"],
-                         1024)["k4"]
+    data = run.task.test.take(np.arange(30))
+    expected = translate(run.model, data, run.task.vocabulary, ["k4"])["k4"]
     assert found == [*expected[:10], "", *expected[10:], "", expected[0]]
 
 

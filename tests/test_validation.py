@@ -115,13 +115,14 @@ def test_translations_come_in_corpus_order_whatever_the_batches(architecture, ta
         alone += task.vocabulary.decode(found)
     assert len(set(alone)) > 5, "the model should say more than one thing"
     for batch_tokens in (1, 40, 4096):
-        lines = translate(model, task.dev, task.vocabulary, [setting], batch_tokens)
+        lines = translate(model, task.dev, task.vocabulary, [setting],
+                          batch_tokens=batch_tokens)
         assert lines == {setting: alone}, f"{batch_tokens} tokens a batch"
 
 
 def test_translation_doesnt_look_at_the_targets(task):
     model = model_of(GAUSSIAN, len(task.vocabulary))
     blind = replace(task.dev, target_ids=np.full_like(task.dev.target_ids, 5))
-    found = [translate(model, data, task.vocabulary, ["k0", "k2"], 64)
+    found = [translate(model, data, task.vocabulary, ["k0", "k2"], batch_tokens=64)
              for data in (task.dev, blind)]
     assert found[0] == found[1]

@@ -16,198 +16,85 @@
 Stepwise models are the autoregressive ones, parallel models those with latent variables.
 """
 
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from lib.batching import SEQUENCES
 from lib.decoding import candidates, risk, search
+from lib.decoding.procedures import Procedure
 from lib.decoding.refinement import refine
 from lib.decoding.search import beam_search, greedy
-from lib.errors import ConfigError, DataError
+from lib.errors import DataError
 from lib.layers import LONGEST
+from lib.runtime import device_positions
 from lib.subword import BOS, EOS, PAD
 
-__all__ = ["Procedure", "hypotheses"]
+__all__ = ["DEFAULTS", "Options", "Procedure", "hypotheses"]
 
-NAMES = ("greedy, beam<width>, e.g. beam4, sample, nucleus<mass>, mbr<samples>-chrf, or "
-         "k<refinement steps>, e.g. k1, k1-lengths5-iw10 (all in lib/decoding)")
-EXAMPLES = {"beam": "beam4", "nucleus": "nucleus0.9", "refine": "k0, k1, k4"}
-POSITIONS = 2**16  # candidates times their subwords that are decoded together
-
-_NUMBER = r"\d+(?:\.\d+)?"
-_DRAW = rf"(?:sample|nucleus(?P<nucleus>{_NUMBER}))(?:@(?P<temperature>{_NUMBER}))?"
-_PATTERNS = {
-    "greedy": r"greedy",
-    "beam": r"beam(?P<width>\d+)",
-    "sample": _DRAW,
-    "mbr": rf"mbr(?P<samples>\d+)-(?P<choice>chrf|bleu)(?:-{_DRAW})?",
-    "refine": (rf"k(?P<steps>\d+)(?:-lengths(?P<lengths>\d+))?"
-               rf"(?:-samples(?P<samples>\d+)(?:@(?P<temperature>{_NUMBER}))?)?"
-               r"(?:-(?P<choice>bound|iw(?P<importance>\d+)|teacher|chrf|bleu))?"),
-}
+POSITIONS = 2**16  # hypotheses times source subwords that a CPU decodes together
+LOGITS = 2**30  # numbers, at one position of every hypothesis, that search holds together
 
 
 @dataclass(frozen=True)
-class Procedure:
-    """A way to get hypotheses; `Procedure.parse` reads its name, `str` writes it."""
+class Options:
+    """What procedures take besides a model, sources and their own names."""
 
-    search: str
-    """greedy | beam | sample (nucleus too) | refine"""
-    width: int = 1
-    """beam width"""
-    steps: int = 0
-    """refinement steps"""
-    lengths: int = 0
-    """the most probable lengths to try; 0: the predicted one"""
-    samples: int = 0
-    """draws from p(y|x), or prior samples a length; 0: the prior's mean"""
-    temperature: float = 1.0
-    nucleus: float = 1.0
-    choice: str = ""
-    """among several candidates: bound | iw | teacher | chrf | bleu"""
-    importance: int = 0
-    """samples of the importance-weighted bound"""
+    length_penalty: float = 0.6
+    """of beam search, and of the teacher's score"""
+    seed: int = 0
+    """of everything random"""
+    teacher: Any = None
+    """an autoregressive model with the same vocabulary, for `-teacher`"""
+    vocabulary: Any = None
+    """has `decode(ids) -> lines`, for minimum Bayes risk"""
 
-    @classmethod
-    def parse(cls, name: str) -> "Procedure":
-        """The procedure of that name.
 
-        Errors: ConfigError for a name that doesn't exist, and for numbers out of range.
-        """
-        if re.match(r"k-\d", name):
-            raise ConfigError(f"decoding setting '{name}': refinement steps are 0 or more")
-        kind = next((k for k, pattern in _PATTERNS.items() if re.fullmatch(pattern, name)), None)
-        if kind is None:
-            raise ConfigError(f"unknown decoding setting '{name}': {NAMES}")
-        groups = re.fullmatch(_PATTERNS[kind], name).groupdict()
-        found = {key: text for key, text in groups.items() if text is not None}
-        if found.get("choice", "").startswith("iw"):
-            found["choice"] = "iw"
-        numbers = {key: float(text) if key in ("temperature", "nucleus") else int(text)
-                   for key, text in found.items() if key != "choice"}
-        if kind == "sample":
-            numbers["samples"] = 1
-        procedure = cls("sample" if kind == "mbr" else kind, choice=found.get("choice", ""),
-                        **numbers)
-        procedure._check(name, found)
-        return procedure
-
-    def _check(self, name: str, found: dict[str, str]) -> None:
-        """Numbers in range, several candidates with a choice, one without."""
-        problems = [f"{key} must be {least} or more" for key, least in
-                    (("width", 1), ("lengths", 1), ("samples", 1), ("importance", 1))
-                    if key in found and getattr(self, key) < least]
-        if self.temperature <= 0:
-            problems.append("the temperature must be above 0")
-        if not 0 < self.nucleus <= 1:
-            problems.append("the nucleus must lie above 0 and be at most 1")
-        if self.search == "refine" and not problems:
-            if self.candidates > 1 and not self.choice:
-                problems.append(f"say how to choose among {self.candidates} candidates, by -bound, "
-                                "-iw10, -teacher, -chrf or -bleu")
-            if self.candidates == 1 and self.choice:
-                problems.append(f"there is nothing to choose by -{self.choice}: add -lengths<n> or "
-                                "-samples<n>")
-        if problems:
-            raise ConfigError(f"decoding setting '{name}': {'; '.join(problems)}")
-
-    @property
-    def candidates(self) -> int:
-        """How many hypotheses a sentence are made."""
-        return max(1, self.lengths) * max(1, self.samples)
-
-    def __str__(self) -> str:
-        tempered = "" if self.temperature == 1 else f"@{self.temperature:g}"
-        if self.search == "greedy":
-            return "greedy"
-        if self.search == "beam":
-            return f"beam{self.width}"
-        choice = self.choice + (str(self.importance) if self.choice == "iw" else "")
-        if self.search == "sample":
-            drawn = "sample" if self.nucleus == 1 else f"nucleus{self.nucleus:g}"
-            drawn += tempered
-            if not choice:
-                return drawn
-            return f"mbr{self.samples}-{choice}" + ("" if drawn == "sample" else f"-{drawn}")
-        parts = [f"k{self.steps}"]
-        parts += [f"lengths{self.lengths}"] * bool(self.lengths)
-        parts += [f"samples{self.samples}{tempered}"] * bool(self.samples)
-        return "-".join(parts + [choice] * bool(choice))
-
-    def check(self, model, teacher=None, vocabulary=None) -> None:
-        """Whether a model can do it with what is given.
-
-        Errors: ConfigError for another family's procedure, a missing or unfitting teacher, and a
-        missing vocabulary.
-        """
-        if ("nucleus" if self.nucleus < 1 else self.search) not in model.procedures:
-            fits = ", ".join(EXAMPLES.get(kind, kind) for kind in model.procedures)
-            raise ConfigError(f"decoding setting '{self}' doesn't fit this family of model; "
-                              f"use {fits} ...")
-        if self.choice in risk.UTILITIES and vocabulary is None:
-            raise ConfigError(f"decoding setting '{self}' compares texts: give the vocabulary")
-        if self.choice == "teacher":
-            if teacher is None:
-                raise ConfigError(f"decoding setting '{self}' needs a teacher: give a trained "
-                                  "autoregressive model with the same vocabulary, e.g. tr_s")
-            sizes = [len(m.embedding.weight) for m in (model, teacher)]
-            if teacher.decoding != "stepwise" or sizes[0] != sizes[1]:
-                raise ConfigError("the teacher must be an autoregressive model with the same "
-                                  f"vocabulary ({sizes[0]} subwords, the teacher has {sizes[1]})")
+DEFAULTS = Options()
 
 
 @torch.no_grad()
 def hypotheses(model, source: Int[Tensor, "batch source"],
-               mask: Bool[Tensor, "batch source"] | None, settings: list[str],
-               length_penalty: float = 0.6, *, seed: int = 0, teacher=None,
-               vocabulary=None) -> dict[str, list[list[int]]]:
+               mask: Bool[Tensor, "batch source"] | None, settings: Sequence[str],
+               options: Options = DEFAULTS) -> dict[str, list[list[int]]]:
     """Hypotheses (subwords without EOS) of every setting that is asked for, from any family.
 
-    A sentence's hypotheses depend on its source and `seed` alone, not on the batch: random draws
+    A sentence's hypotheses depend on its source and the seed alone, not on the batch: random draws
     are its own. A source without any subword has the empty hypothesis. Subwords that the training
     set didn't have (UNK of a word vocabulary; BPE falls back to bytes) are read like any other.
 
     Args:
         source, mask: subwords with one EOS, padded; mask is True at real ones.
         settings: names of procedures, listed at the top of this module.
-        length_penalty: of beam search, and of the teacher's score.
-        seed: of everything random.
-        teacher: an autoregressive model with the same vocabulary, for `-teacher`.
-        vocabulary: has `decode(ids) -> lines`, for minimum Bayes risk.
 
     Errors: ConfigError for a setting that doesn't exist, that the family can't do, or that lacks
     its teacher or vocabulary; DataError for a source longer than a model has positions.
     """
     procedures = {setting: Procedure.parse(setting) for setting in settings}
     for procedure in procedures.values():
-        procedure.check(model, teacher, vocabulary)
+        procedure.check(model, options.teacher, options.vocabulary)
     if source.shape[1] > LONGEST:
         _refuse_long(search.source_rows(source, mask))
         source, mask = source[:, :LONGEST], mask[:, :LONGEST]
     filled = _filled(source, mask)
     if len(filled) < len(source):
         part = source[filled], mask if mask is None else mask[filled]
-        found = hypotheses(model, *part, settings, length_penalty, seed=seed, teacher=teacher,
-                           vocabulary=vocabulary)
+        found = hypotheses(model, *part, settings, options)
         places = {place: row for row, place in enumerate(filled.tolist())}
         return {setting: [rows[places[place]] if place in places else []
                           for place in range(len(source))] for setting, rows in found.items()}
     if not len(source):
         return {setting: [] for setting in settings}
-    plain = {s: p.steps for s, p in procedures.items()
-             if p.search == "refine" and not p.samples and not p.lengths}
-    refined = refine(model, source, mask, list(plain.values())) if plain else {}
+    jobs = [{s: p for s, p in procedures.items() if p.plain},  # one pass to several depths
+            *({s: p} for s, p in procedures.items() if not p.plain)]
     result = {}
-    for setting, procedure in procedures.items():
-        if setting in plain:
-            result[setting] = refined[plain[setting]]
-        else:
-            result[setting] = _decode(model, source, mask, procedure, length_penalty, seed, teacher,
-                                      vocabulary)
-    return result
+    for job in filter(None, jobs):
+        result |= _decode(model, source, mask, job, options)
+    return {setting: result[setting] for setting in settings}
 
 
 def _refuse_long(rows: list) -> None:
@@ -226,49 +113,66 @@ def _filled(source: Tensor, mask: Tensor | None) -> Int[Tensor, " filled"]:
     return words.any(1).nonzero()[:, 0]
 
 
-def _decode(model, source: Tensor, mask: Tensor | None, procedure: Procedure,
-            length_penalty: float, seed: int, teacher, vocabulary) -> list[list[int]]:
-    """One procedure on a batch, as many sentences at once as their candidates leave room for."""
-    p = procedure
-    if p.search == "greedy":
-        return greedy(model, source, mask)
-    if p.search == "beam":
-        return beam_search(model, source, mask, p.width, length_penalty)[0]
-    each = p.candidates * max(1, p.importance) * source.shape[1]
-    at_once = max(1, POSITIONS // each)
-    result = []
+def _decode(model, source: Tensor, mask: Tensor | None, job: dict[str, Procedure],
+            options: Options) -> dict[str, list[list[int]]]:
+    """One procedure, or plain refinement to several depths, on as many sentences at a time as
+    their hypotheses leave room for.
+    """
+    each = max(p.hypotheses for p in job.values())
+    fitting = device_positions(source.device, POSITIONS) // (each * source.shape[1])
+    vocabulary = len(model.embedding.weight)
+    at_once = max(1, min(fitting, SEQUENCES // each, LOGITS // (each * vocabulary)))
+    result: dict[str, list[list[int]]] = {setting: [] for setting in job}
     for start in range(0, len(source), at_once):
         some = slice(start, start + at_once)
         part = source[some], mask if mask is None else mask[some]
-        if p.search == "refine":
-            result += _best_of(model, *part, p, length_penalty, seed, teacher, vocabulary)
-            continue
-        if model.decoding == "parallel":
-            drawn = candidates.ancestral(model, *part, p.samples, p.temperature, seed)
-        else:
-            drawn = search.sample(model, *part, p.samples, p.temperature, p.nucleus, seed)
-        result += _consensus(drawn, vocabulary, p.choice) if p.choice else [r[0] for r in drawn]
+        steps = [p.steps for p in job.values() if p.plain]
+        refined = refine(model, *part, steps) if steps else {}
+        for setting, procedure in job.items():
+            result[setting] += refined[procedure.steps] if steps else _PROCEDURES[
+                procedure.search](model, *part, procedure, options)
     return result
 
 
-def _best_of(model, source: Tensor, mask: Tensor | None, p: Procedure, length_penalty: float,
-             seed: int, teacher, vocabulary) -> list[list[int]]:
-    """Candidates of a latent model, and the chosen ones."""
+def _search(model, source: Tensor, mask: Tensor | None, p: Procedure,
+            options: Options) -> list[list[int]]:
+    if p.search == "greedy":
+        return greedy(model, source, mask)
+    return beam_search(model, source, mask, p.width, options.length_penalty)[0]
+
+
+def _sample(model, source: Tensor, mask: Tensor | None, p: Procedure,
+            options: Options) -> list[list[int]]:
+    """A draw, or the one among several that minimum Bayes risk chooses."""
+    if model.decoding == "parallel":
+        drawn = candidates.ancestral(model, source, mask, p.samples, p.temperature, options.seed)
+    else:
+        drawn = search.sample(model, source, mask, p.samples, p.temperature, p.nucleus,
+                              options.seed)
+    return _consensus(drawn, options.vocabulary, p.choice) if p.choice else [r[0] for r in drawn]
+
+
+def _best_of(model, source: Tensor, mask: Tensor | None, p: Procedure,
+             options: Options) -> list[list[int]]:
+    """Candidates of a latent model, refined, and the chosen ones."""
     memory = model.encode(source, mask)
     found = candidates.propose(model, source, mask, memory, p.steps, p.lengths, p.samples,
-                               p.temperature, seed)
+                               p.temperature, options.seed)
     strings = found.strings
     if p.choice in risk.UTILITIES:
-        return _consensus(strings, vocabulary, p.choice)
+        return _consensus(strings, options.vocabulary, p.choice)
     if p.choice == "bound":
         return candidates.best(strings, candidates.bound_scores(model, memory, found))
     if p.choice == "iw":
         return candidates.best(strings, candidates.importance_scores(
-            model, source, mask, memory, strings, p.importance, seed))
+            model, source, mask, memory, strings, p.importance, options.seed))
     if p.choice == "teacher":
-        return candidates.best(strings, candidates.teacher_scores(teacher, source, mask, strings,
-                                                                  length_penalty))
+        return candidates.best(strings, candidates.teacher_scores(
+            options.teacher, source, mask, strings, options.length_penalty))
     return [row[0] for row in strings]
+
+
+_PROCEDURES = {"greedy": _search, "beam": _search, "sample": _sample, "refine": _best_of}
 
 
 def _consensus(strings: candidates.Strings, vocabulary, utility: str) -> list[list[int]]:

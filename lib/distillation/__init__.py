@@ -32,7 +32,7 @@ from lib.batching import Tokenised, collate, evaluation_batches
 from lib.bleu import bleu
 from lib.config import TEACHERS, Config, load_config, load_dataset, unknown
 from lib.corpora import read
-from lib.decoding import hypotheses
+from lib.decoding import Options, hypotheses
 from lib.distillation.alignment import complexity
 from lib.errors import ConfigError, DataError, ReproError
 from lib.evaluation.scoring import TrainedRun, load_run
@@ -184,7 +184,7 @@ def _translate(job: _Job, data: Tokenised, bar: tqdm) -> list[str]:
         batch = collate(data, rows, 1).to(where)
         with runtime.autocast(job.settings["precision"], where):
             found = hypotheses(model, batch.source, batch.source_mask, [setting],
-                               job.settings["length_penalty"])[setting]
+                               Options(job.settings["length_penalty"]))[setting]
         for row, line in zip(rows, job.teacher.task.vocabulary.decode(found), strict=True):
             lines[row] = line.removeprefix("\ufeff").strip()
         bar.update(len(rows))

@@ -15,15 +15,15 @@ from lib import runtime
 from lib.batching import collate, evaluation_batches, padded_length
 from lib.bleu import bleu, resample_weights, resampled_bleu, with_interval
 from lib.config import Config
+from lib.decoding import Options
 from lib.evaluation.scoring import TrainedRun, accountings, convergence, likelihoods, load_run
 from lib.models import count_parameters, model_class
 from lib.paths import write_text
 from lib.runs import run_folder
-from lib.training.validation import translate
+from lib.training.validation import DECODING_TOKENS, translate
 
 __all__ = ["decoding_settings", "evaluate", "mbr_setting"]
 
-DECODING_TOKENS = 1024  # of the longest side, with padding, that are translated together
 TIMED = 256  # test sentences, evenly spaced, that a decoding setting's speed is measured on
 RESAMPLES = 1000  # of the test sentences, for intervals
 FIGURES = 6  # significant figures kept in sentences.csv
@@ -66,7 +66,8 @@ def evaluate(config: Config, progress: bool = True) -> dict:
         "log_likelihood": accountings(sentences, samples),
         "convergence": convergence(sentences, samples),
         "diagnostics": _diagnostics(run, sentences, references),
-        "speed": {"sentences_per_second": speed, "batch_tokens": DECODING_TOKENS,
+        "speed": {"sentences_per_second": speed,
+                  "batch_tokens": runtime.device_positions(runtime.device(), DECODING_TOKENS),
                   "lines": min(TIMED, len(references)), "threads": threads,
                   "device": str(runtime.device()),
                   "likelihood_seconds": sentences.attrs["seconds"]},
@@ -79,9 +80,9 @@ def evaluate(config: Config, progress: bool = True) -> dict:
 def _translations(run: TrainedRun, settings: list[str], progress: bool) -> dict[str, list[str]]:
     """Hypotheses of all settings; refinement runs once, to the last step that is asked for."""
     with runtime.autocast(run.config.training.precision):
-        return translate(run.model, run.task.test, run.task.vocabulary, settings, DECODING_TOKENS,
-                         run.config.evaluation.length_penalty,
-                         f"test, {', '.join(settings)}" if progress else None)
+        return translate(run.model, run.task.test, run.task.vocabulary, settings,
+                         Options(run.config.evaluation.length_penalty),
+                         progress=f"test, {', '.join(settings)}" if progress else None)
 
 
 def _speed(run: TrainedRun, setting: str) -> float:
@@ -90,8 +91,8 @@ def _speed(run: TrainedRun, setting: str) -> float:
     data = whole.take(np.linspace(0, len(whole) - 1, min(TIMED, len(whole))).astype(np.int64))
     with runtime.autocast(run.config.training.precision):
         started = time.perf_counter()
-        translate(run.model, data, run.task.vocabulary, [setting], DECODING_TOKENS,
-                  run.config.evaluation.length_penalty)
+        translate(run.model, data, run.task.vocabulary, [setting],
+                  Options(run.config.evaluation.length_penalty))
         return len(data) / (time.perf_counter() - started)
 
 
@@ -122,11 +123,12 @@ def _diagnostics(run: TrainedRun, sentences: pd.DataFrame, references: list[str]
     """
     if not run.model.latents:
         return {}
-    data, tokens = run.task.test, sentences["n_tokens"].sum()
-    reconstruction = sentences["reconstruction"].sum() / tokens
+    data, subwords = run.task.test, sentences["n_tokens"].sum()
+    reconstruction = sentences["reconstruction"].sum() / subwords
     lines, right = [""] * len(data), 0
     where = next(run.model.parameters()).device
-    for rows in evaluation_batches(data, DECODING_TOKENS, run.model.multiple):
+    tokens = runtime.device_positions(where, DECODING_TOKENS)
+    for rows in evaluation_batches(data, tokens, run.model.multiple):
         batch = collate(data, rows, run.model.multiple).to(where)
         with runtime.autocast(run.config.training.precision, where):
             memory = run.model.encode(batch.source, batch.source_mask)
@@ -138,7 +140,7 @@ def _diagnostics(run: TrainedRun, sentences: pd.DataFrame, references: list[str]
         for row, line in zip(rows, run.task.vocabulary.decode(ids.tolist()), strict=True):
             lines[row] = line
     return {"reconstruction": float(reconstruction),
-            "kl": float(reconstruction - sentences["elbo"].sum() / tokens),
+            "kl": float(reconstruction - sentences["elbo"].sum() / subwords),
             "bleu_posterior": bleu(lines, references)[0].score,
             "share_lengths_right": right / len(data),
             "effective_sample_size": float(sentences["effective_sample_size"].median())}

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from lib import runtime
 from lib.batching import Tokenised, collate, padded_length
 from lib.config import Config
-from lib.decoding import Procedure, hypotheses
+from lib.decoding import Options, Procedure, hypotheses
 from lib.decoding.frozen import freeze
 from lib.decoding.refinement import refine
 from lib.decoding.search import beam_search
@@ -67,10 +67,10 @@ def work(data: Tokenised, rows: Sequence, where: torch.device | str = "cpu",
 def free(name: str, model: nn.Module, setting: str, weights: str = "auto",
          length_penalty: float = 0.6) -> System:
     """A trained model that decides itself how long its outputs are."""
-    frozen = freeze(model, weights)
+    frozen, options = freeze(model, weights), Options(length_penalty)
 
     def translate(given: Work) -> list[list[int]]:
-        return hypotheses(frozen, given.source, given.mask, [setting], length_penalty)[setting]
+        return hypotheses(frozen, given.source, given.mask, [setting], options)[setting]
 
     return System(name, setting, weights, count_parameters(model), translate)
 

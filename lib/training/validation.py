@@ -1,5 +1,9 @@
 """Scores on a tokenised split that training and evaluation share: loss terms, LL terms, search."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -7,31 +11,40 @@ from tqdm.auto import tqdm
 from lib.batching import Tokenised, collate, evaluation_batches
 from lib.bleu import bleu, bleu_statistics
 from lib.config import Training
-from lib.decoding import hypotheses
+from lib.decoding import DEFAULTS, Options, hypotheses
 from lib.likelihood import iw_bound
+from lib.runtime import device_positions, halving
 from lib.subword import Vocabulary
 
-__all__ = ["dev_scores", "translate"]
+__all__ = ["DECODING_TOKENS", "dev_scores", "translate"]
+
+DECODING_TOKENS = 1024  # of the longest side, with padding, that a CPU translates together
 
 
 @torch.no_grad()
-def translate(model, data: Tokenised, vocabulary: Vocabulary, settings: list[str],
-              batch_tokens: int, length_penalty: float = 0.6,
-              progress: str | None = None, **options) -> dict[str, list[str]]:
+def translate(model, data: Tokenised, vocabulary: Vocabulary, settings: Sequence[str],
+              options: Options = DEFAULTS, batch_tokens: int = 0,
+              progress: str | None = None) -> dict[str, list[str]]:
     """Detokenised hypotheses of every setting, in corpus order. Targets aren't looked at.
 
-    `options` are those of `decoding.hypotheses`: `seed`, `teacher`.
+    `batch_tokens`, of the longest side with padding, are translated together; 0: as many as suit
+    the device, `DECODING_TOKENS` on a CPU.
     """
     where = next(model.parameters()).device
+    options = replace(options, vocabulary=vocabulary)
     lines = {s: [""] * len(data) for s in settings}
-    groups = evaluation_batches(data, batch_tokens, model.multiple)
-    for rows in tqdm(groups, desc=progress, disable=progress is None, leave=False):
+
+    def decode(rows: np.ndarray) -> None:
         batch = collate(data, rows, model.multiple).to(where)
-        found = hypotheses(model, batch.source, batch.source_mask, settings, length_penalty,
-                           vocabulary=vocabulary, **options)
+        found = hypotheses(model, batch.source, batch.source_mask, settings, options)
         for setting, ids in found.items():
             for row, line in zip(rows, vocabulary.decode(ids), strict=True):
                 lines[setting][row] = line
+
+    tokens = batch_tokens or device_positions(where, DECODING_TOKENS)
+    groups = evaluation_batches(data, tokens, model.multiple)
+    for rows in tqdm(groups, desc=progress, disable=progress is None, leave=False):
+        halving(decode, rows)
     return lines
 
 
@@ -47,23 +60,24 @@ def dev_scores(model, data: Tokenised, vocabulary: Vocabulary, references: list[
     """
     where = next(model.parameters()).device
     generator = torch.Generator(where).manual_seed(0)
-    sums: dict[str, float] = {}
-    log_prob = torch.zeros(len(data), dtype=torch.float64)
+    tokens = device_positions(where, training.batch_tokens)
+    sums: dict[str, Tensor] = {}
+    log_prob = torch.zeros(len(data), dtype=torch.float64, device=where)
     with torch.random.fork_rng([where] if where.type == "cuda" else []):
         torch.manual_seed(0)
-        for rows in evaluation_batches(data, training.batch_tokens, model.multiple):
+        for rows in evaluation_batches(data, tokens, model.multiple):
             batch = collate(data, rows, model.multiple).to(where)
             for name, value in model.loss_terms(batch, training, 1.0).items():
-                sums[name] = sums.get(name, 0.0) + float(value)
+                sums[name] = sums.get(name, 0.0) + value.double()
             terms = model.log_prob_terms(batch, training.dev_samples, generator, chunk=4)
             bound = iw_bound(terms.log_p_y, terms.log_p_z, terms.log_q_z)
-            log_prob[torch.as_tensor(rows)] = (bound + terms.log_p_length).double().cpu()
+            log_prob[torch.as_tensor(rows, device=where)] = (bound + terms.log_p_length).double()
+    log_prob = log_prob.cpu()
     setting = model.dev_setting(training)
-    lines = translate(model, data, vocabulary, [setting], training.batch_tokens)[setting]
-    count = sums.pop("tokens")
-    scores = {f"dev_{name}": value / count for name, value in sums.items()}
-    tokens = int((data.target_lengths + 1).sum())
-    scores |= {"dev_ll": float(log_prob.sum()) / tokens,
+    lines = translate(model, data, vocabulary, [setting], batch_tokens=tokens)[setting]
+    count = float(sums.pop("tokens"))
+    scores = {f"dev_{name}": float(value) / count for name, value in sums.items()}
+    scores |= {"dev_ll": float(log_prob.sum()) / int((data.target_lengths + 1).sum()),
                "dev_bleu": bleu(lines, references)[0].score}
     return scores, {"log_prob": log_prob,
                     "counts": torch.as_tensor(bleu_statistics(lines, references))}

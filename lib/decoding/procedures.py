@@ -1,0 +1,144 @@
+"""Names of decoding procedures and what they say; lib/decoding lists them."""
+
+import re
+from dataclasses import dataclass
+
+from lib.decoding import risk
+from lib.errors import ConfigError
+
+__all__ = ["Procedure"]
+
+NAMES = ("greedy, beam<width>, e.g. beam4, sample, nucleus<mass>, mbr<samples>-chrf, or "
+         "k<refinement steps>, e.g. k1, k1-lengths5-iw10 (all in lib/decoding)")
+EXAMPLES = {"beam": "beam4", "nucleus": "nucleus0.9", "refine": "k0, k1, k4"}
+
+_NUMBER = r"\d+(?:\.\d+)?"
+_DRAW = rf"(?:sample|nucleus(?P<nucleus>{_NUMBER}))(?:@(?P<temperature>{_NUMBER}))?"
+_PATTERNS = {
+    "greedy": r"greedy",
+    "beam": r"beam(?P<width>\d+)",
+    "sample": _DRAW,
+    "mbr": rf"mbr(?P<samples>\d+)-(?P<choice>chrf|bleu)(?:-{_DRAW})?",
+    "refine": (rf"k(?P<steps>\d+)(?:-lengths(?P<lengths>\d+))?"
+               rf"(?:-samples(?P<samples>\d+)(?:@(?P<temperature>{_NUMBER}))?)?"
+               r"(?:-(?P<choice>bound|iw(?P<importance>\d+)|teacher|chrf|bleu))?"),
+}
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """A way to get hypotheses; `Procedure.parse` reads its name, `str` writes it."""
+
+    search: str
+    """greedy | beam | sample (nucleus too) | refine"""
+    width: int = 1
+    """beam width"""
+    steps: int = 0
+    """refinement steps"""
+    lengths: int = 0
+    """the most probable lengths to try; 0: the predicted one"""
+    samples: int = 0
+    """draws from p(y|x), or prior samples a length; 0: the prior's mean"""
+    temperature: float = 1.0
+    nucleus: float = 1.0
+    choice: str = ""
+    """among several candidates: bound | iw | teacher | chrf | bleu"""
+    importance: int = 0
+    """samples of the importance-weighted bound"""
+
+    @classmethod
+    def parse(cls, name: str) -> "Procedure":
+        """The procedure of that name.
+
+        Errors: ConfigError for a name that doesn't exist, and for numbers out of range.
+        """
+        if re.match(r"k-\d", name):
+            raise ConfigError(f"decoding setting '{name}': refinement steps are 0 or more")
+        kind = next((k for k, pattern in _PATTERNS.items() if re.fullmatch(pattern, name)), None)
+        if kind is None:
+            raise ConfigError(f"unknown decoding setting '{name}': {NAMES}")
+        groups = re.fullmatch(_PATTERNS[kind], name).groupdict()
+        found = {key: text for key, text in groups.items() if text is not None}
+        if found.get("choice", "").startswith("iw"):
+            found["choice"] = "iw"
+        numbers = {key: float(text) if key in ("temperature", "nucleus") else int(text)
+                   for key, text in found.items() if key != "choice"}
+        if kind == "sample":
+            numbers["samples"] = 1
+        procedure = cls("sample" if kind == "mbr" else kind, choice=found.get("choice", ""),
+                        **numbers)
+        procedure._check(name, found)
+        return procedure
+
+    def _check(self, name: str, found: dict[str, str]) -> None:
+        """Numbers in range, several candidates with a choice, one without."""
+        problems = [f"{key} must be {least} or more" for key, least in
+                    (("width", 1), ("lengths", 1), ("samples", 1), ("importance", 1))
+                    if key in found and getattr(self, key) < least]
+        if self.temperature <= 0:
+            problems.append("the temperature must be above 0")
+        if not 0 < self.nucleus <= 1:
+            problems.append("the nucleus must lie above 0 and be at most 1")
+        if self.search == "refine" and not problems:
+            if self.candidates > 1 and not self.choice:
+                problems.append(f"say how to choose among {self.candidates} candidates, by -bound, "
+                                "-iw10, -teacher, -chrf or -bleu")
+            if self.candidates == 1 and self.choice:
+                problems.append(f"there is nothing to choose by -{self.choice}: add -lengths<n> or "
+                                "-samples<n>")
+        if problems:
+            raise ConfigError(f"decoding setting '{name}': {'; '.join(problems)}")
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is refinement of one output, from the prior's mean."""
+        return self.search == "refine" and not self.lengths and not self.samples
+
+    @property
+    def candidates(self) -> int:
+        """How many outputs a sentence are made, of which one is chosen."""
+        return max(1, self.lengths) * max(1, self.samples)
+
+    @property
+    def hypotheses(self) -> int:
+        """How many a sentence are in memory together, with what their scores need."""
+        return self.width * self.candidates * max(1, self.importance)
+
+    def __str__(self) -> str:
+        tempered = "" if self.temperature == 1 else f"@{self.temperature:g}"
+        if self.search == "greedy":
+            return "greedy"
+        if self.search == "beam":
+            return f"beam{self.width}"
+        choice = self.choice + (str(self.importance) if self.choice == "iw" else "")
+        if self.search == "sample":
+            drawn = "sample" if self.nucleus == 1 else f"nucleus{self.nucleus:g}"
+            drawn += tempered
+            if not choice:
+                return drawn
+            return f"mbr{self.samples}-{choice}" + ("" if drawn == "sample" else f"-{drawn}")
+        parts = [f"k{self.steps}"]
+        parts += [f"lengths{self.lengths}"] * bool(self.lengths)
+        parts += [f"samples{self.samples}{tempered}"] * bool(self.samples)
+        return "-".join(parts + [choice] * bool(choice))
+
+    def check(self, model, teacher=None, vocabulary=None) -> None:
+        """Whether a model can do it with what is given.
+
+        Errors: ConfigError for another family's procedure, a missing or unfitting teacher, and a
+        missing vocabulary.
+        """
+        if ("nucleus" if self.nucleus < 1 else self.search) not in model.procedures:
+            fits = ", ".join(EXAMPLES.get(kind, kind) for kind in model.procedures)
+            raise ConfigError(f"decoding setting '{self}' doesn't fit this family of model; "
+                              f"use {fits} ...")
+        if self.choice in risk.UTILITIES and vocabulary is None:
+            raise ConfigError(f"decoding setting '{self}' compares texts: give the vocabulary")
+        if self.choice == "teacher":
+            if teacher is None:
+                raise ConfigError(f"decoding setting '{self}' needs a teacher: give a trained "
+                                  "autoregressive model with the same vocabulary, e.g. tr_s")
+            sizes = [len(m.embedding.weight) for m in (model, teacher)]
+            if teacher.decoding != "stepwise" or sizes[0] != sizes[1]:
+                raise ConfigError("the teacher must be an autoregressive model with the same "
+                                  f"vocabulary ({sizes[0]} subwords, the teacher has {sizes[1]})")

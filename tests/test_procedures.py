@@ -1,0 +1,52 @@
+"""Names of procedures: each comes back, says it all, and makes sense."""
+
+import pytest
+
+from lib.decoding.procedures import Procedure
+from lib.errors import ConfigError
+
+NAMES = [
+    "greedy", "beam3", "sample", "sample@0.7", "nucleus0.8", "nucleus0.8@0.7", "mbr4-chrf",
+    "mbr3-bleu-sample@0.5", "mbr4-chrf-nucleus0.7@0.9", "k0", "k8", "k0-samples1@0.5",
+    "k1-lengths1", "k1-lengths3-bound", "k1-lengths3-iw4", "k2-lengths2-samples3@0.8-teacher",
+    "k1-samples4-chrf", "k0-lengths2-samples2-bleu", "k3-samples3-bound"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_comes_back(name):
+    assert str(Procedure.parse(name)) == name
+
+
+@pytest.mark.parametrize(("name", "short"), [
+    ("sample@1", "sample"), ("mbr4-chrf-sample", "mbr4-chrf"), ("nucleus1.0", "sample"),
+    ("k1-samples3@1.0-bound", "k1-samples3-bound"), ("sample@0.50", "sample@0.5")])
+def test_two_names_of_one_procedure(name, short):
+    assert Procedure.parse(name) == Procedure.parse(short)
+    assert str(Procedure.parse(name)) == short
+
+
+def test_a_name_says_it_all():
+    assert Procedure.parse("k2-lengths5-samples3@0.5-iw20") == Procedure(
+        "refine", steps=2, lengths=5, samples=3, temperature=0.5, choice="iw", importance=20)
+    assert Procedure.parse("mbr16-bleu-nucleus0.9@0.7") == Procedure(
+        "sample", samples=16, temperature=0.7, nucleus=0.9, choice="bleu")
+    assert Procedure.parse("k1-lengths5-samples3-iw7").candidates == 15
+    assert Procedure.parse("k1").candidates == Procedure.parse("beam4").candidates == 1
+    assert Procedure.parse("k1-lengths5-samples3-iw7").hypotheses == 105
+    assert [Procedure.parse(n).hypotheses for n in ("beam4", "mbr16-chrf", "k4")] == [4, 16, 1]
+    assert Procedure.parse("k4").plain and not Procedure.parse("k4-lengths1").plain
+
+
+@pytest.mark.parametrize(("setting", "message"), [
+    ("beam0", "width must be 1 or more"), ("k-1", "refinement steps are 0 or more"),
+    ("k1-lengths0-bound", "lengths must be 1 or more"), ("mbr0-chrf", "samples must be 1 or more"),
+    ("k1-samples3-iw0", "importance must be 1 or more"),
+    ("sample@0", "temperature must be above 0"), ("nucleus0", "nucleus must lie above 0"),
+    ("nucleus1.5", "be at most 1"), ("k1-samples3", "how to choose among 3 candidates"),
+    ("k1-lengths2-samples2", "how to choose among 4 candidates"),
+    ("k1-bound", "nothing to choose by -bound: add -lengths<n> or -samples<n>"),
+    ("k1-samples1-chrf", "nothing to choose by -chrf"),
+])
+def test_numbers_that_make_no_sense_are_refused(setting, message):
+    with pytest.raises(ConfigError, match=f"'{setting}': .*{message}"):
+        Procedure.parse(setting)
