@@ -138,7 +138,7 @@ class Training:
     dev_sentences: int = 1000  # dev pairs scored at a validation
     dev_samples: int = 4  # importance samples a dev sentence
     dev_refinement: int = 1  # delta-posterior steps before dev BLEU
-    patience: int = 0  # validations without better dev BLEU before stopping; 0 = never
+    patience: int = 0  # validations without better dev BLEU or LL before stopping; 0 = never
     accumulate: int = 1  # batches a step
     precision: str = "auto"  # auto (bf16 where the hardware has it) | bf16 | fp32
     graphs: bool = True  # on one GPU: batches of few shapes, steps through CUDA graphs

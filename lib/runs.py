@@ -77,6 +77,11 @@ class RunFolder:
         return self.checkpoints / "best.pt"
 
     @property
+    def best_ll(self) -> Path:
+        """The weights with the best dev LL, which may be those of another step."""
+        return self.checkpoints / "best_ll.pt"
+
+    @property
     def last(self) -> Path:
         """The whole training state at the last checkpoint, for resuming."""
         return self.checkpoints / "last.pt"

@@ -7,7 +7,7 @@ from sacrebleu.metrics import BLEU
 
 from lib.bleu import resample_weights
 from lib.errors import DataError
-from lib.training.history import Validations, read_rows, write_rows
+from lib.training.history import Validations, best, read_rows, stale, write_rows
 
 REFERENCES = made_up_references(60)
 
@@ -64,3 +64,12 @@ def test_rows_may_have_different_columns(tmp_path):
     write_rows(file, [{"step": 1, "dev_ll": -2.5}, {"step": 2, "dev_ll": -2.0, "train_kl": 0.5}])
     assert read_rows(file) == [{"step": "1", "dev_ll": "-2.5", "train_kl": ""},
                                {"step": "2", "dev_ll": "-2.0", "train_kl": "0.5"}]
+
+
+def test_best_and_stale_by_hand():
+    """(dev BLEU, dev LL, KL weight): the first row is of another weight and never chosen."""
+    rows = [{"dev_bleu": bleu, "dev_ll": ll, "kl_weight": weight} for bleu, ll, weight in (
+        (99.0, 0.0, 0.5), (5.0, -3.0, 1.0), (5.0, -2.0, 1.0), (4.0, -1.0, 1.0), (5.0, -2.0, 1.0))]
+    assert (best(rows, 1.0), best(rows, 1.0, "ll"), stale(rows, 1.0)) == (2, 3, 1)
+    assert (best(rows[:1], 1.0), stale(rows[:1], 1.0)) == (None, 0)
+    assert stale(rows[:2], 1.0) == 0

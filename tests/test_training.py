@@ -205,7 +205,7 @@ def test_killed_while_it_writes_a_checkpoint(monkeypatch, isolated):
     assert min(log) == 2 * EVERY + 1
     assert log == {step: terms for step, terms in expected.items() if step > 2 * EVERY}
     assert_same_run(whole, resumed)
-    assert {p.name for p in folder.checkpoints.iterdir()} == {"last.pt", "best.pt"}
+    assert {p.name for p in folder.checkpoints.iterdir()} == {"last.pt", "best.pt", "best_ll.pt"}
 
 
 def test_a_finished_run_is_left_as_it_is():
@@ -367,7 +367,7 @@ def test_between_equal_bleu_the_better_likelihood_is_kept(monkeypatch):
     scores_are(monkeypatch, [(0.0, -9.0), (0.0, -3.0), (0.0, -4.0), (0.0, -3.0)])
     trainer = run(small("tr_s"), {})
     assert checkpoints.load(trainer.folder.best, "")["step"] == 6
-    assert (trainer.best_row["step"], trainer.best_bleu) == (6, 0.0)
+    assert (trainer.best_row()["step"], trainer.best_bleu) == (6, 0.0)
 
 
 def test_better_likelihood_at_equal_bleu_is_no_loss_of_patience(monkeypatch):
@@ -375,18 +375,36 @@ def test_better_likelihood_at_equal_bleu_is_no_loss_of_patience(monkeypatch):
     assert run(small("tr_s", patience=1), {}).step == 12
 
 
+def test_the_best_by_bleu_and_the_best_by_likelihood_are_kept(monkeypatch):
+    scores_are(monkeypatch, [(5.0, -9.0), (9.0, -4.0), (7.0, -3.0), (6.0, -5.0)])
+    trainer = run(small("tr_s"), {})
+    kept = [checkpoints.load(path, "") for path in (trainer.folder.best, trainer.folder.best_ll)]
+    assert [(k["step"], k["dev_bleu"], k["dev_ll"]) for k in kept] == [
+        (6, 9.0, -4.0), (9, 7.0, -3.0)]
+    one, other = (k["weights"]["embedding.weight"] for k in kept)
+    assert not torch.equal(one, other)
+
+
+def test_patience_lasts_while_either_quantity_improves(monkeypatch):
+    """BLEU is best at step 3 and likelihood at 9: two validations later training stops."""
+    scores_are(monkeypatch, [(9.0, -9.0), (5.0, -8.0), (4.0, -7.0), (4.0, -7.0), (8.0, -7.5),
+                             (8.0, -7.5)])
+    trainer = run(small("tr_s", steps=30, patience=2), {})
+    assert (trainer.step, trainer.best_row()["step"], trainer.best_row("ll")["step"]) == (15, 3, 9)
+
+
 def test_more_steps_choose_at_the_last_kl_weight_anew(monkeypatch, isolated):
     """6 of 8 steps of the ramp, then on to 12: the best of a part of the KL weight is forgotten."""
     bleu = [(50.0, -1.0), (40.0, -1.0), (30.0, -1.0), (20.0, -1.0)]
     scores_are(monkeypatch, bleu)
     whole = run(small("ga_b"), {})
-    assert whole.best_row["step"] == 9
+    assert whole.best_row()["step"] == 9
     elsewhere(monkeypatch, isolated, "other")
     scores_are(monkeypatch, bleu)
     short = run(small("ga_b", steps=6), {})
-    assert short.best_row["step"] == 6
+    assert short.best_row()["step"] == 6
     longer = Recorder(small("ga_b"), {})
-    assert (longer.best_row, longer.best_bleu) == ({}, -math.inf)
+    assert (longer.best_row(), longer.best_bleu) == ({}, -math.inf)
     longer.until = 8
     with pytest.raises(Interrupted):
         longer.run()
@@ -415,7 +433,7 @@ def test_a_lost_best_checkpoint_of_an_older_run(monkeypatch):
     before = checkpoints.load(folder.best, "")
     for scores, told in ((None, ""), ("dev_bleu", "weights of step 3 are nowhere else: delete")):
         folder.best.unlink()
-        state = checkpoints.load(folder.last, "") | {"best": {}}
+        state = checkpoints.load(folder.last, "") | {"kept": {}}
         if scores:
             state["history"][0][scores] = 99.0
         checkpoints.save(folder.last, state)
@@ -470,7 +488,7 @@ def test_files_of_a_run(model):
     assert (described["seed"], described["model"], described["training_pairs"]) == (1, model, 80)
     assert {"parameters", "vocabulary", "device", "threads", "versions", "commit"} <= set(described)
     assert {p.name for p in folder.path.rglob("*") if p.is_file()} == {
-        "config.json", "history.csv", "validations.npz", "last.pt", "best.pt"}
+        "config.json", "history.csv", "validations.npz", "last.pt", "best.pt", "best_ll.pt"}
     kept = Validations.read(folder.validations)
     assert kept.log_prob.shape == (3, len(kept.tokens)) == kept.counts.shape[:2]
     ll, bleu = kept.resampled(np.ones((1, len(kept.tokens))))  # each sentence once
@@ -519,7 +537,7 @@ def test_best_is_chosen_at_full_kl_weight(monkeypatch):
 
 
 def test_patience_counts_validations_at_full_kl_weight(monkeypatch):
-    dev_bleu_is(monkeypatch, [50.0, 40.0, 30.0, 20.0, 10.0, 5.0])
+    scores_are(monkeypatch, [(bleu, -1.0) for bleu in (50.0, 40.0, 30.0, 20.0, 10.0, 5.0)])
     trainer = run(small("ga_b", steps=30, patience=1), {})
     # best at step 9, the first at full weight; worse at 12: stop
     assert (trainer.step, trainer.best_bleu) == (12, 30.0)

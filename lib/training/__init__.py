@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ from lib.runs import RunFolder, run_folder
 from lib.task import Task
 from lib.training import checkpoints, inputs, parallel, record
 from lib.training.averaging import WeightAverage
-from lib.training.history import Validations, chosen, read_rows, write_rows
+from lib.training.history import BEST_BY, Validations, best, read_rows, stale, write_rows
 from lib.training.lock import RunLock
 from lib.training.step import FixedStep, Scalars, takes_fixed_shapes
 from lib.training.validation import dev_scores
@@ -79,7 +80,7 @@ class Trainer:
         self.optimiser = torch.optim.Adam(
             self.model.parameters(), betas=self.settings.adam_betas, eps=self.settings.adam_epsilon,
             fused=True, capturable=self.device.type == "cuda")
-        self.best: dict = {}  # the first process's: what best.pt holds
+        self.kept: dict[str, dict] = {}  # the first process's: what best.pt and best_ll.pt hold
         self._groups: list = []
         self._replica: nn.Module | None = None
         self._seen: tuple | None = None  # last.pt as it was read or written
@@ -129,9 +130,8 @@ class Trainer:
                 f"{self.folder.path} has {self.step} steps already, and steps = "
                 f"{self.settings.steps} asks for fewer: raise it, delete {self.folder.path} to "
                 "start again, or set DISCREPANCY_OUTPUTS to another folder to keep both")
-        self.best = state.get("best", {}) if parallel.is_first() else {}
-        if self.best.get("step") != self.best_row.get("step"):
-            self.best = {}  # of a checkpoint older than this record, or of an earlier KL weight
+        self.kept = {by: content for by, content in state.get("kept", {}).items()
+                     if parallel.is_first() and content["step"] == self.best_row(by).get("step")}
         self._groups, self._replica, self._seen = [], None, self._stamp()
 
     def _load_optimiser(self, state: dict) -> None:
@@ -148,7 +148,7 @@ class Trainer:
         checkpoints.save(self.folder.last, {
             **{name: getattr(self, name) for name in STATE},
             "config": self.config.as_dict(), "vocabulary": self.task.vocabulary.fingerprint,
-            "reads": self.reads, "best": self.best, "weights": self.model.state_dict(),
+            "reads": self.reads, "kept": self.kept, "weights": self.model.state_dict(),
             "average": self.average.values, "optimiser": self.optimiser.state_dict()})
         self._seen = self._stamp()
 
@@ -179,8 +179,8 @@ class Trainer:
 
     def _make_ready(self) -> None:
         """Bring the folder's files to the state that training goes on from."""
-        for path in (self.folder.last, self.folder.best, self.folder.config, self.folder.history,
-                     self.folder.validations):
+        for path in (self.folder.last, *self._kept_files().values(), self.folder.config,
+                     self.folder.history, self.folder.validations):
             remove_leftovers(path)
         if not self.finished:
             record.write(self.folder, self.config, {
@@ -190,10 +190,11 @@ class Trainer:
         if not self.history:
             return
         self._write_history()
-        if not self.best_row:
-            self.folder.best.unlink(missing_ok=True)  # of an earlier KL weight
-        elif not self.folder.best.exists():
-            self._restore_best()
+        for by, path in self._kept_files().items():
+            if not self.best_row(by):
+                path.unlink(missing_ok=True)  # of an earlier KL weight
+            elif not path.exists():
+                self._restore(by, path)
 
     def _nothing_is_left(self) -> bool:
         """Whether the run is finished and all of its files are there: it is then only described."""
@@ -203,36 +204,39 @@ class Trainer:
             record.write_evaluation(self.folder, self.config)
         return whole
 
-    def _restore_best(self) -> None:
-        """Write best.pt again, which was lost.
+    def _kept_files(self) -> dict[str, Path]:
+        """Where the best weights by dev BLEU and by dev LL lie; for flows they part."""
+        return {"bleu": self.folder.best, "ll": self.folder.best_ll}
 
-        Errors: CheckpointError for a finished run whose last.pt is older than the record of it.
+    def _restore(self, by: str, path: Path) -> None:
+        """Write the best weights again, which were lost.
+
+        Errors: CheckpointError for best.pt of a finished run whose last.pt hasn't its weights.
         """
-        if not self.best and self.best_row["step"] == self.step:
-            self.best = self._as_best()
-        if self.best:
-            checkpoints.save(self.folder.best, self.best)
-        elif self.finished:
+        if by not in self.kept and self.best_row(by)["step"] == self.step:
+            self.kept[by] = self._as_best(by)
+        if by in self.kept:
+            checkpoints.save(path, self.kept[by])
+        elif self.finished and by == "bleu":
             raise CheckpointError(
-                f"{self.folder.best} is lost, and the weights of step {self.best_row['step']} are "
+                f"{path} is lost, and the weights of step {self.best_row(by)['step']} are "
                 f"nowhere else: delete {self.folder.checkpoints} and train again")
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done, or `patience` validations weren't better than the best."""
-        stale = chosen(self.history, self._full_kl_weight())[1]
-        return self.step >= self.settings.steps or 0 < self.settings.patience <= stale
+        """Whether all steps are done, or `patience` validations raised neither dev BLEU nor LL."""
+        idle = stale(self.history, self._full_kl_weight())
+        return self.step >= self.settings.steps or 0 < self.settings.patience <= idle
 
-    @property
-    def best_row(self) -> dict:
+    def best_row(self, by: str = "bleu") -> dict:
         """The history's row of the checkpoint that is kept as the best, {} before any."""
-        place = chosen(self.history, self._full_kl_weight())[0]
+        place = best(self.history, self._full_kl_weight(), by)
         return {} if place is None else self.history[place]
 
     @property
     def best_bleu(self) -> float:
-        """Dev BLEU of that checkpoint, -inf before any."""
-        return self.best_row.get("dev_bleu", -math.inf)
+        """The best dev BLEU of a checkpoint that may be chosen, -inf before any."""
+        return self.best_row().get("dev_bleu", -math.inf)
 
     # ---- the loop ----
 
@@ -450,17 +454,20 @@ class Trainer:
         self.history.append(row)
         self.sentences.append(sentences)
         if parallel.is_first():
-            if self.best_row is row:
-                self.best = self._as_best()
-                checkpoints.save(self.folder.best, self.best)
+            for by, path in self._kept_files().items():
+                if self.best_row(by) is row:
+                    self.kept[by] = self._as_best(by)
+                    checkpoints.save(path, self.kept[by])
             self.save()
             self._write_history()
         return row
 
-    def _as_best(self) -> dict:
-        """What best.pt holds where the averaged weights are those of the best validation."""
+    def _as_best(self, by: str) -> dict:
+        """What is kept where the averaged weights are those of the best validation."""
+        row = self.best_row(by)
         return {"config": self.config.as_dict(), "vocabulary": self.task.vocabulary.fingerprint,
-                "reads": self.reads, "step": self.step, "dev_bleu": self.best_bleu,
+                "reads": self.reads, "step": self.step,
+                **{name: row[name] for name in BEST_BY[by]},
                 "weights": {name: value.detach().to("cpu", copy=True)
                             for name, value in self.average.weights().items()}}
 

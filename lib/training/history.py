@@ -18,29 +18,29 @@ from lib.bleu import bleu_from_counts
 from lib.errors import DataError
 from lib.paths import write_bytes, write_text
 
-__all__ = ["Validations", "chosen", "read_rows", "write_rows"]
+__all__ = ["BEST_BY", "Validations", "best", "read_rows", "stale", "write_rows"]
+
+BEST_BY = {"bleu": ("dev_bleu", "dev_ll"), "ll": ("dev_ll", "dev_bleu")}
+"""What a checkpoint may be the best by, and what decides: dev BLEU (the paper's choice) or dev LL."""
 
 
-def chosen(rows: Sequence[dict], kl_weight: float) -> tuple[int | None, int]:
-    """Which validation the run's best checkpoint is of (None: not yet any), and how many since
-    then weren't better.
+def best(rows: Sequence[dict], kl_weight: float, by: str = "bleu") -> int | None:
+    """Which validation is the best at this KL weight, the run's last (at a smaller one a model is
+    another); None before any.
 
-    The best is that of the highest dev BLEU, and among equals of the highest dev LL, at this KL
-    weight, the run's last: at a smaller one a model is another, and no patience is lost.
+    by: `bleu`, the highest dev BLEU and among equals the highest dev LL; `ll`, the other way round.
+    Of equals in both the first.
     """
-    best, since = None, 0
-    for place, row in enumerate(rows):
-        if row["kl_weight"] != kl_weight:
-            since = 0
-        elif best is None or _score(row) > _score(rows[best]):
-            best, since = place, 0
-        else:
-            since += 1
-    return best, since
+    order = BEST_BY[by]
+    places = [place for place, row in enumerate(rows) if row["kl_weight"] == kl_weight]
+    return max(places, key=lambda place: [rows[place][name] for name in order], default=None)
 
 
-def _score(row: dict) -> tuple[float, float]:
-    return row["dev_bleu"], row["dev_ll"]
+def stale(rows: Sequence[dict], kl_weight: float) -> int:
+    """Validations since the last that raised dev BLEU or dev LL to a new best, at this KL weight."""
+    at_weight = [row for row in rows if row["kl_weight"] == kl_weight]
+    improved = [best(at_weight, kl_weight, by) for by in BEST_BY]
+    return len(at_weight) - 1 - max(improved) if at_weight else 0
 
 
 @dataclass(frozen=True)
