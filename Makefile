@@ -21,7 +21,10 @@ PIP := $(PY) -m pip install -qq --no-input --disable-pip-version-check
 CACHE := $(or $(DISCREPANCY_CACHE),$(CURDIR)/cache)
 # The notebooks write what they compute: under test, into a copy of the committed results.
 SCRATCH := $(CACHE)/test-outputs
-# A container's user may have no home that can be written; Jupyter and Snakemake need one.
+# A container's user may have no name, and no home that can be written; Jupyter and Snakemake ask.
+ifeq ($(or $(LOGNAME),$(USER),$(shell id -un 2>/dev/null)),)
+export LOGNAME := $(shell id -u)
+endif
 ifneq ($(shell [ "$$HOME" != / ] && [ -w "$$HOME" ] && echo home),home)
 export HOME := $(CACHE)/home
 $(shell mkdir -p "$(CACHE)/home")

@@ -1,6 +1,7 @@
 """What only the operating system knows: the cores that are ours, and when a parent is gone."""
 
 import ctypes
+import getpass
 import os
 import signal
 import sys
@@ -29,11 +30,16 @@ def home() -> Path | None:
 def have_home(spare: Path) -> None:
     """Make `spare` this process's home where its user has none, or can't write in it.
 
-    As in a container; Jupyter, Snakemake and matplotlib keep files there.
+    As in a container, whose user may have no name either: then the number is it. Jupyter, Snakemake
+    and matplotlib keep files in the one and ask for the other.
     """
     if home() is None or not os.access(home(), os.W_OK):
         spare.mkdir(parents=True, exist_ok=True)
         os.environ["HOME"] = str(spare)
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = str(os.getuid())
 
 
 def die_with_parent(how: signal.Signals = signal.SIGTERM) -> None:

@@ -1,6 +1,8 @@
 """Cores as given; a process that asked for it ends with its parent, although that was killed."""
 
+import getpass
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -68,3 +70,12 @@ def test_who_has_no_home_gets_one(home, tmp_path, monkeypatch):
     host.have_home(tmp_path / "spare")
     assert os.environ["HOME"] == str(tmp_path / "spare") and (tmp_path / "spare").is_dir()
     assert host.home() == tmp_path / "spare"
+
+
+def test_who_has_no_name_is_called_by_the_number(tmp_path, monkeypatch):
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # a user of no list
+    monkeypatch.setenv("LOGNAME", "")  # for what is set below to be undone
+    host.have_home(tmp_path)
+    assert getpass.getuser() == str(os.getuid())
