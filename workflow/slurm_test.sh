@@ -17,11 +17,12 @@ done
 
 D=$(mktemp -d)
 host=$(hostname -s) me=$(id -un) daemons=() grid=
+until_empty() { while [ -n "$(squeue -h)" ]; do sleep 0.5; done; } # the queue
 finish() {
     code=$?
     set +e
     [ -n "$grid" ] && kill -9 "$grid" 2>/dev/null
-    scancel --me 2>/dev/null && sleep 2
+    scancel --me 2>/dev/null && until_empty # else its steps outlive the daemons
     for ((i = ${#daemons[@]}; i--; )); do kill "${daemons[i]}" 2>/dev/null; done
     wait
     if [ $code = 0 ]; then rm -rf "$D"; else tail -n 15 "$D/grid.log"; echo "failed; logs: $D"; fi
@@ -77,13 +78,15 @@ echo "ok: $(sinfo --version) is up"
 export DISCREPANCY_OUTPUTS="$D/über uns/a b" DISCREPANCY_CACHE="$D/my cache"
 cp workflow/profiles/slurm/config.yaml "$D/profile"
 echo 'slurm-init-seconds-before-status-checks: 5' >>"$D/profile/config.yaml"
-run_grid() {
-    env --default-signal=INT "$PY" -m workflow.grid --profile "$D/profile" --models tr_s ga_b \
-        --train-data raw --processes 2 --overrides '{steps: 300, validate_every: 20,
-        dev_sentences: 20, samples: 4, mbr_samples: 0, refinements: [0, 4], accumulate: 2,
-        batch_tokens: 256}' >>"$D/grid.log" 2>&1
+run_grid=(env --default-signal=INT "$PY" -m workflow.grid --profile "$D/profile" --models tr_s ga_b
+    --train-data raw --processes 2 --overrides '{steps: 300, validate_every: 20, samples: 4,
+    dev_sentences: 20, mbr_samples: 0, refinements: [0, 4], accumulate: 2, batch_tokens: 256}')
+begin() { "${run_grid[@]}" >>"$D/grid.log" 2>&1 & grid=$!; }
+ends() { # CODE: waits for the grid
+    code=0
+    wait "$grid" 2>/dev/null || code=$?
+    [ $code = "$1" ]
 }
-begin() { run_grid & grid=$!; }
 history="$DISCREPANCY_OUTPUTS/runs/toy/smoke/tr_s/raw/s1/history.csv"
 rows() { wc -l 2>/dev/null <"$history" || echo 0; }
 until_rows() { # NUMBER: waits for so many more validations
@@ -94,7 +97,6 @@ until_rows() { # NUMBER: waits for so many more validations
     done
 }
 training() { squeue -h -t R -o '%i %k' | awk '/rule_train.*tr_s/ {print $1}'; }
-until_empty() { while [ -n "$(squeue -h)" ]; do sleep 0.5; done; }
 kept() { cmp <(head -n 4 "$D/before.csv") <(head -n 4 "$history") && echo "ok: $1"; }
 
 begin
@@ -113,7 +115,8 @@ kept 'a cancelled training goes on in the next try'
 kill -9 "$grid"
 wait "$grid" 2>/dev/null || true
 left=$(training)
-if run_grid; then exit 1; fi
+begin
+ends 1
 tail -n 1 "$D/grid.log" | grep -q "scancel.* $left[ )]"
 echo 'ok: started beside the jobs of a killed workflow, it names them and ends'
 scancel --me
@@ -123,13 +126,12 @@ until_rows 2
 kept 'started again after a kill, it goes on'
 
 kill -INT "$grid"
-code=0
-wait "$grid" || code=$?
-[ $code = 130 ]
+ends 130
 until_empty
 echo 'ok: interrupted, it cancels its jobs'
 
-run_grid
+begin
+ends 0
 kept 'the whole grid is done'
 tail -n 4 "$D/grid.log"
 speed=$(scontrol -o show job | grep 'rule_study_wildcards_08_speed')
