@@ -178,7 +178,7 @@ class WeightNormLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
         """The layer's output."""
-        return F.linear(x, self.g[:, None] * F.normalize(self.v, dim=1), self.b)
+        return F.linear(x, torch._weight_norm(self.v, self.g[:, None], 0), self.b)
 
     @torch.no_grad()
     def initialise(self, x: Float[Tensor, "batch length inputs"],
