@@ -1,26 +1,28 @@
 """Decoding through CUDA graphs: the hypotheses of `lib.decoding`, and nothing asked of the host."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, model_of, ragged, sources_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lib.autoregressive import DecoderState
-from lib.decoding import graphs, hypotheses
+from lib.decoding import Options, graphs, hypotheses
 from lib.decoding.frozen import freeze
 from lib.decoding.graphs import GraphedDecoder
-from lib.decoding.search import longest_target
+from lib.decoding.search import Beams, longest_target
 from lib.errors import ConfigError, DataError
+from lib.evaluation.speed import never_ending
 from lib.flows import ActNorm
 from lib.layers import LONGEST, Memory
 
 VOCABULARY = 11
 EXACT = pytest.mark.usefixtures("float64")  # "fp32" is the model's own precision: here 64 bits
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-ASKED = pytest.mark.parametrize(
-    ("architecture", "setting"),
-    [(AUTOREGRESSIVE, "greedy"), *((a, k) for a in (GAUSSIAN, FLOW) for k in ("k0", "k1", "k4"))],
-    ids=["greedy", *(f"{a}-{k}" for a in ("gaussian", "flow") for k in ("k0", "k1", "k4"))])
+SETTINGS = [*((AUTOREGRESSIVE, s) for s in ("greedy", "beam3")),
+            *((a, k) for a in (GAUSSIAN, FLOW) for k in ("k0", "k1", "k4"))]
+ASKED = pytest.mark.parametrize(("architecture", "setting"), SETTINGS,
+                                ids=[f"{a.family}-{s}" for a, s in SETTINGS])
 
 
 def frozen_model(architecture, weights: str = "fp32", where: str = "cpu"):
@@ -43,25 +45,61 @@ def alone(row) -> torch.Tensor:
     return sources_of([row])[0]
 
 
+def every_way(decoder, rows, where="cpu") -> list[list[list[int]]]:
+    """All rows alone, backwards, in threes (a row of four is empty), and in one batch."""
+    def of(some):
+        source, mask = sources_of(some)
+        return decoder(source.to(where), None if mask is None else mask.to(where))
+
+    return [[words for row in rows for words in of([row])],
+            [words for row in rows[::-1] for words in of([row])][::-1],
+            [words for at in range(0, len(rows), 3) for words in of(rows[at:at + 3])],
+            of(rows)]
+
+
 @EXACT
 @ASKED
-def test_hypotheses_are_those_of_decoding_whatever_the_padding(architecture, setting, rows):
+def test_hypotheses_are_those_of_decoding_whatever_the_batch_and_the_padding(architecture, setting,
+                                                                             rows):
     """Sources unpadded, padded to eights, and all to one width; buckets are used again."""
     model = frozen_model(architecture)
     expected = hypotheses(model, *sources_of(rows), [setting])[setting]
     assert len({tuple(row) for row in expected}) > 3, "the model should say more than one thing"
     for bucket in (1, 8, 24):
         decoder = GraphedDecoder(model, setting, bucket=bucket)
-        assert [decoder(alone(row)) for row in rows] == expected
-        assert [decoder(alone(row)) for row in rows[::-1]] == expected[::-1]
-        widths = {-(-(len(row) + 1) // bucket) * bucket for row in rows if row}
-        assert set(decoder._buckets) == widths and decoder.captured == 0
+        for found in every_way(decoder, rows):
+            assert found == expected
+        assert {(shape[0], shape[1] % bucket) for shape in decoder._buckets} == {
+            (1, 0), (4, 0), (16, 0)}
+        assert decoder.captured == 0
+
+
+@EXACT
+@pytest.mark.parametrize("penalty", [0.0, 2.0])
+def test_the_length_penalty_is_that_of_the_options(penalty, rows):
+    model, options = frozen_model(AUTOREGRESSIVE), Options(penalty)
+    expected = hypotheses(model, *sources_of(rows), ["beam4"], options)["beam4"]
+    assert GraphedDecoder(model, "beam4", options)(*sources_of(rows)) == expected
+    assert expected != hypotheses(model, *sources_of(rows), ["beam4"], Options(1.0))["beam4"]
+
+
+@EXACT
+def test_a_length_that_is_asked_for_is_kept(rows):
+    """Longer than search would go, and for latent models padded to a multiple of 4."""
+    search = GraphedDecoder(never_ending(frozen_model(AUTOREGRESSIVE)), "beam3")
+    latent = GraphedDecoder(frozen_model(GAUSSIAN), "k1")
+    latent.model.decode = lambda z, *rest: SimpleNamespace(
+        argmax=lambda: torch.full(z.shape[:2], 5))
+    for length in (1, 6, 33):
+        assert {len(words) for words in search(*sources_of(rows[:3]), length)} == {length - 1}
+        assert {len(words) for words in latent(*sources_of(rows[:3]), length)} == {
+            -(-length // 4) * 4}
 
 
 @EXACT
 def test_refinement_changes_the_hypotheses_that_are_compared(rows):
     model = frozen_model(GAUSSIAN)
-    found = [[GraphedDecoder(model, setting)(alone(row)) for row in rows]
+    found = [GraphedDecoder(model, setting)(*sources_of(rows))
              for setting in ("k0", "k1", "k4")]
     assert found[0] != found[1] != found[2]
 
@@ -80,33 +118,39 @@ def test_greedy_search_gives_up_where_beam_search_does(rows):
     model._logits = endless
     decoder = GraphedDecoder(model, "greedy")
     for row in rows[:3]:
-        assert len(decoder(alone(row))) == longest_target(len(row) + 1) - 1
-        assert decoder(alone(row)) == hypotheses(model, alone(row), None, ["greedy"])["greedy"][0]
+        assert len(decoder(alone(row))[0]) == longest_target(len(row) + 1) - 1
+        assert decoder(alone(row)) == hypotheses(model, alone(row), None, ["greedy"])["greedy"]
 
 
-def tensors(result) -> list[torch.Tensor]:
-    """All tensors that a stage gives."""
+def tensors(result, other=None) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """All tensors that a stage gives, and beside each that of another result."""
+    other = result if other is None else other
     if isinstance(result, torch.Tensor):
-        return [result]
-    if isinstance(result, Memory):
-        return [result.states, result.mask]
-    if isinstance(result, DecoderState):
-        return [*tensors(result.sources), result.bias]
-    return [tensor for part in result for tensor in tensors(part)]
+        return [(result, other)]
+    if isinstance(result, Memory | DecoderState | Beams):
+        names = [name for name, value in vars(other).items() if value is not None]
+        return [pair for name in names
+                for pair in tensors(vars(result)[name], vars(other)[name])]
+    if isinstance(result, list | tuple):
+        return [pair for both in zip(result, other, strict=True) for pair in tensors(*both)]
+    return []
 
 
 class Replayed(graphs._Stage):
     """What a captured stage does, without a GPU: new values in the tensors of its first run."""
 
-    def __init__(self, function, pool):
-        super().__init__(function, None)
+    def __init__(self, function, decoder, writes=()):
+        super().__init__(function, decoder)
+        before = [tensor.clone() for tensor in writes]
         self.result = function()
-        for tensor in tensors(self.result):
-            tensor.fill_(torch.nan if tensor.is_floating_point() else 0)  # a capture runs nothing
+        for tensor, value in zip(writes, before, strict=True):  # a capture runs nothing
+            tensor.copy_(value)
+        if not writes:
+            for tensor, _ in tensors(self.result):
+                tensor.fill_(torch.nan if tensor.is_floating_point() else 0)
 
     def __call__(self):
-        pairs = zip(tensors(self.result), tensors(self.function()), strict=True)
-        for place, value in pairs:
+        for place, value in tensors(self.result, self.function()):
             place.copy_(value)
         return self.result
 
@@ -115,12 +159,25 @@ class Replayed(graphs._Stage):
 @ASKED
 def test_stages_whose_results_stay_in_their_places_give_the_same(architecture, setting, rows,
                                                                  monkeypatch):
+    """A replay changes tensors in their places, and nothing of what Python holds."""
+    steps = graphs._Searched._steps
+
+    def replayed(self, first):
+        beams = self.encode.result
+        before = dict(vars(beams)), dict(vars(beams.state))
+        result = steps(self, first)
+        vars(beams).update(before[0])
+        vars(beams.state).update({k: v for k, v in before[1].items() if v is not None})
+        return result
+
     model = frozen_model(architecture)
     expected = hypotheses(model, *sources_of(rows), [setting])[setting]
     monkeypatch.setattr(graphs, "_Stage", Replayed)
+    monkeypatch.setattr(graphs._Searched, "_steps", replayed)
     decoder = GraphedDecoder(model, setting)
     for _ in range(2):
-        assert [decoder(alone(row)) for row in rows] == expected
+        for found in every_way(decoder, rows):
+            assert found == expected
 
 
 class Watch(TorchDispatchMode):
@@ -140,7 +197,7 @@ class Watch(TorchDispatchMode):
 @ASKED
 def test_a_stage_asks_nothing_of_the_host(architecture, setting, rows, monkeypatch):
     decoder = GraphedDecoder(frozen_model(architecture), setting)
-    expected = [decoder(alone(row)) for row in rows]  # and tables are there
+    expected = every_way(decoder, rows)  # and tables are there
     calls, plain = [], graphs._Stage.__call__
 
     def watched(stage):
@@ -149,8 +206,8 @@ def test_a_stage_asks_nothing_of_the_host(architecture, setting, rows, monkeypat
             return plain(stage)
 
     monkeypatch.setattr(graphs._Stage, "__call__", watched)
-    assert [decoder(alone(row)) for row in rows] == expected
-    assert len(calls) >= 2 * (len(rows) - 1)
+    assert every_way(decoder, rows) == expected
+    assert len(calls) >= 4 * len(rows)
 
 
 def test_the_watch_sees_the_questions_of_eager_decoding(rows):
@@ -162,9 +219,8 @@ def test_the_watch_sees_the_questions_of_eager_decoding(rows):
 
 def test_what_has_no_graphs_is_refused():
     latent, transformer = frozen_model(GAUSSIAN), frozen_model(AUTOREGRESSIVE)
-    for setting in ("beam4", "sample"):
-        with pytest.raises(ConfigError, match=f"'{setting}' can't go through CUDA graphs"):
-            GraphedDecoder(transformer, setting)
+    with pytest.raises(ConfigError, match="'sample' can't go through CUDA graphs"):
+        GraphedDecoder(transformer, "sample")
     with pytest.raises(ConfigError, match="'k1-lengths3-bound' can't go through CUDA graphs"):
         GraphedDecoder(latent, "k1-lengths3-bound")
     with pytest.raises(ConfigError, match="doesn't fit"):
@@ -180,25 +236,27 @@ def test_a_source_beyond_the_positions_is_refused():
         GraphedDecoder(frozen_model(GAUSSIAN), "k0", bucket=1)(torch.full((1, LONGEST + 1), 5))
 
 
-@GPU
+@pytest.mark.gpu
 @EXACT
 @ASKED
-def test_graphs_give_the_hypotheses_of_decoding(architecture, setting, rows):
-    """On a GPU, in 64 bits: every bucket captured, then replayed in another order."""
-    model = frozen_model(architecture, where="cuda")
-    expected = [hypotheses(model, alone(row).cuda(), None, [setting])[setting][0] for row in rows]
-    decoder = GraphedDecoder(model, setting)
-    assert [decoder(alone(row).cuda()) for row in rows] == expected
+def test_graphs_give_the_hypotheses_of_decoding_on_the_cpu(architecture, setting, rows):
+    """In 64 bits: every shape captured, then replayed in another order."""
+    model = frozen_model(architecture)
+    expected = hypotheses(model, *sources_of(rows), [setting])[setting]
+    decoder = GraphedDecoder(model.to("cuda"), setting)
+    for found in every_way(decoder, rows, "cuda"):
+        assert found == expected
     captured = decoder.captured
-    assert captured >= 2
-    assert [decoder(alone(row).cuda()) for row in rows[::-1]] == expected[::-1]
+    assert captured >= 6
+    for found in every_way(decoder, rows[::-1], "cuda"):
+        assert found == expected[::-1]
     assert decoder.captured == captured
 
 
-@GPU
-def test_graphs_in_bf16_give_what_plain_calls_of_them_give(rows):
-    for architecture, setting in ((AUTOREGRESSIVE, "greedy"), (GAUSSIAN, "k4"), (FLOW, "k4")):
-        model = frozen_model(architecture, "bf16", "cuda")
-        decoder, plain = GraphedDecoder(model, setting), GraphedDecoder(model, setting, False)
-        for row in rows:
-            assert decoder(alone(row).cuda()) == plain(alone(row).cuda())
+@pytest.mark.gpu
+@pytest.mark.parametrize("weights", ["fp32", "bf16"])
+@ASKED
+def test_graphs_give_what_plain_calls_of_them_give(architecture, setting, weights, rows):
+    model = frozen_model(architecture, weights, "cuda")
+    decoder, plain = GraphedDecoder(model, setting), GraphedDecoder(model, setting, graphs=False)
+    assert every_way(decoder, rows, "cuda") == every_way(plain, rows, "cuda")

@@ -135,7 +135,7 @@ class FrozenLayer(nn.Module):
 
     def step(self, x: Tensor, cache: Tensor, at: int, source: KeysValues,
              source_bias: Tensor | None) -> Tensor:
-        """Position `at` alone, [batch, 1, d_model]; for one query an fp32 cache is fastest."""
+        """Position `at` alone, [batch, 1, d_model]."""
         qkv = self.qkv(self.norms[0](x)).view(len(x), 3, self.heads, 1, -1).to(cache.dtype)
         cache[:, :, :, at] = qkv[:, 1:, :, 0].transpose(0, 1)
         key, value = cache[:, :, :, :at + 1].unbind(0)
@@ -200,9 +200,10 @@ class FrozenTransformer(Transformer):
         self.output = Product(model.embedding.weight, None, weights)
 
     def start(self, memory, hypotheses: int, longest: int) -> DecoderState:
-        """An empty state, whose cache is in fp32."""
+        """An empty state; on a CPU its cache is in fp32, which is fastest there."""
+        weight = self.embedding.weight
         return DecoderState(self.decoder.source(memory.states), mask_bias(memory.mask), hypotheses,
-                            longest, self.embedding.weight.dtype)
+                            longest, None if weight.is_cuda else weight.dtype)
 
     def _logits(self, states: Float[Tensor, "hypotheses d_model"]) -> Tensor:
         return self.output(states)

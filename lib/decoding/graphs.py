@@ -1,86 +1,100 @@
-"""Decoding of one sentence at a time through CUDA graphs: what the GPU does without the host.
+"""Decoding through CUDA graphs: small batches of shapes that come again, without the host.
 
-A sentence alone is too little work for a GPU: eager decoding waits for the host to launch hundreds
-of small kernels. A CUDA graph launches all kernels of a stage at once, but its shapes are fixed and
-it can't ask the host anything. So sources are padded to a multiple of `BUCKET`, every shape has
-graphs of its own, captured when it first occurs, and the host is asked only between them:
+A few sentences are too little work for a GPU: eager decoding waits for the host to launch hundreds
+of small kernels a step. A CUDA graph launches all kernels of a stage at once, but its shapes are
+fixed and it can't ask the host anything. So sources are padded to a multiple of `BUCKET`, batches
+to a power of two; every shape has graphs of its own, captured when it first occurs, and the host is
+asked only between them:
 
-    k<steps>  one graph encodes and predicts the length, which the host reads; another goes from the
-              prior's mean through all refinement steps. `lib.decoding.refinement` stops when an
-              output stays; taking the remaining steps repeats it, so the hypothesis is the same.
-    greedy    one graph encodes, and one a target position makes the next subword, which the host
-              reads to see whether it is EOS; keys and values lie in a cache of fixed size.
+    k<steps>       one graph encodes and predicts the lengths, which the host reads; another goes
+                   from the prior's mean through all refinement steps. `lib.decoding.refinement`
+                   stops when an output stays; taking the remaining steps repeats it.
+    greedy, beam4  one graph encodes; one makes each next few steps of `lib.decoding.search.Beams`,
+                   after which the host reads whether all sentences are done.
 
-Beam search has no graphs: its beams change places and finish at steps that the host must know.
-Models must be frozen (`lib.decoding.frozen.freeze`): their inverse 1x1 convolutions are worked
-out beforehand, while a trainable flow compares its weights with the last ones, on the host.
+Large batches gain nothing: the GPU is busy, and `hypotheses` lets finished sentences leave. Models
+must be frozen (`lib.decoding.frozen.freeze`): their inverse 1x1 convolutions are worked out
+beforehand, while a trainable flow compares its weights with the last ones, on the host.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from lib.decoding import Procedure
+from lib.batching import padded_length
+from lib.decoding import DEFAULTS, Options, Procedure
 from lib.decoding.frozen import FrozenLatentModel, FrozenTransformer
 from lib.decoding.refinement import strip
-from lib.decoding.search import longest_target
+from lib.decoding.search import Beams, longest_target
 from lib.errors import ConfigError
 from lib.layers import LONGEST
-from lib.subword import BOS, EOS, PAD
+from lib.subword import EOS, PAD
 
 __all__ = ["GraphedDecoder"]
 
 BUCKET = 8  # source positions, with EOS: the fewer the more graphs, the more the more padding
-WARM_UP = 2  # runs before a capture: tables, workspaces and kernels are then in place
+STEPS, STEPS_ALONE = 8, 2  # of a search in one graph, even; of one sentence, that ends any time
+WARM_UP = 1  # runs before a capture: tables, workspaces and kernels are then in place
 
 
 class GraphedDecoder:
-    """Hypotheses of a frozen model, one sentence at a time; on a CPU by plain calls.
+    """Hypotheses of a frozen model, of batches of few shapes; on a CPU by plain calls.
 
     They are those of `lib.decoding.hypotheses` as far as a padded product rounds as an unpadded one
     does: exactly in high precision, nearly always in bf16. Not for two threads at once.
     """
 
-    def __init__(self, model: nn.Module, setting: str, graphs: bool | None = None,
-                 bucket: int = BUCKET):
-        """`setting`: greedy or k<steps>. `graphs`: by default where the model is on a GPU.
+    def __init__(self, model: nn.Module, setting: str, options: Options = DEFAULTS,
+                 graphs: bool | None = None, bucket: int = BUCKET):
+        """`setting`: greedy, beam<width> or k<steps>. `graphs`: by default on a GPU.
 
         Errors: ConfigError for another setting, a model that isn't frozen or of the other family,
         and for graphs on a CPU.
         """
-        procedure = Procedure.parse(setting)
-        if str(procedure) not in ("greedy", f"k{procedure.steps}"):
-            raise ConfigError(f"setting '{setting}' can't go through CUDA graphs: greedy or "
-                              "k<steps>")
-        procedure.check(model)
+        self.procedure = Procedure.parse(setting)
+        if self.procedure.search not in ("greedy", "beam") and not self.procedure.plain:
+            raise ConfigError(f"setting '{setting}' can't go through CUDA graphs: greedy, "
+                              "beam<width> or k<steps>")
+        self.procedure.check(model)
         if not isinstance(model, FrozenTransformer | FrozenLatentModel):
             raise ConfigError("only a frozen model can go through CUDA graphs: give freeze(model)")
-        self.model, self.steps, self.bucket = model, procedure.steps, bucket
+        self.model, self.options, self.bucket = model, options, bucket
         self.where = model.embedding.weight.device
-        on_gpu = self.where.type == "cuda"
-        if graphs and not on_gpu:
+        if graphs and self.where.type != "cuda":
             raise ConfigError(f"there are no CUDA graphs on {self.where}: leave graphs out")
-        self._pool = torch.cuda.graph_pool_handle() if on_gpu and graphs is not False else None
-        self._kind = _Refined if model.latents else _Greedy
-        self._buckets: dict[int, _Refined | _Greedy] = {}
+        self.pool = self.stream = None
+        if self.where.type == "cuda" and graphs is not False:
+            self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(self.where)
+        self._kind = _Refined if model.latents else _Searched
+        self._buckets: dict[tuple[int, ...], _Refined | _Searched] = {}
 
-    @torch.no_grad()  # not inference mode: tables made under it could never be trained with
-    def __call__(self, source: Int[Tensor, "1 source"]) -> list[int]:
-        """The hypothesis, without EOS, of a source with one EOS and no padding."""
-        length = source.shape[1]
-        if length == 1:
-            return []  # nothing but EOS
-        width = max(length, min(-(-length // self.bucket) * self.bucket, LONGEST))
-        if width not in self._buckets:
-            self._buckets[width] = self._kind(self, width)
-        here = self._buckets[width]
-        here.source.copy_(F.pad(source, (0, width - length), value=PAD))
-        return here.decode(length)
+    @torch.inference_mode(False)  # what is made under it could not be written on elsewhere
+    @torch.no_grad()
+    def __call__(self, source: Int[Tensor, "batch source"],
+                 mask: Bool[Tensor, "batch source"] | None = None,
+                 length: int = 0) -> list[list[int]]:
+        """The hypotheses, without EOS, of sources with one EOS.
+
+        `length`: subwords, with EOS, that each is made to have (a latent model's is padded); 0:
+        what the model decides.
+        """
+        rows, longest = source.shape
+        sizes = [longest] * rows if mask is None else mask.sum(1).tolist()
+        if max(sizes) <= 1:
+            return [[] for _ in sizes]  # nothing but EOS
+        width = max(longest, min(-(-longest // self.bucket) * self.bucket, LONGEST))
+        shape = 1 << (rows - 1).bit_length(), width, max(length, longest_target(width))
+        if shape not in self._buckets:
+            self._buckets[shape] = self._kind(self, *shape)
+        here = self._buckets[shape]
+        here.source[:rows].copy_(F.pad(source, (0, width - longest), value=PAD))
+        here.source[rows:] = here.nothing
+        found = here.decode(sizes, length)
+        return [row if size > 1 else [] for row, size in zip(found, sizes, strict=True)]
 
     @property
     def captured(self) -> int:
@@ -88,30 +102,36 @@ class GraphedDecoder:
         return sum(stage.graph is not None for bucket in self._buckets.values()
                    for stage in bucket.stages)
 
-    def _stage(self, function: Callable[[], Any]) -> "_Stage":
-        return _Stage(function, self._pool)
-
 
 class _Stage:
     """A function of tensors that stay in their places: captured once and replayed, or called.
 
-    It reads nothing on the host, and twice in a row it gives the same. Graphs of one pool share
-    memory: one never writes on the results of those captured before it, and may read no others.
+    It reads nothing on the host. Graphs of one pool share memory: one never writes on the results
+    of those captured before it, and may read no others. `writes` are the tensors that the function
+    changes, put back after it was warmed up.
     """
 
-    def __init__(self, function: Callable[[], Any], pool):
+    def __init__(self, function: Callable[[], Any], decoder: GraphedDecoder,
+                 writes: Sequence[Tensor] = ()):
         self.function, self.graph, self.result = function, None, None
-        if pool is None:
+        if decoder.pool is None:
             return
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
+        before = [tensor.clone() for tensor in writes]
+        decoder.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(decoder.stream):
             for _ in range(WARM_UP):
                 function()
-        torch.cuda.current_stream().wait_stream(aside)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=pool):
-            self.result = function()
+            for tensor, value in zip(writes, before, strict=True):
+                tensor.copy_(value)
+            decoder.stream.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            graph.capture_begin(pool=decoder.pool, capture_error_mode="thread_local")
+            try:
+                self.result = function()
+            finally:
+                graph.capture_end()
+        torch.cuda.current_stream().wait_stream(decoder.stream)
+        self.graph = graph
 
     def __call__(self) -> Any:
         """The function's result; with a graph always the same tensors, with new values."""
@@ -122,80 +142,125 @@ class _Stage:
         return self.result
 
 
-class _Refined:
-    """A latent model's stages for sources of one width."""
+class _Bucket:
+    """Stages for batches of one shape; rows that a batch lacks hold an empty source."""
 
-    def __init__(self, decoder: GraphedDecoder, width: int):
-        self.decoder, self.model = decoder, decoder.model
-        self.source = torch.full((1, width), EOS, device=decoder.where)
-        self.encode = decoder._stage(self._encode)
-        self.refine: dict[int, _Stage] = {}  # by target length
+    def __init__(self, decoder: GraphedDecoder, rows: int, width: int, longest: int):
+        self.decoder, self.model, self.longest = decoder, decoder.model, longest
+        self.nothing = torch.full((width,), PAD, device=decoder.where)
+        self.nothing[0] = EOS
+        self.source = self.nothing.repeat(rows, 1)
+
+    @property
+    def stages(self) -> list[_Stage]:
+        """All of them so far."""
+        raise NotImplementedError
+
+    def decode(self, sizes: list[int], length: int) -> list[list[int]]:
+        """Hypotheses of the sources, of `sizes` subwords, that the first rows hold."""
+        raise NotImplementedError
+
+
+class _Refined(_Bucket):
+    """A latent model's stages."""
+
+    def __init__(self, decoder: GraphedDecoder, rows: int, width: int, longest: int):
+        super().__init__(decoder, rows, width, longest)
+        self.lengths = torch.zeros(rows, dtype=torch.int64, device=decoder.where)
+        self.encode = _Stage(self._encode, decoder)
+        self.refine: dict[tuple[int, bool], _Stage] = {}  # by target length, padded or not
 
     @property
     def stages(self) -> list[_Stage]:
         """All of them so far."""
         return [self.encode, *self.refine.values()]
 
-    def decode(self, length: int) -> list[int]:
-        """The hypothesis; the source's own `length` shows in its padding."""
-        target = int(self.encode()[1])
-        if target not in self.refine:
-            self.refine[target] = self.decoder._stage(lambda: self._refine(target))
-        return strip(self.refine[target]())[0]
+    def decode(self, sizes: list[int], length: int) -> list[list[int]]:
+        """Hypotheses of the sources that the first rows hold."""
+        self.encode()
+        if length:
+            self.lengths.fill_(padded_length(length - 1, self.model.multiple))
+        lengths = self.lengths[:len(sizes)].tolist()
+        longest = max(lengths)
+        key = longest, min(lengths) < longest
+        if key not in self.refine:
+            self.refine[key] = _Stage(lambda: self._refine(*key), self.decoder)
+        return strip(self.refine[key]()[:len(sizes)])
 
     def _encode(self):
         memory = self.model.encode(self.source, self.source != PAD)
-        return memory, self.model.length_predictor.predict(memory)
+        self.lengths.copy_(self.model.length_predictor.predict(memory))
+        return memory
 
-    def _refine(self, length: int) -> Int[Tensor, "1 length"]:
-        """argmax p(y|z, x) after all steps; no target position is padding."""
-        memory = self.encode.result[0]
-        z = self.model.prior(memory, length, None).mean
-        y = self.model.decode(z, memory, None).argmax()
-        for _ in range(self.decoder.steps):
-            z = self.model.posterior(memory, y, None).mean
-            y = self.model.decode(z, memory, None).argmax()
+    def _refine(self, length: int, padded: bool) -> Int[Tensor, "rows length"]:
+        """argmax p(y|z, x) after all steps."""
+        memory, real = self.encode.result, None
+        if padded:
+            real = torch.arange(length, device=self.lengths.device) < self.lengths[:, None]
+        z = self.model.prior(memory, length, real).mean
+        y = self._decode(z, memory, real)
+        for _ in range(self.decoder.procedure.steps):
+            z = self.model.posterior(memory, y, real).mean
+            y = self._decode(z, memory, real)
         return y
 
+    def _decode(self, z: Tensor, memory, real: Tensor | None) -> Tensor:
+        y = self.model.decode(z, memory, real).argmax()
+        return y if real is None else y.masked_fill(~real, PAD)
 
-class _Greedy:
-    """A Transformer's stages for sources of one width."""
 
-    def __init__(self, decoder: GraphedDecoder, width: int):
-        self.decoder, self.model = decoder, decoder.model
-        self.longest = longest_target(width)
-        self.first = torch.full((1,), BOS, device=decoder.where)
-        self.source = torch.full((1, width), EOS, device=decoder.where)
-        self.encode = decoder._stage(self._encode)
-        self.step: list[_Stage] = []  # by target position
+class _Searched(_Bucket):
+    """A Transformer's stages."""
+
+    def __init__(self, decoder: GraphedDecoder, rows: int, width: int, longest: int):
+        super().__init__(decoder, rows, width, longest)
+        self.at_once = STEPS_ALONE if rows == 1 else STEPS
+        self.longest = -(-longest // self.at_once) * self.at_once
+        self.limits = torch.ones(rows, dtype=torch.int64, device=decoder.where)
+        self.encode = _Stage(self._encode, decoder)
+        self.steps: list[_Stage] = []  # by the first of them
 
     @property
     def stages(self) -> list[_Stage]:
         """All of them so far."""
-        return [self.encode, *self.step]
+        return [self.encode, *self.steps]
 
-    def decode(self, length: int) -> list[int]:
-        """The hypothesis; at the limit of a source of `length` subwords it must end."""
-        self.encode()
-        found: list[int] = []
-        for at in range(longest_target(length) - 1):
-            if at == len(self.step):
-                self.step.append(self.decoder._stage(lambda at=at: self._step(at)))
-            token = int(self.step[at]())
-            if token == EOS:
+    def decode(self, sizes: list[int], length: int) -> list[list[int]]:
+        """Hypotheses of the sources that the first rows hold; each must end at its own limit."""
+        limits = [length or longest_target(size) for size in sizes]
+        self.limits.copy_(torch.tensor(limits + [1] * (len(self.limits) - len(sizes))))
+        beams = self.encode()
+        for number in range(self.longest // self.at_once):
+            if number == len(self.steps):
+                first = number * self.at_once
+                self.steps.append(_Stage(lambda first=first: self._steps(first), self.decoder,
+                                         [*self._places().values(), beams.state.cache]))
+            if bool(self.steps[number]()):
                 break
-            found.append(token)
-        return found
+        return beams.found()[0][:len(sizes)]
 
-    def _encode(self):
+    def _encode(self) -> Beams:
+        procedure, penalty = self.decoder.procedure, self.decoder.options.length_penalty
         memory = self.model.encode(self.source, self.source != PAD)
-        return self.model.start(memory, 1, self.longest)
+        return Beams(self.model, memory, self.limits, procedure.width,
+                     penalty if procedure.search == "beam" else 0.0, self.longest)
 
-    def _step(self, at: int) -> Int[Tensor, "1"]:
-        """The most probable subword at a position, from the one that the step before has made."""
-        state = self.encode.result
-        state.at = at
-        log_probs = self.model.step(state, self.step[at - 1].result if at else self.first)
-        for special in (PAD, BOS):  # one by one: a list of them would come from the host
-            log_probs[:, special].fill_(-math.inf)
-        return log_probs.argmax(-1)
+    def _places(self) -> dict[str, Tensor]:
+        """The tensors that carry a search from one stage to the next."""
+        beams = self.encode.result
+        return {name: getattr(beams, name) for name in ("last", "done", *beams.carried)}
+
+    def _steps(self, first: int) -> Bool[Tensor, ""]:
+        """The next steps, whose last values go to the places of the first; whether all is done.
+
+        Their number is even, so that keys and values end in the memory that they started in.
+        """
+        beams, places = self.encode.result, self._places()
+        beams.state.at = first
+        for at in range(first, first + self.at_once):
+            beams.step(at)
+            beams.move()
+        for name, place in places.items():
+            if getattr(beams, name) is not place:
+                setattr(beams, name, place.copy_(getattr(beams, name)))
+        return beams.done.all()

@@ -170,7 +170,7 @@ class Beams(_Search):
         rows, like = len(limits), exact(memory.states)
         self.length_penalty = length_penalty
         self.scores = like.new_full((rows, width), -math.inf)  # log p of live hypotheses
-        self.scores[:, 0] = 0.0
+        self.scores[:, 0].fill_(0.0)
         self.free = torch.full_like(limits, width)  # places not yet taken by an end
         self.best = like.new_full((rows,), -math.inf)  # log p / lp of the best end
         self.ended = limits.new_zeros(rows, 2)  # at which step, after which place that was
@@ -224,7 +224,7 @@ class Beams(_Search):
 
         At the limit of a sentence there is EOS alone.
         """
-        log_probs[..., :EOS] = -math.inf  # PAD and BOS
+        log_probs[..., :EOS].fill_(-math.inf)  # PAD and BOS
         count = min(self.places, log_probs.shape[-1])
         end = F.pad(log_probs[..., EOS:EOS + 1], (0, count - 1), value=-math.inf)
         best, token = _top(log_probs, count)  # of each hypothesis
@@ -265,7 +265,7 @@ class Draws(_Search):
         """A draw for every hypothesis that hasn't ended."""
         log_probs = self.model.step(self.state, self.last.flatten())
         log_probs = log_probs.view(len(self.done), self.places, -1)
-        log_probs[..., :EOS] = -math.inf  # PAD and BOS
+        log_probs[..., :EOS].fill_(-math.inf)  # PAD and BOS
         token = draw(log_probs, self.uniform[at].index_select(0, self.sentence), self.temperature,
                      self.nucleus)
         limit = (self.limits == at + 1)[:, None]
