@@ -14,6 +14,7 @@ from lib.distributions import DiagonalGaussian, Tokens, gaussian_kl
 from lib.layers import Decoder, Embedding, Encoder, Memory, positions
 from lib.lengths import MULTIPLE, LengthPredictor
 from lib.likelihood import LogProbTerms
+from lib.noise import Noise
 from lib.objectives import target_losses
 from lib.priors import GaussianHead, build_prior
 from lib.protocol import Model
@@ -138,10 +139,10 @@ class LatentModel(Model):
         mask = batch.target_mask
         q = self.posterior(memory, batch.target, mask)
         p = self.prior(memory, batch.target.shape[1], mask)
-        rows = []
+        rows, noise = [], Noise(q.loc, generator)
         for start in range(0, samples, chunk):
             count = min(chunk, samples - start)
-            z = q.from_noise(_noise(q.loc, count, generator))
+            z = q.from_noise(noise.draw(count))
             log_p_y = self.decode(z, memory, mask).log_prob(batch.target, mask)
             parts = log_p_y, p.log_prob(z), q.log_prob(z)
             rows.append(torch.stack([part.view(len(batch), count).T for part in parts]))
@@ -150,22 +151,6 @@ class LatentModel(Model):
         lengths = torch.zeros_like(batch.target_tokens) + padded
         return LogProbTerms(log_p_y, log_p_z, log_q_z,
                             self.length_predictor.log_prob(memory, lengths))
-
-
-def _noise(like: Tensor, count: int,
-           generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
-    """Standard normal [batch * count, length, channels], drawn one sample after the other.
-
-    So the n-th sample is the same whatever `count` it is drawn with.
-    """
-    if isinstance(generator, list):
-        parts, each = like.split(1), generator
-    else:
-        parts, each = [like], [generator]
-    drawn = [torch.stack([torch.randn(part.shape, dtype=like.dtype, device=like.device,
-                                      generator=own) for _ in range(count)], 1)
-             for part, own in zip(parts, each, strict=True)]
-    return torch.cat(drawn).flatten(0, 1)
 
 
 def _kl(q: DiagonalGaussian, p, z: Tensor) -> Tensor:

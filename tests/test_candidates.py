@@ -8,7 +8,8 @@ from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, batch_of, model_of, ragged, sou
 
 from lib.decoding import candidates
 from lib.decoding.refinement import refine, trace
-from lib.decoding.search import length_normaliser, sentence_generator
+from lib.decoding.search import length_normaliser
+from lib.noise import sentence_generator
 from lib.subword import BOS, EOS, PAD
 
 VOCABULARY = 8

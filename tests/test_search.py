@@ -17,8 +17,6 @@ from lib.decoding.search import (
     length_normaliser,
     longest_target,
     sample,
-    sentence_generator,
-    source_rows,
 )
 from lib.errors import ConfigError
 from lib.layers import LONGEST
@@ -366,13 +364,3 @@ def test_draws_end_at_the_limit_without_special_subwords():
 def test_draws_that_make_no_sense_are_refused(model, how):
     with pytest.raises(ConfigError, match="samples .* temperature .* nucleus"):
         sample(model, *sources_of([[3]]), **how)
-
-
-def test_a_generator_belongs_to_its_sentence():
-    (short, long), = [source_rows(*sources_of([[3, 4], [3, 4, 5, 6]]))]
-    assert short.tolist() == [3, 4, EOS]
-    assert source_rows(*sources_of([[3, 4]]))[0].tolist() == short.tolist()
-    first = sentence_generator(short, 0).random()
-    assert sentence_generator(short.astype(np.int32), 0).random() == first
-    others = [sentence_generator(*of).random() for of in ((long, 0), (short, 1), (short, 0, 4))]
-    assert len({first, *others}) == 4

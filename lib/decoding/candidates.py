@@ -25,10 +25,11 @@ from torch import Tensor
 
 from lib.batching import padded_length
 from lib.decoding.refinement import proxy_bound, refinement_steps, strip
-from lib.decoding.search import length_normaliser, sentence_generator, source_rows
+from lib.decoding.search import length_normaliser, source_rows
 from lib.distributions import Tokens, draw, exact
 from lib.layers import Memory
 from lib.likelihood import LogProbTerms, iw_bound
+from lib.noise import normal, sentence_generator
 from lib.subword import BOS, EOS
 
 __all__ = ["Candidates", "ancestral", "best", "bound_scores", "importance_scores", "own_terms",
@@ -74,13 +75,13 @@ def propose(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "batc
     real = _real(padded.flatten(), int(padded.max()))
     prior = model.prior(memory, real.shape[1], real)
     if samples:
-        channels = model.architecture.d_latent
-        eps = np.zeros((*padded.shape, samples, real.shape[1], channels))
-        for row, ids in enumerate(source_rows(source, mask)):
-            for rank, length in enumerate(padded[row].tolist()):
-                eps[row, rank, :, :length] = sentence_generator(ids, seed, length).standard_normal(
-                    (samples, length, channels))
-        z = prior.from_noise(_like(memory, temperature * eps).flatten(0, 2))
+        lengths = padded.tolist()
+        generators = [sentence_generator(ids, seed, length)
+                      for ids, of in zip(source_rows(source, mask), lengths, strict=True)
+                      for length in of]
+        eps = normal(generators, samples, padded.flatten().tolist(), exact(memory.states[:0]),
+                     model.architecture.d_latent, temperature)
+        z = prior.from_noise(eps.flatten(0, 1))
         real = real.repeat_interleave(samples, 0)
     else:
         z = prior.mean
@@ -106,13 +107,14 @@ def ancestral(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "ba
                  uniform.view(-1, samples).to(source.device), temperature)
     lengths = table.gather(1, place).flatten()
     real = _real(lengths, int(lengths.max()))
-    eps = np.zeros((*real.shape, model.architecture.d_latent))
+    sizes = lengths.tolist()
+    eps = normal(generators, 1, sizes, exact(memory.states[:0]), model.architecture.d_latent,
+                 temperature, block=1)
     uniform = np.zeros(real.shape)
-    for row, (generator, length) in enumerate(zip(generators, lengths.tolist(), strict=True)):
-        eps[row, :length] = generator.standard_normal((length, eps.shape[-1]))
-        uniform[row, :length] = generator.random(length)
+    for row, generator, size in zip(uniform, generators, sizes, strict=True):
+        row[:size] = generator.random(size)
     prior = model.prior(memory, real.shape[1], real)
-    z = prior.from_noise(_like(memory, temperature * eps))
+    z = prior.from_noise(eps[:, 0])
     y = model.decode(z, memory, real).sample(torch.from_numpy(uniform).to(source.device),
                                              temperature)
     return _grouped(strip(y.masked_fill(~real, EOS)), len(table))
@@ -163,13 +165,11 @@ def own_terms(model, source: Int[Tensor, "batch source"],
     real = _real(lengths, target.shape[1])
     each = len(strings[0])
     q = model.posterior(memory, target, real)
-    eps = np.zeros((len(target), samples, *q.loc.shape[1:]))
-    pairs = [(words, ids) for words, row in zip(source_rows(source, mask), strings, strict=True)
-             for ids in row]
-    for row, ((words, ids), length) in enumerate(zip(pairs, lengths.tolist(), strict=True)):
-        eps[row, :, :length] = sentence_generator(words, seed, 1, *ids).standard_normal(
-            (samples, length, eps.shape[-1]))
-    z = q.from_noise(_like(memory, eps).flatten(0, 1))
+    generators = [sentence_generator(words, seed, 1, *ids)
+                  for words, row in zip(source_rows(source, mask), strings, strict=True)
+                  for ids in row]
+    eps = normal(generators, samples, lengths.tolist(), q.loc, q.loc.shape[2])
+    z = q.from_noise(eps.flatten(0, 1))
     log_p_y = model.decode(z, memory, real).log_prob(target, real)
     parts = log_p_y, model.prior(memory, target.shape[1], real).log_prob(z), q.log_prob(z)
     log_p_length = model.length_predictor.log_prob(memory, lengths.view(len(strings), each))
@@ -200,11 +200,6 @@ def best(strings: Strings, scores: Float[Tensor, "batch candidates"]) -> list[li
 
 def _real(lengths: Int[Tensor, " rows"], width: int) -> Bool[Tensor, "rows width"]:
     return torch.arange(width, device=lengths.device) < lengths[:, None]
-
-
-def _like(memory: Memory, values: np.ndarray) -> Tensor:
-    """As a tensor of the memory's device, in at least its own and float32 precision."""
-    return exact(torch.from_numpy(values).to(memory.states))
 
 
 def _grouped(rows: list[list[int]], batch: int) -> Strings:

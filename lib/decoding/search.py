@@ -6,7 +6,6 @@ search stands is in tensors alone (`Beams`, `Draws`): a step asks nothing of the
 then looks how many sentences are done.
 """
 
-import hashlib
 import math
 
 import numpy as np
@@ -18,10 +17,11 @@ from torch import Tensor
 from lib.distributions import draw, exact
 from lib.errors import ConfigError
 from lib.layers import LONGEST, Memory
+from lib.noise import sentence_generator
 from lib.subword import BOS, EOS
 
 __all__ = ["Beams", "Draws", "beam_search", "greedy", "length_normaliser", "longest_target",
-           "sample", "sentence_generator", "source_rows"]
+           "sample", "source_rows"]
 
 LOOK_EVERY = {"cpu": 1}  # steps between two looks at what is done; elsewhere they stop the device
 LOOK_ELSEWHERE = 8
@@ -312,12 +312,3 @@ def _limits(source: Tensor, mask: Tensor | None, longest: int | None) -> Int[Ten
         return torch.full((len(source),), longest)
     sizes = [source.shape[1]] * len(source) if mask is None else mask.sum(1).tolist()
     return torch.tensor([longest_target(size) for size in sizes])
-
-
-def sentence_generator(source: np.ndarray, seed: int, *of: int) -> np.random.Generator:
-    """What one sentence draws from: made of `seed`, its own subwords, and the numbers `of`.
-
-    Neither the batch, its order, its padding nor the device changes it. Equal sources draw alike.
-    """
-    digest = hashlib.sha256(source.astype("<i8").tobytes()).digest()[:16]
-    return np.random.default_rng([seed, int.from_bytes(digest, "little"), *of])
