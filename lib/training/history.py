@@ -21,7 +21,7 @@ from lib.paths import write_bytes, write_text
 __all__ = ["BEST_BY", "Validations", "best", "read_rows", "stale", "write_rows"]
 
 BEST_BY = {"bleu": ("dev_bleu", "dev_ll"), "ll": ("dev_ll", "dev_bleu")}
-"""What a checkpoint may be the best by, and what decides: dev BLEU (the paper's choice) or dev LL."""
+"""What a checkpoint may be the best by, and what decides: dev BLEU (as in the paper) or dev LL."""
 
 
 def best(rows: Sequence[dict], kl_weight: float, by: str = "bleu") -> int | None:
@@ -37,7 +37,7 @@ def best(rows: Sequence[dict], kl_weight: float, by: str = "bleu") -> int | None
 
 
 def stale(rows: Sequence[dict], kl_weight: float) -> int:
-    """Validations since the last that raised dev BLEU or dev LL to a new best, at this KL weight."""
+    """Validations at this KL weight since the last that raised dev BLEU or dev LL to a new best."""
     at_weight = [row for row in rows if row["kl_weight"] == kl_weight]
     improved = [best(at_weight, kl_weight, by) for by in BEST_BY]
     return len(at_weight) - 1 - max(improved) if at_weight else 0
