@@ -23,7 +23,7 @@ __all__ = [
 MODELS = ("tr_s", "tr_b", "tr_l", "ga_b", "ga_l", "fl_s", "fl_b", "fl_l",
           "tr_d", "na_b", "da_b", "dp_b", "ct_b", "md_b")
 SCALES = ("smoke", "mini", "paper")
-OBJECTIVES = dict.fromkeys(("dag", "ctc"), ("marginal", "best_path"))  # first: default
+OBJECTIVES = dict.fromkeys(("dag", "ctc"), ("marginal", "best_path"))  # families with a choice
 OF_THE_PAPER = ("autoregressive", "gaussian", "flow")
 GLANCING = ("independent", "dag", "ctc")  # families that can train by it
 TEACHERS = ("tr_s", "tr_b", "tr_l")  # models with a beam search
@@ -269,6 +269,9 @@ class Config:
         return described
 
 
+SECTIONS = {"architecture": Architecture, "training": Training, "evaluation": Evaluation}
+
+
 def unknown(kind: str, name: str, known) -> str:
     """The message for a name that isn't among the known ones, with the nearest of those."""
     near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
@@ -362,13 +365,33 @@ def load_dataset(name: str) -> Dataset:
     return build(Dataset, _read(PARAMS / "datasets" / f"{name}.yaml"), f"dataset {name}")
 
 
+def _values(scale: str, model: str, size: str) -> dict[str, dict]:
+    """Each section's values in a model's file, over those of the model that it is `like`."""
+    where, known = f"params/{scale}/{model}.yaml", (*SECTIONS, "iwslt", "wmt", "like")
+    loaded = _read(PARAMS / scale / f"{model}.yaml")
+    parent = loaded.pop("like", None)
+    if parent is not None and (parent == model or parent not in MODELS):
+        raise ConfigError(f"{where}: {unknown('like', parent, [m for m in MODELS if m != model])}")
+    values = _values(scale, parent, size) if parent else {section: {} for section in SECTIONS}
+    by_size = _keys(loaded.pop(size, None), f"{where}: {size}")
+    loaded.pop({"iwslt": "wmt", "wmt": "iwslt"}[size], None)
+    for name in (*loaded, *by_size):
+        if name not in SECTIONS:
+            raise ConfigError(f"{where}: {unknown('section', name, known)}")
+    for part in (loaded, by_size):
+        for section in SECTIONS:
+            values[section] |= _keys(part.get(section), f"{where}: {section}")
+    return values
+
+
 def load_config(model: str, dataset: str = "toy", scale: str = "smoke", seed: int = 1,
                 train_data: str = "raw", **overrides) -> Config:
     """The resolved settings of one run.
 
     `params/<scale>/<model>.yaml` gives `architecture`, `training` and `evaluation`; where the paper
     has two sizes, `iwslt` replaces keys for datasets of that size. `overrides` replaces single keys
-    of any of the three sections (`batch_tokens`: in training and evaluation).
+    of any of the three sections (`batch_tokens`: in training and evaluation). A file that is `like`
+    another model's holds only what differs from it.
 
     Errors: ConfigError for an unknown model, dataset, scale or parameter (with the nearest right
     one), a wrong type or a value out of range.
@@ -381,25 +404,17 @@ def load_config(model: str, dataset: str = "toy", scale: str = "smoke", seed: in
         raise ConfigError(f"seed = {seed!r} must be a whole number, 0 or more")
     data = load_dataset(dataset)
     where = f"params/{scale}/{model}.yaml"
-    loaded = _read(PARAMS / scale / f"{model}.yaml")
-    by_size = _keys(loaded.pop(data.size, None), f"{where}: {data.size}")
-    loaded.pop({"iwslt": "wmt", "wmt": "iwslt"}[data.size], None)
-    sections = {"architecture": Architecture, "training": Training, "evaluation": Evaluation}
-    for name in (*loaded, *by_size):
-        if name not in sections:
-            raise ConfigError(f"{where}: {unknown('section', name, (*sections, 'iwslt', 'wmt'))}")
     known: dict[str, list[str]] = {}
-    for section, cls in sections.items():
+    for section, cls in SECTIONS.items():
         for f in dataclasses.fields(cls):
             known.setdefault(f.name, []).append(section)
-    values = {s: {**_keys(loaded.get(s), f"{where}: {s}"), **_keys(by_size.get(s), f"{where}: {s}")}
-              for s in sections}
+    values = _values(scale, model, data.size)
     for name, value in overrides.items():
         if name not in known:
             raise ConfigError(unknown("parameter", name, known))
         for section in known[name]:
             values[section][name] = value
-    built = {s: build(cls, values[s], f"{where}, {s}") for s, cls in sections.items()}
+    built = {s: build(cls, values[s], f"{where}, {s}") for s, cls in SECTIONS.items()}
     return Config(model, scale, seed, train_data, data, **built)
 
 

@@ -39,9 +39,11 @@ def standard_normal_log_prob(eps: Float[Tensor, "samples length channels"],
     return _sum(-0.5 * (eps.square() + math.log(2 * math.pi)), mask)
 
 
-def draw(log_probs: Float[Tensor, "*batch classes"], uniform: Float[Tensor, "*batch"],
-         temperature: float = 1.0, nucleus: float = 1.0) -> Int[Tensor, "*batch"]:
+def draw(log_probs: Float[Tensor, "*batch classes"], uniform: Float[Tensor, "*batch_and_samples"],
+         temperature: float = 1.0, nucleus: float = 1.0) -> Int[Tensor, "*batch_and_samples"]:
     """The class that a uniform number in [0, 1) falls on: the inverse of the cumulative sum.
+
+    `uniform` has shape [*batch], or [*batch, samples] for several draws.
 
     Classes have probability softmax(log_probs / temperature); `nucleus` below 1 leaves only the
     most probable ones, as few as reach that mass together.
@@ -51,9 +53,11 @@ def draw(log_probs: Float[Tensor, "*batch classes"], uniform: Float[Tensor, "*ba
         probs, order = probs.sort(dim=-1, descending=True, stable=True)
         probs = probs.masked_fill(probs.cumsum(-1) - probs >= nucleus, 0.0)
     cumulative = probs.cumsum(-1)
-    point = uniform.double()[..., None] * cumulative[..., -1:]
+    several = uniform.dim() == log_probs.dim()
+    point = (uniform if several else uniform[..., None]).double() * cumulative[..., -1:]
     place = torch.searchsorted(cumulative, point, right=True).clamp(max=probs.shape[-1] - 1)
-    return (place if order is None else order.gather(-1, place))[..., 0]
+    place = place if order is None else order.gather(-1, place)
+    return place if several else place[..., 0]
 
 
 @dataclass(frozen=True)

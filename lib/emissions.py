@@ -116,10 +116,10 @@ class Emissions:
         return (torch.cat([part.values for part in found]).view(shape),
                 torch.cat([part.indices for part in found]).view(shape))
 
-    def sample(self, uniform: Float[Tensor, "batch length"],
-               temperature: float = 1.0) -> Int[Tensor, "batch length"]:
-        """A subword drawn at each position from p(subword)^(1 / temperature), normalised anew."""
-        parts = zip(self._log_probs(), uniform.flatten().split(self._at_once()), strict=True)
+    def sample(self, uniform: Float[Tensor, "batch length *samples"],
+               temperature: float = 1.0) -> Int[Tensor, "batch length *samples"]:
+        """Subwords drawn at each position from p(subword)^(1 / temperature), normalised anew."""
+        parts = zip(self._log_probs(), uniform.flatten(0, 1).split(self._at_once()), strict=True)
         found = [draw(log_probs, u, temperature) for log_probs, u in parts]
         return torch.cat(found).view(uniform.shape)
 

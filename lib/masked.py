@@ -32,7 +32,7 @@ from lib.lengths import MULTIPLE, LengthPredictor, endings
 from lib.likelihood import LogProbTerms
 from lib.subword import EOS
 
-__all__ = ["MaskedModel"]
+__all__ = ["MaskedModel", "most_confident"]
 
 MOST_EXACT = 10  # positions up to which all orders are summed: 2^T passes
 

@@ -25,7 +25,8 @@ class Model(nn.Module):
     latents = False
     """whether there are a prior(), a posterior() and a decode() of continuous latent variables"""
     decoding: str
-    """the search that fits (`lib.decoding`): stepwise | parallel"""
+    """the search that fits (`lib.decoding`): stepwise, parallel (with latent variables), graph,
+    alignment, positions, unmasking"""
     procedures: tuple[str, ...]
     """the kinds of procedure that `lib.decoding` offers for it; `nucleus` is a kind of its own"""
     architecture: Architecture

@@ -12,8 +12,13 @@
                                   -lengths5, or -samples3); CHOICE among them is one of
                                   bound, iw<samples>, teacher: a score (lib/decoding/candidates.py)
                                   chrf, bleu: minimum Bayes risk (see lib/decoding/risk.py)
+    lookahead, viterbi            of a graph (Da), and greedy, beam4, too (lib/decoding/paths.py)
+    m4, mT                        masked (Md): 4 unmasking steps, or one a position
+    confident, confident@0.7      masked: one draw in the order of mT (lib/decoding/filling.py)
+    mbr16-chrf-confident@0.7      ... of 16 draws by that
 
-Stepwise models are the autoregressive ones, parallel models those with latent variables.
+Stepwise models are the autoregressive ones, parallel models those with latent variables. Na and Ct
+have greedy, Ct beam4, and all have sample and mbr16-chrf.
 """
 
 from collections.abc import Sequence
@@ -25,10 +30,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lib.batching import SEQUENCES
-from lib.decoding import candidates, risk, search
+from lib.decoding import candidates, filling, paths, risk, search
 from lib.decoding.procedures import Procedure
 from lib.decoding.refinement import refine
-from lib.decoding.search import beam_search, greedy
 from lib.errors import DataError
 from lib.layers import LONGEST
 from lib.runtime import device_positions
@@ -36,6 +40,7 @@ from lib.subword import BOS, EOS, PAD
 
 __all__ = ["DEFAULTS", "Options", "Procedure", "hypotheses"]
 
+PATHS, FILLING = ("graph", "alignment"), ("positions", "unmasking")  # `Model.decoding`
 POSITIONS = 2**16  # hypotheses times source subwords that a CPU decodes together
 LOGITS = 2**30  # numbers, at one position of every hypothesis, that search holds together
 
@@ -129,16 +134,25 @@ def _decode(model, source: Tensor, mask: Tensor | None, job: dict[str, Procedure
         steps = [p.steps for p in job.values() if p.plain]
         refined = refine(model, *part, steps) if steps else {}
         for setting, procedure in job.items():
-            result[setting] += refined[procedure.steps] if steps else _PROCEDURES[
-                procedure.search](model, *part, procedure, options)
+            result[setting] += refined[procedure.steps] if steps else _PROCEDURES.get(
+                procedure.search, _search)(model, *part, procedure, options)
     return result
 
 
 def _search(model, source: Tensor, mask: Tensor | None, p: Procedure,
             options: Options) -> list[list[int]]:
-    if p.search == "greedy":
-        return greedy(model, source, mask)
-    return beam_search(model, source, mask, p.width, options.length_penalty)[0]
+    """A search that has one result and draws nothing."""
+    if p.search == "unmask":
+        return filling.unmask(model, source, mask, p.steps)
+    if p.search == "lookahead":
+        return paths.lookahead(model, source, mask)
+    if p.search == "viterbi":
+        return paths.viterbi(model, source, mask, options.length_penalty)
+    if p.search == "beam":
+        beam = paths.beam if model.decoding in PATHS else search.beam_search
+        return beam(model, source, mask, p.width, options.length_penalty)[0]
+    own = {"positions": filling, **dict.fromkeys(PATHS, paths)}.get(model.decoding, search)
+    return own.greedy(model, source, mask)
 
 
 def _sample(model, source: Tensor, mask: Tensor | None, p: Procedure,
@@ -146,6 +160,11 @@ def _sample(model, source: Tensor, mask: Tensor | None, p: Procedure,
     """A draw, or the one among several that minimum Bayes risk chooses."""
     if model.decoding == "parallel":
         drawn = candidates.ancestral(model, source, mask, p.samples, p.temperature, options.seed)
+    elif model.decoding in PATHS:
+        drawn = paths.draws(model, source, mask, p.samples, p.temperature, options.seed)
+    elif model.decoding in FILLING:
+        drawn = filling.draws(model, source, mask, p.samples, p.temperature, p.policy,
+                              options.seed)
     else:
         drawn = search.sample(model, source, mask, p.samples, p.temperature, p.nucleus,
                               options.seed)
@@ -172,7 +191,7 @@ def _best_of(model, source: Tensor, mask: Tensor | None, p: Procedure,
     return [row[0] for row in strings]
 
 
-_PROCEDURES = {"greedy": _search, "beam": _search, "sample": _sample, "refine": _best_of}
+_PROCEDURES = {"sample": _sample, "refine": _best_of}
 
 
 def _consensus(strings: candidates.Strings, vocabulary, utility: str) -> list[list[int]]:

@@ -32,8 +32,8 @@ from lib.likelihood import LogProbTerms, iw_bound
 from lib.noise import normal, sentence_generator
 from lib.subword import BOS, EOS
 
-__all__ = ["Candidates", "ancestral", "best", "bound_scores", "importance_scores", "own_terms",
-           "propose", "teacher_scores"]
+__all__ = ["Candidates", "ancestral", "best", "bound_scores", "drawn_lengths", "grouped",
+           "importance_scores", "own_terms", "propose", "teacher_scores"]
 
 Strings = list[list[list[int]]]  # [sentence][candidate], subwords without EOS
 
@@ -86,7 +86,7 @@ def propose(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "batc
     else:
         z = prior.mean
     *_, end = refinement_steps(model, memory, z, real, steps)
-    return Candidates(_grouped(strip(end.y), len(padded)), padded, log_p_length, end.z, end.y,
+    return Candidates(grouped(strip(end.y), len(padded)), padded, log_p_length, end.z, end.y,
                       real)
 
 
@@ -99,15 +99,8 @@ def ancestral(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "ba
     its first EOS, so strings that no training target looks like count as their beginnings.
     """
     memory = model.encode(source, mask)
-    table, log_probs = model.length_predictor.table(memory, beyond=8)
-    generators = [sentence_generator(ids, seed, 0, sample)
-                  for ids in source_rows(source, mask) for sample in range(samples)]
-    uniform = torch.tensor([g.random() for g in generators], dtype=torch.float64)
-    place = draw(log_probs[:, None].expand(-1, samples, -1),
-                 uniform.view(-1, samples).to(source.device), temperature)
-    lengths = table.gather(1, place).flatten()
-    real = _real(lengths, int(lengths.max()))
-    sizes = lengths.tolist()
+    real, generators = drawn_lengths(model, memory, source, mask, samples, temperature, seed)
+    sizes = real.sum(1).tolist()
     eps = normal(generators, 1, sizes, exact(memory.states[:0]), model.architecture.d_latent,
                  temperature, block=1)
     uniform = np.zeros(real.shape)
@@ -117,7 +110,22 @@ def ancestral(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "ba
     z = prior.from_noise(eps[:, 0])
     y = model.decode(z, memory, real).sample(torch.from_numpy(uniform).to(source.device),
                                              temperature)
-    return _grouped(strip(y.masked_fill(~real, EOS)), len(table))
+    return grouped(strip(y.masked_fill(~real, EOS)), len(source))
+
+
+def drawn_lengths(model, memory: Memory, source: Int[Tensor, "batch source"],
+                  mask: Bool[Tensor, "batch source"] | None, samples: int, temperature: float,
+                  seed: int) -> tuple[Bool[Tensor, "rows positions"], list[np.random.Generator]]:
+    """Padded lengths drawn from p(T|x), `samples` a sentence that lie together: the real positions
+    of each, and the generator that its further draws come from.
+    """
+    table, log_probs = model.length_predictor.table(memory, beyond=8)
+    generators = [sentence_generator(ids, seed, 0, sample)
+                  for ids in source_rows(source, mask) for sample in range(samples)]
+    uniform = torch.tensor([g.random() for g in generators], dtype=torch.float64)
+    place = draw(log_probs, uniform.view(-1, samples).to(source.device), temperature)
+    lengths = table.gather(1, place).flatten()
+    return _real(lengths, int(lengths.max())), generators
 
 
 @torch.no_grad()
@@ -202,7 +210,7 @@ def _real(lengths: Int[Tensor, " rows"], width: int) -> Bool[Tensor, "rows width
     return torch.arange(width, device=lengths.device) < lengths[:, None]
 
 
-def _grouped(rows: list[list[int]], batch: int) -> Strings:
+def grouped(rows: list[list[int]], batch: int) -> Strings:
     """Rows by sentence."""
     count = len(rows) // batch
     return [rows[i * count:(i + 1) * count] for i in range(batch)]

@@ -19,6 +19,7 @@ from lib import runtime
 from lib.autoregressive import DecoderState, Transformer
 from lib.distributions import Tokens, exact
 from lib.errors import ConfigError
+from lib.filling import FillingModel
 from lib.flows import ActNorm, Coupling, Glow, InvertibleLinear, put_together, take_apart, unsqueeze
 from lib.latent import LatentModel
 from lib.layers import (
@@ -56,6 +57,8 @@ def freeze(model: nn.Module, weights: str = "auto") -> nn.Module:
     if weights == "auto":
         weights = "bf16" if runtime.has_fast_bf16(where) else "fp32"
     plain = copy.deepcopy(model).eval().requires_grad_(False)
+    if isinstance(model, FillingModel):
+        return _freeze_filling(plain, weights)
     family = FrozenTransformer if isinstance(model, Transformer) else FrozenLatentModel
     with torch.no_grad():
         return family(plain, weights).eval()
@@ -183,6 +186,14 @@ def _freeze_stack(stack: nn.Module, weights: str) -> nn.Module:
     if hasattr(stack, "source"):
         stack.source = FrozenKeysValues(stack.source, weights)
     return stack
+
+
+def _freeze_filling(model: FillingModel, weights: str) -> FillingModel:
+    """A model that fills in subwords; lengths and transitions stay in its own precision."""
+    model.encoder = _freeze_stack(model.encoder, weights)
+    model.decoder = _freeze_stack(model.decoder, weights)
+    model.output = Product(model.embedding.weight, None, weights)
+    return model
 
 
 def _normalised(layer: WeightNormLinear, weights: str) -> Product:

@@ -8,14 +8,19 @@ from lib.errors import ConfigError
 
 __all__ = ["Procedure"]
 
-NAMES = ("greedy, beam<width>, e.g. beam4, sample, nucleus<mass>, mbr<samples>-chrf, or "
-         "k<refinement steps>, e.g. k1, k1-lengths5-iw10 (all in lib/decoding)")
-EXAMPLES = {"beam": "beam4", "nucleus": "nucleus0.9", "refine": "k0, k1, k4"}
+NAMES = ("greedy, beam<width>, e.g. beam4, sample, nucleus<mass>, mbr<samples>-chrf, lookahead, "
+         "viterbi, m<unmasking steps>, e.g. m4, mT, or k<refinement steps>, e.g. k1, "
+         "k1-lengths5-iw10 (all in lib/decoding)")
+EXAMPLES = {"beam": "beam4", "nucleus": "nucleus0.9", "refine": "k0, k1, k4", "unmask": "m4, mT"}
 
 _NUMBER = r"\d+(?:\.\d+)?"
-_DRAW = rf"(?:sample|nucleus(?P<nucleus>{_NUMBER}))(?:@(?P<temperature>{_NUMBER}))?"
+_DRAW = (rf"(?:sample|(?P<policy>confident)|nucleus(?P<nucleus>{_NUMBER}))"
+         rf"(?:@(?P<temperature>{_NUMBER}))?")
 _PATTERNS = {
     "greedy": r"greedy",
+    "lookahead": r"lookahead",
+    "viterbi": r"viterbi",
+    "unmask": r"m(?P<steps>\d+|T)",
     "beam": r"beam(?P<width>\d+)",
     "sample": _DRAW,
     "mbr": rf"mbr(?P<samples>\d+)-(?P<choice>chrf|bleu)(?:-{_DRAW})?",
@@ -30,17 +35,19 @@ class Procedure:
     """A way to get hypotheses; `Procedure.parse` reads its name, `str` writes it."""
 
     search: str
-    """greedy | beam | sample (nucleus too) | refine"""
+    """greedy | lookahead | viterbi | beam | sample (nucleus, confident too) | refine | unmask"""
     width: int = 1
     """beam width"""
     steps: int = 0
-    """refinement steps"""
+    """refinement or unmasking steps; 0 unmasking steps: one a position"""
     lengths: int = 0
     """the most probable lengths to try; 0: the predicted one"""
     samples: int = 0
     """draws from p(y|x), or prior samples a length; 0: the prior's mean"""
     temperature: float = 1.0
     nucleus: float = 1.0
+    policy: str = ""
+    """of draws from a masked model: "" (an order drawn uniformly) | confident"""
     choice: str = ""
     """among several candidates: bound | iw | teacher | chrf | bleu"""
     importance: int = 0
@@ -61,12 +68,17 @@ class Procedure:
         found = {key: text for key, text in groups.items() if text is not None}
         if found.get("choice", "").startswith("iw"):
             found["choice"] = "iw"
+        if kind == "unmask":
+            if not found["steps"].strip("0"):
+                raise ConfigError(f"decoding setting '{name}': unmasking takes 1 step or more, or "
+                                  "mT, one a position")
+            found["steps"] = found["steps"].replace("T", "0")
         numbers = {key: float(text) if key in ("temperature", "nucleus") else int(text)
-                   for key, text in found.items() if key != "choice"}
+                   for key, text in found.items() if key not in ("choice", "policy")}
         if kind == "sample":
             numbers["samples"] = 1
         procedure = cls("sample" if kind == "mbr" else kind, choice=found.get("choice", ""),
-                        **numbers)
+                        policy=found.get("policy", ""), **numbers)
         procedure._check(name, found)
         return procedure
 
@@ -106,13 +118,16 @@ class Procedure:
 
     def __str__(self) -> str:
         tempered = "" if self.temperature == 1 else f"@{self.temperature:g}"
-        if self.search == "greedy":
-            return "greedy"
+        if self.search in ("greedy", "lookahead", "viterbi"):
+            return self.search
+        if self.search == "unmask":
+            return f"m{self.steps or 'T'}"
         if self.search == "beam":
             return f"beam{self.width}"
         choice = self.choice + (str(self.importance) if self.choice == "iw" else "")
         if self.search == "sample":
-            drawn = "sample" if self.nucleus == 1 else f"nucleus{self.nucleus:g}"
+            drawn = self.policy or (
+                "sample" if self.nucleus == 1 else f"nucleus{self.nucleus:g}")
             drawn += tempered
             if not choice:
                 return drawn
@@ -128,7 +143,8 @@ class Procedure:
         Errors: ConfigError for another family's procedure, a missing or unfitting teacher, and a
         missing vocabulary.
         """
-        if ("nucleus" if self.nucleus < 1 else self.search) not in model.procedures:
+        kind = self.policy or ("nucleus" if self.nucleus < 1 else self.search)
+        if kind not in model.procedures:
             fits = ", ".join(EXAMPLES.get(kind, kind) for kind in model.procedures)
             raise ConfigError(f"decoding setting '{self}' doesn't fit this family of model; "
                               f"use {fits} ...")

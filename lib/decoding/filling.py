@@ -1,0 +1,101 @@
+"""Search with models that fill in the positions of a length chosen beforehand: Na and Md.
+
+Every position has EOS or a subword, and a string ends at its first EOS (`lib.lengths.endings`).
+Md's positions are filled in some order, which is the policy of a search:
+
+    m<steps>    the predicted length, all positions unknown; each step fills the most confident ones
+                with their most probable subwords, all positions being shared out evenly over the
+                steps; mT, and any number of steps from T on, one position a step
+    sample      the length and then the subwords drawn, one position at a time in an order drawn
+                uniformly: the distribution that the ELBO bounds
+    confident   the same in the order of mT, the most confident position next: the distribution
+                whose likelihood is `MaskedModel.policy_log_prob`
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from lib.decoding.candidates import Strings, drawn_lengths, grouped
+from lib.decoding.refinement import strip
+from lib.masked import most_confident
+from lib.subword import EOS
+
+__all__ = ["draws", "greedy", "unmask"]
+
+
+@torch.no_grad()
+def greedy(model, source: Int[Tensor, "batch source"],
+           mask: Bool[Tensor, "batch source"] | None) -> list[list[int]]:
+    """The most probable subword at each position of the predicted length."""
+    memory = model.encode(source, mask)
+    real = _predicted(model, memory)
+    return _strings(model.subwords(memory, real).best()[1], real)
+
+
+@torch.no_grad()
+def unmask(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"] | None,
+           steps: int = 0) -> list[list[int]]:
+    """Hypotheses after `steps` steps; 0 for one a position. See the module."""
+    memory = model.encode(source, mask)
+    real = _predicted(model, memory)
+    lengths = real.sum(1, keepdim=True)
+    each = lengths if not steps else lengths.clamp(max=steps)  # steps that a sentence takes
+    known, ids = torch.zeros_like(real), torch.full(real.shape, EOS, device=real.device)
+    for step in range(1, int(each.max()) + 1):
+        found = model.subwords(memory, ids, known, real)
+        confidence, best = found.best()
+        confidence = confidence.masked_fill(known | ~real, -torch.inf)
+        rank = confidence.argsort(dim=1, descending=True, stable=True).argsort(1)
+        goal = -(-lengths * step // each)  # rounded up
+        now = (rank < goal - known.sum(1, keepdim=True)) & real & ~known
+        ids, known = torch.where(now, best, ids), known | now
+    return _strings(ids, real)
+
+
+@torch.no_grad()
+def draws(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"] | None,
+          samples: int = 1, temperature: float = 1.0, policy: str = "",
+          seed: int = 0) -> Strings:
+    """`samples` draws from p(y|x) a sentence, the length's with them.
+
+    `temperature` divides the logits of length and subwords. `policy`: "" (an order drawn uniformly)
+    or "confident"; a model whose positions are independent fills all of them at once.
+    """
+    memory = model.encode(source, mask)
+    real, generators = drawn_lengths(model, memory, source, mask, samples, temperature, seed)
+    order, uniform = np.full(real.shape, 2.0), np.zeros(real.shape)
+    for row, (generator, length) in enumerate(zip(generators, real.sum(1).tolist(), strict=True)):
+        order[row, :length], uniform[row, :length] = generator.random((2, length))
+    order, uniform = (torch.from_numpy(x).to(real.device) for x in (order, uniform))
+    if model.decoding == "positions":
+        ids = model.subwords(memory, real).sample(uniform, temperature)
+    else:
+        ids = _in_turn(model, memory, real, order.argsort(1), uniform, temperature, policy)
+    return grouped(_strings(ids, real), len(source))
+
+
+def _in_turn(model, memory, real: Bool[Tensor, "rows length"], order: Int[Tensor, "rows length"],
+             uniform: Tensor, temperature: float, policy: str) -> Int[Tensor, "rows length"]:
+    """Positions filled one at a time; the i-th of each row takes its i-th uniform number."""
+    known, ids = torch.zeros_like(real), torch.full(real.shape, EOS, device=real.device)
+    for at in range(real.shape[1]):
+        which = order[:, at:at + 1]
+        if policy == "confident":
+            which = most_confident(model.subwords(memory, ids, known, real), known, real)
+        found = model.subwords(memory, ids, known, real, which)
+        drawn = found.sample(uniform[:, at:at + 1], temperature)
+        now = torch.zeros_like(real).scatter(1, which, True) & real & ~known
+        ids, known = torch.where(now, drawn, ids), known | now
+    return ids
+
+
+def _predicted(model, memory) -> Bool[Tensor, "batch length"]:
+    """Which positions the predicted lengths have."""
+    lengths = model.length_predictor.predict(memory)
+    return torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+
+
+def _strings(ids: Int[Tensor, "rows length"], real: Bool[Tensor, "rows length"]) -> list[list[int]]:
+    return strip(ids.masked_fill(~real, EOS))
