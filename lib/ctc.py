@@ -19,7 +19,7 @@ from lib.config import Evaluation
 from lib.emissions import Emissions
 from lib.filling import UNKNOWN
 from lib.layers import Memory
-from lib.likelihood.paths import alignments_log_prob, best_alignment
+from lib.likelihood.path_sums import alignments_log_prob, best_alignment
 from lib.subword import EOS
 from lib.upsampling import UpsampledModel, word_counts
 

@@ -24,7 +24,7 @@ from lib.distributions import exact
 from lib.emissions import Emissions
 from lib.filling import UNKNOWN
 from lib.layers import Memory
-from lib.likelihood.paths import NOTHING, best_path, paths_log_prob
+from lib.likelihood.path_sums import NOTHING, best_path, paths_log_prob
 from lib.upsampling import UpsampledModel, word_counts
 
 __all__ = ["DagModel", "Graph", "Transitions"]

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from lib.batching import Batch
+from lib.batching import Batch, Tokenised
 from lib.config import Architecture, Evaluation, Training
 from lib.layers import Memory
 from lib.likelihood import LogProbTerms
@@ -56,6 +56,13 @@ class Model(nn.Module):
                mask: Bool[Tensor, "batch source"] | None) -> Memory:
         """The encoded source, where search starts."""
         return self.encoder(self.embedding(source), mask)
+
+    def impossible(self, data: Tokenised) -> int:
+        """How many pairs have probability 0, and are left out of the training loss.
+
+        Errors: ConfigError where they are too many.
+        """
+        return 0
 
     def initialisations(self, step: int, training: Training) -> list[str]:
         """What `initialise` has to do before this step (from 1), from its first batch."""

@@ -181,11 +181,18 @@ class Score:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """A log-likelihood in its accounting's unit: mean, standard error over sentences, samples K."""
+    """A log-likelihood in its accounting's unit: mean, standard error over sentences, samples K.
+
+    Where some sentences are `impossible` (probability 0) mean and error are NaN, and those of the
+    others are beside them.
+    """
 
     mean: float
     standard_error: float
     samples: int = 1
+    impossible: int = 0
+    mean_of_possible: float = math.nan
+    standard_error_of_possible: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -201,7 +208,8 @@ class Metrics:
     """How one run did on the test set.
 
     bleu: by decoding setting (`greedy`, `beam4`, `k0` ... `k8`, `mbr16-chrf`); `headline` names the
-    setting whose BLEU and hypotheses are the run's own.
+    setting whose BLEU and hypotheses are the run's own. objective: what training minimised
+    (`Config.objective`).
     log_likelihood: by accounting. convergence: whether the importance-weighted bound has converged
     (`lib.evaluation.scoring.convergence`). diagnostics: of the latent variable, none without one.
     """
@@ -219,6 +227,7 @@ class Metrics:
     test_set: TestSet
     step: int = 0
     dev_bleu: float = math.nan
+    objective: str = ""
     convergence: dict = field(default_factory=dict)
     diagnostics: dict[str, float] = field(default_factory=dict)
     speed: dict = field(default_factory=dict)

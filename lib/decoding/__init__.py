@@ -12,13 +12,13 @@
                                   -lengths5, or -samples3); CHOICE among them is one of
                                   bound, iw<samples>, teacher: a score (lib/decoding/candidates.py)
                                   chrf, bleu: minimum Bayes risk (see lib/decoding/risk.py)
-    lookahead, viterbi            of a graph (Da), and greedy, beam4, too (lib/decoding/paths.py)
+    lookahead, viterbi            of a graph (Da), which has greedy and beam4, too; Ct has these two
+                                  (lib/decoding/path_search.py), Na greedy
     m4, mT                        masked (Md): 4 unmasking steps, or one a position
-    confident, confident@0.7      masked: one draw in the order of mT (lib/decoding/filling.py)
+    confident, confident@0.7      masked: one draw in the order of mT (lib/decoding/unmasking.py)
     mbr16-chrf-confident@0.7      ... of 16 draws by that
 
-Stepwise models are the autoregressive ones, parallel models those with latent variables. Na and Ct
-have greedy, Ct beam4, and all have sample and mbr16-chrf.
+Stepwise models are the autoregressive ones, parallel models those with latent variables.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lib.batching import SEQUENCES
-from lib.decoding import candidates, filling, paths, risk, search
+from lib.decoding import candidates, path_search, risk, search, unmasking
 from lib.decoding.procedures import Procedure
 from lib.decoding.refinement import refine
 from lib.errors import DataError
@@ -143,15 +143,15 @@ def _search(model, source: Tensor, mask: Tensor | None, p: Procedure,
             options: Options) -> list[list[int]]:
     """A search that has one result and draws nothing."""
     if p.search == "unmask":
-        return filling.unmask(model, source, mask, p.steps)
+        return unmasking.unmask(model, source, mask, p.steps)
     if p.search == "lookahead":
-        return paths.lookahead(model, source, mask)
+        return path_search.lookahead(model, source, mask)
     if p.search == "viterbi":
-        return paths.viterbi(model, source, mask, options.length_penalty)
+        return path_search.viterbi(model, source, mask, options.length_penalty)
     if p.search == "beam":
-        beam = paths.beam if model.decoding in PATHS else search.beam_search
+        beam = path_search.beam if model.decoding in PATHS else search.beam_search
         return beam(model, source, mask, p.width, options.length_penalty)[0]
-    own = {"positions": filling, **dict.fromkeys(PATHS, paths)}.get(model.decoding, search)
+    own = {"positions": unmasking, **dict.fromkeys(PATHS, path_search)}.get(model.decoding, search)
     return own.greedy(model, source, mask)
 
 
@@ -161,9 +161,9 @@ def _sample(model, source: Tensor, mask: Tensor | None, p: Procedure,
     if model.decoding == "parallel":
         drawn = candidates.ancestral(model, source, mask, p.samples, p.temperature, options.seed)
     elif model.decoding in PATHS:
-        drawn = paths.draws(model, source, mask, p.samples, p.temperature, options.seed)
+        drawn = path_search.draws(model, source, mask, p.samples, p.temperature, options.seed)
     elif model.decoding in FILLING:
-        drawn = filling.draws(model, source, mask, p.samples, p.temperature, p.policy,
+        drawn = unmasking.draws(model, source, mask, p.samples, p.temperature, p.policy,
                               options.seed)
     else:
         drawn = search.sample(model, source, mask, p.samples, p.temperature, p.nucleus,

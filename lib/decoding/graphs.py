@@ -61,7 +61,8 @@ class GraphedDecoder:
                               "beam<width> or k<steps>")
         self.procedure.check(model)
         if not isinstance(model, FrozenTransformer | FrozenLatentModel):
-            raise ConfigError("only a frozen model can go through CUDA graphs: give freeze(model)")
+            raise ConfigError("only a frozen Transformer or latent model can go through CUDA "
+                              "graphs: give freeze(model)")
         self.model, self.options, self.bucket = model, options, bucket
         self.where = model.embedding.weight.device
         if graphs and self.where.type != "cuda":

@@ -14,8 +14,9 @@ from sacrebleu.metrics import CHRF
 from lib import runtime
 from lib.batching import collate, evaluation_batches, padded_length
 from lib.bleu import bleu, resample_weights, resampled_bleu, with_interval
-from lib.config import Config
+from lib.config import Config, unknown
 from lib.decoding import Options
+from lib.errors import ConfigError
 from lib.evaluation.scoring import TrainedRun, accountings, convergence, likelihoods, load_run
 from lib.models import count_parameters, model_class
 from lib.paths import write_text
@@ -42,9 +43,11 @@ def mbr_setting(config: Config) -> str:
 
 def evaluate(config: Config, progress: bool = True) -> dict:
     """Score a run's best checkpoint on the test set; returns what metrics.json holds."""
-    threads = runtime.prepare()
+    threads, settings = runtime.prepare(), decoding_settings(config)
+    if config.evaluation.headline not in settings:
+        raise ConfigError(unknown("headline", config.evaluation.headline, settings))
     run = load_run(config)
-    settings, references = decoding_settings(config), run.task.references("test")
+    references = run.task.references("test")
     samples = 1 if run.model.likelihood == "exact" else config.evaluation.samples
     lines = _translations(run, settings, progress)
     speed = {setting: _speed(run, setting) for setting in settings}
@@ -58,6 +61,7 @@ def evaluate(config: Config, progress: bool = True) -> dict:
             sentences[name] = np.nan
     metrics = {
         "model": config.model, "family": config.architecture.family,
+        "objective": config.objective, "likelihood": run.model.likelihood,
         "dataset": config.dataset.name, "scale": config.scale, "train_data": config.train_data,
         "seed": config.seed, "parameters": count_parameters(run.model), "step": run.step,
         "dev_bleu": run.dev_bleu,

@@ -190,9 +190,19 @@ def _rows(batch: Batch, terms: LogProbTerms, padded: torch.Tensor, samples: int,
 # ---- what a table of sentences says ----
 
 def accountings(sentences: pd.DataFrame, samples: int) -> dict[str, dict]:
-    """Mean, standard error over sentences, and number of samples, by accounting."""
-    return {name: _ratio(*likelihood_terms(sentences, name)) | {"samples": samples}
-            for name in ACCOUNTINGS}
+    """Mean, standard error over sentences, and number of samples, by accounting.
+
+    Where the model gives some sentences probability 0, no mean is finite: `mean` is then None,
+    `impossible` says how many they are, and `mean_of_possible` what the others have.
+    """
+    possible = np.isfinite(sentences["log_prob"].to_numpy(np.float64))
+    found = {name: _ratio(*likelihood_terms(sentences[possible], name)) for name in ACCOUNTINGS}
+    if not possible.all():
+        found = {name: {"mean": None, "standard_error": None, "impossible": int((~possible).sum()),
+                        "mean_of_possible": ratio["mean"],
+                        "standard_error_of_possible": ratio["standard_error"]}
+                 for name, ratio in found.items()}
+    return {name: ratio | {"samples": samples} for name, ratio in found.items()}
 
 
 def ladder(samples: int) -> list[int]:
@@ -212,7 +222,9 @@ def convergence(sentences: pd.DataFrame, samples: int) -> dict:
     effective sample size and the mean largest normalised weight.
     """
     if "elbo" not in sentences or sentences["elbo"].isna().all():
-        return {"lower_bound": False, "statement": "exact"}
+        never = int(np.isinf(sentences["log_prob"]).sum())
+        told = f"exact; {never:,} of {len(sentences):,} sentences have probability 0"
+        return {"lower_bound": False, "statement": told if never else "exact"}
     known = {k: sentences["log_prob" if k == samples else f"iw_bound_{k}"]
              for k in (*ladder(samples), samples)}
     terms = {k: {name: likelihood_terms(sentences.assign(log_prob=bound), name)

@@ -76,6 +76,7 @@ class Trainer:
                            self.settings.dropout).to(self.device)
         if self.settings.compile and self.device.type == "cuda":
             compile_layers(self.model)
+        self.impossible = self.model.impossible(self.data)
         self.average = WeightAverage(self.model, self.settings.average)
         self.optimiser = torch.optim.Adam(
             self.model.parameters(), betas=self.settings.adam_betas, eps=self.settings.adam_epsilon,
@@ -186,6 +187,7 @@ class Trainer:
             record.write(self.folder, self.config, {
                 "parameters": count_parameters(self.model), "reads": self.reads,
                 "vocabulary": self.task.vocabulary.fingerprint, "training_pairs": len(self.data),
+                "impossible_pairs": self.impossible,
                 "device": str(self.device), "threads": self.threads})
         if not self.history:
             return

@@ -56,7 +56,9 @@ def dev_scores(model, data: Tokenised, vocabulary: Vocabulary, references: list[
     `history.Validations`.
 
     `dev_ll` is the importance-weighted bound with few samples, or exact, plus the length's
-    log-probability. Draws are the same at every validation, and leave the global random state be.
+    log-probability. Sentences that the model gives probability 0 aren't in it (-inf in `log_prob`);
+    `dev_impossible` counts them where there can be any. Draws are the same at every validation, and
+    leave the global random state be.
     """
     where = next(model.parameters()).device
     generator = torch.Generator(where).manual_seed(0)
@@ -77,7 +79,9 @@ def dev_scores(model, data: Tokenised, vocabulary: Vocabulary, references: list[
     lines = translate(model, data, vocabulary, [setting], batch_tokens=tokens)[setting]
     count = float(sums.pop("tokens"))
     scores = {f"dev_{name}": float(value) / count for name, value in sums.items()}
-    scores |= {"dev_ll": float(log_prob.sum()) / int((data.target_lengths + 1).sum()),
+    possible = log_prob.isfinite().numpy()
+    scores |= {"dev_ll": float(log_prob[possible].sum()) / int(
+                   (data.target_lengths[possible] + 1).sum()),
                "dev_bleu": bleu(lines, references)[0].score}
     return scores, {"log_prob": log_prob,
                     "counts": torch.as_tensor(bleu_statistics(lines, references))}

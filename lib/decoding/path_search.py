@@ -32,7 +32,7 @@ from lib.decoding.search import (
 from lib.distributions import draw
 from lib.emissions import Emissions
 from lib.layers import Memory
-from lib.likelihood.paths import NOTHING
+from lib.likelihood.path_sums import NOTHING
 from lib.subword import BOS, EOS
 
 __all__ = ["beam", "collapse", "draws", "greedy", "lookahead", "viterbi"]
