@@ -8,7 +8,7 @@ from lib.errors import CheckpointError
 from lib.paths import write_text
 from lib.runs import RunFolder
 from lib.training import checkpoints, parallel
-from lib.training.search_space import read_record
+from lib.training.choice import choice
 
 __all__ = ["check_free", "read", "write", "write_evaluation"]
 
@@ -25,8 +25,8 @@ def write(folder: RunFolder, config: Config, about: dict) -> None:
     """Every setting, with what the trainer tells `about` the run, and what it runs on."""
     described = {**config.as_dict(), **about, "processes": parallel.processes(),
                  "versions": runtime.versions(), "commit": runtime.commit()}
-    if search := read_record(config):
-        described["search"] = search  # how warm-up and dropout were chosen
+    if chosen := choice(config):
+        described["search"] = chosen  # how rate, warm-up and dropout were chosen
     _write(folder, described)
 
 

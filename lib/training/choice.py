@@ -1,0 +1,81 @@
+"""What may be chosen by dev BLEU before a model is trained, and what was.
+
+The paper chooses warm-up and dropout so, by model and data set; here it is the same few values for
+every family. They lie in `params/search/<scale>.yaml`, with what a trial changes of a run (fewer
+steps); `lib.training.trials` runs the trials.
+"""
+
+import dataclasses
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from lib.config import Config, Training, load_config, unknown
+from lib.errors import ConfigError
+from lib.paths import PARAMS, outputs_root
+from lib.runs import RunFolder
+from lib.training import history
+
+__all__ = ["TrialFolder", "choice", "trial_folder", "trials"]
+
+_SETTINGS = [field.name for field in dataclasses.fields(Training)]
+
+
+@dataclass(frozen=True)
+class TrialFolder(RunFolder):
+    """A trial's folder, `search/<dataset>/<scale>/<model>/<trial>/` below the outputs."""
+
+    trial: str = ""
+
+    @property
+    def path(self) -> Path:
+        """The trial's folder."""
+        return (outputs_root() / "search" / self.dataset / self.scale / self.model / self.trial)
+
+
+def trials(config: Config) -> dict[str, Config]:
+    """Name -> settings of every trial for a model on raw text, in the order of the file.
+
+    Errors: ConfigError for a file that isn't there, no list of values, an unknown setting or a
+    value out of range.
+    """
+    path = PARAMS / "search" / f"{config.scale}.yaml"
+    where = f"params/search/{path.name}"
+    if not path.exists():
+        raise ConfigError(f"{where} isn't there: write it, a list of values for each setting")
+    loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values, changes = (loaded.get(name) if isinstance(loaded, dict) else None
+                       for name in ("values", "trial"))
+    if not isinstance(values, dict) or not values or not all(
+            isinstance(some, list) and some for some in values.values()):
+        raise ConfigError(f"{where} must give, below `values`, each setting a list of values, e.g. "
+                          "warmup_steps: [400, 800]")
+    changes = changes or {}
+    if wrong := {*values, *changes} - set(_SETTINGS):
+        raise ConfigError(f"{where}: {unknown('setting of training', min(wrong), _SETTINGS)}")
+    found = {}
+    for chosen in itertools.product(*values.values()):
+        settings = dict(zip(values, chosen, strict=True))
+        found[",".join(f"{name}={value}" for name, value in settings.items())] = load_config(
+            config.model, config.dataset.name, config.scale, config.seed, **changes, **settings)
+    return found
+
+
+def trial_folder(config: Config, trial: str) -> TrialFolder:
+    """Where a trial for a model lies."""
+    return TrialFolder(config.dataset.name, config.scale, config.model, trial=trial)
+
+
+def choice(config: Config) -> dict:
+    """The `chosen` trial, and the best dev BLEU of each in `trials`; {} until all are there."""
+    scores = {}
+    for trial in trials(config) if (PARAMS / "search" / f"{config.scale}.yaml").exists() else ():
+        rows = history.read_rows(trial_folder(config, trial).history)
+        at_full_weight = [float(row["dev_bleu"]) for row in rows
+                          if row["kl_weight"] == rows[-1]["kl_weight"]]
+        if not at_full_weight:
+            return {}
+        scores[trial] = max(at_full_weight)
+    return {"chosen": max(scores, key=scores.__getitem__), "trials": scores} if scores else {}
