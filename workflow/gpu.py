@@ -32,6 +32,7 @@ from lib.host import allowed_cores, die_with_parent
 from lib.paths import ROOT, cache_root, outputs_root, write_text
 from lib.runs import RunFolder, run_folder
 from lib.training import Trainer, checkpoints
+from lib.training.choice import trials
 from workflow.grid.workflow import Grid
 
 __all__ = ["Job", "Plan", "main", "pack", "work_off"]
@@ -73,6 +74,8 @@ class Plan:
     """what a run may take with nothing beside it: model -> seconds; `other` for the rest"""
     overrides: dict = field(default_factory=dict)
     """settings of params/ for every stage"""
+    trials: tuple[str, ...] = ()
+    """models whose rate, warm-up and dropout are tried before everything else"""
 
     @classmethod
     def read(cls, name: str) -> "Plan":
@@ -88,6 +91,8 @@ class Plan:
         for grid in plan.grids:
             for run in grid.runs:
                 grid.config(run)
+        for model in plan.trials:
+            load_config(model, plan.dataset, plan.scale)
         return plan
 
     @property
@@ -101,6 +106,12 @@ class Plan:
     def jobs(self) -> list[Job]:
         """Every job once, each after those that it needs."""
         jobs: dict[str, Job] = {}
+        for model in self.trials:
+            words = ("-m", "lib.training.trials", "--model", model, "--dataset", self.dataset,
+                     "--scale", self.scale, "--trial")
+            for number in range(1, 1 + len(trials(load_config(model, self.dataset, self.scale)))):
+                name = f"{model} trial {number}"
+                jobs[name] = Job(name, (*words, str(number)), (), self._seconds(model))
         for grid in self.grids:
             for run in grid.runs:
                 self._add(jobs, grid, run)
@@ -134,8 +145,10 @@ class Plan:
                  "--model", run.model, "--train-data", run.train_data, "--seed", str(run.seed),
                  "--overrides", json.dumps(grid.overrides), *more)
         kind = name if name in self.seconds else run.model
-        return Job(name, words, tuple(needs), float(self.seconds.get(
-            kind, self.seconds.get("other", 0))))
+        return Job(name, words, tuple(needs), self._seconds(kind))
+
+    def _seconds(self, kind: str) -> float:
+        return float(self.seconds.get(kind, self.seconds.get("other", 0)))
 
 
 # ---- one job, in a process of its own ----
@@ -294,6 +307,8 @@ def pack(folder: Path, largest: int = 15 * MIB) -> list[Path]:
     for metrics in sorted((root / "runs").glob("*/*/*/*/s*/metrics.json")):
         groups.append([metrics.parent / name for name in KEPT])
     groups.append(sorted((root / "bench").glob("*")))
+    groups.append([path for name in ("config.json", "history.csv")
+                   for path in sorted((root / "search").glob(f"*/*/*/*/{name}"))])
     groups.append(sorted((root / "distilled").glob("*/*/*/*.json")))
     folder.mkdir(parents=True, exist_ok=True)
     archives: list[Path] = []
