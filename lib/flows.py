@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from lib.affine import affine, put_together, take_apart
 from lib.layers import (
     DecoderLayer,
     KeysValues,
@@ -24,10 +25,7 @@ from lib.layers import (
     positions,
 )
 
-__all__ = [
-    "ActNorm", "Condition", "Coupling", "Glow", "InvertibleLinear", "put_together", "squeeze",
-    "take_apart", "unsqueeze",
-]
+__all__ = ["ActNorm", "Condition", "Coupling", "Glow", "InvertibleLinear", "squeeze", "unsqueeze"]
 
 HEAD = 32  # channels of one head of the invertible 1x1 convolution
 
@@ -162,45 +160,41 @@ class Coupling(nn.Module):
         self.norm = nn.LayerNorm(self.width)
         self.out = WeightNormLinear(self.width, self.width * (2 if kind == "affine" else 1))
 
-    def _shift_and_scale(self, kept: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
-        """Shift and log scale, in the flow's own precision."""
+    def _network(self, kept: Tensor, condition: Condition) -> Tensor:
+        """Shift and raw scale side by side, from the half that stays."""
         bias = condition.bias
         if self.split == "t" and bias is not None:
             bias = bias[..., ::2]
         x = kept + positions(kept.shape[1], self.width, kept.device, kept.dtype)
-        x = self.norm(self.layer(x, bias, condition.source, condition.source_bias))
-        out = self.out(x).to(kept.dtype)
-        if self.kind == "additive":
-            return out, None
-        shift, raw = out.chunk(2, -1)
-        return shift, F.logsigmoid(raw + 2.0)
+        return self.out(self.norm(self.layer(x, bias, condition.source, condition.source_bias)))
 
-    def _log_abs_det(self, log_scale: Tensor | None, like: Tensor, mask: Tensor | None) -> Tensor:
-        if log_scale is None:
-            return like.new_zeros(like.shape[0])
-        if mask is not None:
-            mask = mask[:, ::2] if self.split == "t" else mask
-            log_scale = log_scale * mask[..., None]
-        return log_scale.sum((1, 2))
+    def _moved_mask(self, condition: Condition) -> Tensor | None:
+        """The mask of the positions that are moved."""
+        mask = condition.mask
+        return mask if mask is None or self.split != "t" else mask[:, ::2]
 
     def forward(self, z: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """Density direction."""
         kept, moved = take_apart(z, self.split)
-        shift, log_scale = self._shift_and_scale(kept, condition)
-        moved = moved + shift
-        if log_scale is not None:
-            moved = moved * log_scale.exp()
-        eps = put_together(kept, moved, self.split)
-        return eps, self._log_abs_det(log_scale, z, condition.mask)
+        out = self._network(kept, condition)
+        if self.kind == "affine":
+            return affine(z, out, self._moved_mask(condition), self.split)
+        eps = put_together(kept, moved + out.to(z.dtype), self.split)
+        return eps, z.new_zeros(z.shape[0])
 
     def inverse(self, eps: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """Sampling direction."""
         kept, moved = take_apart(eps, self.split)
-        shift, log_scale = self._shift_and_scale(kept, condition)
-        if log_scale is not None:
-            moved = moved * (-log_scale).exp()
-        z = put_together(kept, moved - shift, self.split)
-        return z, -self._log_abs_det(log_scale, eps, condition.mask)
+        out = self._network(kept, condition).to(eps.dtype)
+        if self.kind == "additive":
+            return put_together(kept, moved - out, self.split), eps.new_zeros(eps.shape[0])
+        shift, raw = out.chunk(2, -1)
+        log_scale = F.logsigmoid(raw + 2.0)
+        z = put_together(kept, moved * (-log_scale).exp() - shift, self.split)
+        mask = self._moved_mask(condition)
+        if mask is not None:
+            log_scale = log_scale * mask[..., None]
+        return z, -log_scale.sum((1, 2))
 
 
 class Glow(nn.Module):
@@ -348,25 +342,6 @@ def squeeze(z: Float[Tensor, "batch length channels"]) -> Tensor:
 def unsqueeze(z: Float[Tensor, "batch half twice"]) -> Tensor:
     """The inverse of `squeeze`."""
     return z.unflatten(2, (-1, 2)).transpose(2, 3).flatten(1, 2)
-
-
-def take_apart(z: Tensor, split: str) -> tuple[Tensor, Tensor]:
-    """The part that a coupling leaves alone, and the part that it moves."""
-    if split == "c":
-        kept, moved = z.chunk(2, -1)
-        return kept, moved
-    if split == "a":
-        return z[..., 0::2], z[..., 1::2]
-    return z[:, 0::2], z[:, 1::2]
-
-
-def put_together(kept: Tensor, moved: Tensor, split: str) -> Tensor:
-    """The inverse of `take_apart`."""
-    if split == "c":
-        return torch.cat([kept, moved], -1)
-    if split == "a":
-        return torch.stack([kept, moved], -1).flatten(-2)
-    return torch.stack([kept, moved], 2).flatten(1, 2)
 
 
 def _lengths(z: Tensor, mask: Tensor | None) -> Tensor:

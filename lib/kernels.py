@@ -1,4 +1,4 @@
-"""Kernels of our own for a GPU, in Triton: the output layer's softmax in two passes over memory.
+"""Kernels of our own for a GPU, in Triton: the output layer's softmax, and the affine coupling.
 
 Where there is no Triton (torch for a CPU comes without), `available` says so and nothing else here
 may be called.
@@ -16,10 +16,11 @@ try:
 except ImportError:
     triton = None
 
-__all__ = ["available", "softmax_slope"]
+__all__ = ["affine", "affine_backward", "available", "softmax_slope"]
 
-BLOCK = 4096  # columns that a program holds together
+BLOCK = 4096  # columns of logits that a program holds together
 WARPS = 8
+ROWS = 4  # positions of a coupling that a program moves
 
 
 def available(where: torch.device) -> bool:
@@ -42,6 +43,44 @@ def softmax_slope(logits: Float[Tensor, "rows vocabulary"], target: Int[Tensor, 
                             vocabulary, smoothing, KEEP_ALL=keep is None, BLOCK=BLOCK,
                             num_warps=WARPS)
     return nll, uniform
+
+
+def affine(z: Float[Tensor, "batch length channels"], out: Float[Tensor, "batch rows twice"],
+           mask: Bool[Tensor, "batch rows"] | None,
+           split: str) -> tuple[Float[Tensor, "batch length channels"], Float[Tensor, " batch"]]:
+    """`lib.affine.affine`; all tensors are contiguous."""
+    batch, rows, twice = out.shape
+    eps = torch.empty_like(z)
+    log_scale = torch.empty(batch, rows, dtype=z.dtype, device=z.device)
+    keep = out if mask is None else mask.contiguous()
+    _affine[_grid(batch * rows)](z, out, keep, eps, log_scale, batch * rows, twice // 2,
+                                 KEEP_ALL=mask is None, **_layout(twice // 2, split))
+    return eps, log_scale.sum(1)
+
+
+def affine_backward(grad: Float[Tensor, "batch length channels"],
+                    eps: Float[Tensor, "batch length channels"],
+                    out: Float[Tensor, "batch rows twice"], direct: Float[Tensor, "batch rows 1"],
+                    split: str) -> tuple[Tensor, Tensor]:
+    """Gradients of z and `out`; direct: that of each position's summed log scale."""
+    batch, rows, twice = out.shape
+    by_z, by_out = torch.empty_like(eps), torch.empty_like(out)
+    _affine_backward[_grid(batch * rows)](grad, eps, out, direct, by_z, by_out, batch * rows,
+                                          twice // 2, **_layout(twice // 2, split))
+    return by_z, by_out
+
+
+def _grid(rows: int) -> tuple[int]:
+    return (-(-rows // ROWS),)
+
+
+def _layout(half: int, split: str) -> dict[str, int]:
+    """Where the halves lie: of `2 half` numbers, the kept ones first or each before its moved one.
+
+    Halves of the channels and two times side by side look alike in memory.
+    """
+    return {"APART": 2 if split == "a" else 1, "ALTERNATE": split == "a", "ROWS": ROWS,
+            "BLOCK": 1 << (half - 1).bit_length()}
 
 
 if triton is not None:
@@ -74,4 +113,48 @@ if triton is not None:
             tl.store(here + at, tl.where(kept, slope, 0.0).to(logits.dtype.element_ty),
                      mask=at < vocabulary)
 
-    _softmax_slope = triton.jit(inspect.unwrap(_softmax_slope))  # of its own code, not of a check
+    def _affine(z, out, keep, eps, log_scale, rows, half, KEEP_ALL: tl.constexpr,
+                APART: tl.constexpr, ALTERNATE: tl.constexpr, ROWS: tl.constexpr,
+                BLOCK: tl.constexpr):
+        """Some positions a program, all channels of each."""
+        row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+        column = tl.arange(0, BLOCK)[None, :]
+        real = (row < rows) & (column < half)
+        kept = row * 2 * half + column * APART
+        moved = kept + (1 if ALTERNATE else half)
+        there = row * 2 * half + column
+        x = tl.load(z + moved, mask=real, other=0.0)
+        shift = tl.load(out + there, mask=real, other=0.0).to(tl.float32)
+        raw = tl.load(out + there + half, mask=real, other=0.0).to(tl.float32) + 2.0
+        # log sigmoid(raw), and its exponential
+        lower = tl.minimum(raw, 0.0) - tl.log(1.0 + tl.exp(-tl.abs(raw)))
+        tl.store(eps + kept, tl.load(z + kept, mask=real, other=0.0), mask=real)
+        tl.store(eps + moved, (x + shift) * tl.exp(lower), mask=real)
+        summed = tl.sum(tl.where(real, lower, 0.0), 1)[:, None]
+        if not KEEP_ALL:
+            counts = tl.load(keep + row, mask=row < rows, other=0) != 0
+            summed = tl.where(counts, summed, 0.0)
+        tl.store(log_scale + row, summed, mask=row < rows)
+
+    def _affine_backward(grad, eps, out, direct, by_z, by_out, rows, half, APART: tl.constexpr,
+                         ALTERNATE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+        """The same positions."""
+        row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+        column = tl.arange(0, BLOCK)[None, :]
+        real = (row < rows) & (column < half)
+        kept = row * 2 * half + column * APART
+        moved = kept + (1 if ALTERNATE else half)
+        there = row * 2 * half + column
+        raw = tl.load(out + there + half, mask=real, other=0.0).to(tl.float32) + 2.0
+        scale = 1.0 / (1.0 + tl.exp(-raw))
+        above = tl.load(grad + moved, mask=real, other=0.0)
+        log_det = tl.load(direct + row, mask=row < rows, other=0.0)
+        by_raw = (above * tl.load(eps + moved, mask=real, other=0.0) + log_det) * (1.0 - scale)
+        tl.store(by_z + kept, tl.load(grad + kept, mask=real, other=0.0), mask=real)
+        tl.store(by_z + moved, above * scale, mask=real)
+        tl.store(by_out + there, (above * scale).to(out.dtype.element_ty), mask=real)
+        tl.store(by_out + there + half, by_raw.to(out.dtype.element_ty), mask=real)
+
+    _softmax_slope, _affine, _affine_backward = (
+        triton.jit(inspect.unwrap(function))  # of its own code, not of a check around it
+        for function in (_softmax_slope, _affine, _affine_backward))

@@ -16,11 +16,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lib import runtime
+from lib.affine import put_together, take_apart
 from lib.autoregressive import DecoderState, Transformer
 from lib.distributions import Tokens, exact
 from lib.errors import ConfigError
 from lib.filling import FillingModel
-from lib.flows import ActNorm, Coupling, Glow, InvertibleLinear, put_together, take_apart, unsqueeze
+from lib.flows import ActNorm, Coupling, Glow, InvertibleLinear, unsqueeze
 from lib.latent import LatentModel
 from lib.layers import (
     DecoderLayer,
