@@ -4,7 +4,9 @@ Where there is no Triton (torch for a CPU comes without), `available` says so an
 may be called.
 """
 
+import functools
 import inspect
+import warnings
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,7 +27,20 @@ ROWS = 4  # positions of a coupling that a program moves
 
 def available(where: torch.device) -> bool:
     """Whether kernels run on tensors of this device."""
-    return triton is not None and where.type == "cuda"
+    return triton is not None and where.type == "cuda" and _works()
+
+
+@functools.cache
+def _works() -> bool:
+    """Whether Triton can compile here: it needs a C compiler, too."""
+    try:
+        softmax_slope(torch.zeros(1, 2, device="cuda"), torch.zeros(1, dtype=torch.long,
+                                                                    device="cuda"), None, 0.0)
+    except Exception as error:  # of many kinds, none of which should end a training
+        warnings.warn(f"no kernels of our own, torch's instead, for Triton fails: "
+                      f"{str(error).strip().splitlines()[-1]}", stacklevel=3)
+        return False
+    return True
 
 
 def softmax_slope(logits: Float[Tensor, "rows vocabulary"], target: Int[Tensor, " rows"],

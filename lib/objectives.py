@@ -37,7 +37,7 @@ class _TokenLosses(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, target, keep, smoothing, dtype):
+    def forward(ctx, hidden, weight, target, keep, smoothing, dtype, differentiable):
         rows, vocabulary = hidden.shape[0], weight.shape[0]
         exact = torch.promote_types(dtype, torch.float32)
         h, w = hidden.to(dtype), weight.to(dtype)
@@ -58,9 +58,10 @@ class _TokenLosses(torch.autograd.Function):
                 here, even, slope = _slope(logits.to(exact), ids[:, None], kept, smoothing)
             nll += here
             uniform += even
-            slope = slope.to(dtype)
-            torch.mm(slope, w, out=grad_h[start:start + chunk])
-            grad_w += slope.T @ part
+            if differentiable:
+                slope = slope.to(dtype)
+                torch.mm(slope, w, out=grad_h[start:start + chunk])
+                grad_w += slope.T @ part
         ctx.save_for_backward(grad_h, grad_w)
         ctx.dtypes = hidden.dtype, weight.dtype
         loss = (1.0 - smoothing) * nll + smoothing * uniform
@@ -71,7 +72,7 @@ class _TokenLosses(torch.autograd.Function):
     def backward(ctx, grad_loss, _):
         grad_h, grad_w = ctx.saved_tensors
         return ((grad_h * grad_loss).to(ctx.dtypes[0]), (grad_w * grad_loss).to(ctx.dtypes[1]),
-                None, None, None, None)
+                None, None, None, None, None)
 
 
 def _slope(logits: Tensor, ids: Tensor, keep: Tensor | None,
@@ -109,7 +110,8 @@ def token_losses(hidden: Float[Tensor, "tokens d_model"],
     (Szegedy et al. 2016). Only the first may be minimised, only the second may be reported.
     Where `keep` is False a row counts nowhere.
     """
-    return _TokenLosses.apply(hidden, weight, target, keep, smoothing, compute_dtype(hidden))
+    return _TokenLosses.apply(hidden, weight, target, keep, smoothing, compute_dtype(hidden),
+                              torch.is_grad_enabled())
 
 
 def target_losses(states: Float[Tensor, "batch length d_model"],

@@ -78,9 +78,10 @@ class Trainer:
             compile_layers(self.model)
         self.impossible = self.model.impossible(self.data)
         self.average = WeightAverage(self.model, self.settings.average)
+        captured = self.device.type == "cuda" and takes_fixed_shapes(self.settings, self.device)
         self.optimiser = torch.optim.Adam(
             self.model.parameters(), betas=self.settings.adam_betas, eps=self.settings.adam_epsilon,
-            fused=True, capturable=self.device.type == "cuda")
+            fused=True, capturable=captured)
         self.kept: dict[str, dict] = {}  # the first process's: what best.pt and best_ll.pt hold
         self._groups: list = []
         self._replica: nn.Module | None = None

@@ -75,6 +75,7 @@ class FixedStep:
         self._rate, self._weight, self._inverse, self._decay = self._scalars.unbind()
         for group in optimiser.param_groups:
             group["lr"] = self._rate
+        optimiser._warned_capturable_if_run_uncaptured = True  # a first step is by plain calls
         self._gradient, self._gradients = _flat(self.parameters)
         self._sums = torch.zeros(TERMS, dtype=torch.float64, device=self.where)
         self._log = torch.zeros(READ_EVERY, TERMS + 1, dtype=torch.float64, device=self.where)
