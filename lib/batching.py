@@ -186,7 +186,8 @@ def tokenise(pairs, vocabulary, *, key: str | None = None,
 
 # ---- batches ------------------------------------------------------------------------------------
 
-def _cut(rows: np.ndarray, width: np.ndarray, bucket: np.ndarray, tokens: int) -> list[np.ndarray]:
+def _cut(rows: np.ndarray, width: np.ndarray, bucket: np.ndarray, tokens: int,
+         sequences: int = SEQUENCES) -> list[np.ndarray]:
     """Cut rows into groups of one bucket with len(group) x widest <= tokens (at least one row).
 
     `width` [rows] must not increase inside a bucket: a group's first row is then its widest.
@@ -195,7 +196,7 @@ def _cut(rows: np.ndarray, width: np.ndarray, bucket: np.ndarray, tokens: int) -
     groups, start = [], 0
     for end in ends:
         while start < end:
-            stop = min(start + max(1, min(SEQUENCES, tokens // int(width[start]))), int(end))
+            stop = min(start + max(1, min(sequences, tokens // int(width[start]))), int(end))
             groups.append(rows[start:stop])
             start = stop
     return groups
@@ -269,17 +270,18 @@ def _check_widths(data: Tokenised, rows: np.ndarray, width: np.ndarray, tokens: 
                           f" takes {width.max()} positions: raise tokens or lower max_tokens")
 
 
-def evaluation_batches(data: Tokenised, tokens: int, multiple: int) -> list[np.ndarray]:
+def evaluation_batches(data: Tokenised, tokens: int, multiple: int,
+                       sequences: int = SEQUENCES) -> list[np.ndarray]:
     """Groups of rows by falling length, every row once: what doesn't fit in memory fails first.
 
-    A group's rows x max(longest source, longest padded target) is at most `tokens`; a row that is
-    wider than `tokens` makes a group of its own.
+    A group's rows x max(longest source, longest padded target) is at most `tokens`, its rows at
+    most `sequences`; a row that is wider than `tokens` makes a group of its own.
     """
     source = data.source_lengths + 1
     target = padded_length(data.target_lengths, multiple)
     width = np.maximum(source, target)
     order = np.lexsort((-(source + target), -width))
-    return _cut(order, width[order], np.zeros_like(order), tokens)
+    return _cut(order, width[order], np.zeros_like(order), tokens, sequences)
 
 
 def _pad(ids: np.ndarray, offsets: np.ndarray, rows: np.ndarray, multiple: int):

@@ -58,19 +58,19 @@ def _rounds_medium() -> bool:
             or torch.cpu._is_amx_tile_supported())
 
 
-def device_positions(where: torch.device, on_cpu: int) -> int:
+def device_positions(where: torch.device, on_cpu: int, size: int = POSITION_BYTES) -> int:
     """Positions, times beam or samples, that are decoded or scored together.
 
-    On a CPU `on_cpu`: what stays in its caches. On a GPU what half of its free memory holds, a
-    power of two so that like cards cut alike; runs side by side on one card share it
-    ($DISCREPANCY_SIDE_BY_SIDE of them).
+    On a CPU `on_cpu`: what stays in its caches. On a GPU what half of its free memory holds at
+    `size` bytes each, a power of two so that like cards cut alike; runs side by side on one card
+    share it ($DISCREPANCY_SIDE_BY_SIDE of them).
     """
     if where.type != "cuda":
         return on_cpu
     free = (torch.cuda.mem_get_info(where)[0] + torch.cuda.memory_reserved(where)
             - torch.cuda.memory_allocated(where))
     runs = max(1, int(os.environ.get("DISCREPANCY_SIDE_BY_SIDE", "1")))
-    fitting = max(1, free // (2 * runs * POSITION_BYTES))
+    fitting = max(1, free // (2 * runs * size))
     return max(on_cpu, min(MOST_POSITIONS, 1 << (fitting.bit_length() - 1)))
 
 

@@ -144,6 +144,12 @@ def test_a_pair_wider_than_the_budget_is_refused_in_training_only(corpus):
     assert len(groups[0]) == 1
 
 
+def test_evaluation_batches_have_no_more_rows_than_they_may(corpus):
+    groups = evaluation_batches(corpus, 300, 1, sequences=7)
+    assert sorted(np.concatenate(groups)) == list(range(len(corpus)))
+    assert max(map(len, groups)) == 7 < max(map(len, evaluation_batches(corpus, 300, 1)))
+
+
 @pytest.mark.parametrize("multiple", [1, 4])
 def test_evaluation_batches_hold_every_row_once_by_falling_length(corpus, multiple):
     groups = evaluation_batches(corpus, 300, multiple)

@@ -154,6 +154,14 @@ def test_a_draw_is_the_inverse_of_the_cumulative_sum():
     assert cold == [0, 1, 1, 2, 2, 3]
 
 
+def test_the_most_probable_subwords_are_the_same_in_parts(monkeypatch):
+    tokens = Tokens(torch.randn(7, 5, 8), torch.randn(30, 8))
+    expected = (tokens.states @ tokens.weight.T).argmax(-1)
+    for numbers in (1, 300, 2**24):
+        monkeypatch.setattr(distributions, "LOGITS_AT_ONCE", numbers)
+        assert torch.equal(tokens.argmax(), expected)
+
+
 def test_subwords_are_drawn_by_their_logits(monkeypatch):
     monkeypatch.setattr(distributions, "LOGITS_AT_ONCE", 20)  # a row at a time
     tokens = Tokens(torch.randn(6, 4, 3), torch.randn(5, 3))

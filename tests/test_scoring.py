@@ -1,7 +1,9 @@
 """Scoring a test set: accountings and convergence by hand, draws that no batch changes, memory."""
 
+import copy
 import math
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -199,6 +201,23 @@ def test_however_the_set_is_cut_a_sentence_keeps_its_numbers(architecture, model
     pd.testing.assert_frame_equal(pd.concat(parts).sort_index(), whole, rtol=1e-4, atol=1e-4)
     other = likelihoods(run, data, 20, seed=1, progress=False)
     assert (abs(other["elbo"] - whole["elbo"]) > 1e-3).all()  # other draws show
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("architecture", "model"), [(GAUSSIAN, "ga_b"), (FLOW, "fl_s")])
+def test_on_a_gpu_too_a_sentence_keeps_its_numbers(architecture, model, isolated):
+    """Whole, in thirds, and fewer samples as the first of more: draws come in blocks."""
+    on_cpu = run_of(architecture, model, precision="fp32")
+    run = replace(on_cpu, model=copy.deepcopy(on_cpu.model).to("cuda"))
+    data = tokenised(ragged(24, VOCABULARY, 14))
+    whole = likelihoods(run, data, 40, progress=False)
+    shards = [np.arange(start, 24, 3) for start in range(3)]
+    parts = [likelihoods(run, data.take(rows), 40, progress=False).set_index(rows)
+             for rows in shards]
+    pd.testing.assert_frame_equal(pd.concat(parts).sort_index(), whole, rtol=1e-3, atol=1e-3)
+    other = likelihoods(on_cpu, data, 400, progress=False)
+    spread = (whole["elbo"] - other["elbo"]).std()
+    assert abs((whole["elbo"] - other["elbo"]).mean()) < 5 * spread / 24**0.5
 
 
 @pytest.mark.parametrize(("architecture", "model"), [(GAUSSIAN, "ga_b"), (FLOW, "fl_s")])

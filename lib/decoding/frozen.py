@@ -12,7 +12,7 @@ import warnings
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from lib import runtime
@@ -228,9 +228,9 @@ class FrozenTokens(Tokens):
         super().__init__(exact(states), weight)
         object.__setattr__(self, "output", output)
 
-    def argmax(self) -> Int[Tensor, "samples length"]:
-        """The most probable subword at every position."""
-        return self.output(self.states).max(-1).indices
+    def logits(self, states: Float[Tensor, "samples length d_model"]) -> Tensor:
+        """What softmax makes probabilities of, [samples, length, vocabulary]."""
+        return self.output(states)
 
 
 class FrozenLatentModel(LatentModel):

@@ -45,6 +45,7 @@ __all__ = ["distil", "distilled_set", "distilled_texts", "main"]
 
 SHARD_LINES = 2000  # training pairs a shard
 BATCH_TOKENS = 4096  # source positions decoded at once, each with a beam of its own
+ON_GPU = 2**15  # the same there: a number that free memory doesn't change
 SCORED_PAIRS = 100_000  # evenly spaced pairs that BLEU and complexity are over, at most
 
 logger = logging.getLogger(__name__)
@@ -151,7 +152,8 @@ def _job(config: Config, lines: int) -> _Job:
         "training_pairs": every, "distilled_pairs": len(train),
         "max_tokens": config.dataset.max_tokens, "beam": config.evaluation.beam,
         "length_penalty": config.evaluation.length_penalty, "precision": "bf16" if fast else "fp32",
-        "shard_lines": SHARD_LINES, "batch_tokens": BATCH_TOKENS}
+        "shard_lines": SHARD_LINES,
+        "batch_tokens": ON_GPU if runtime.device().type == "cuda" else BATCH_TOKENS}
     # in place of the references stand the sources: nothing of a target is left to be looked at
     sources = replace(train, target_ids=train.source_ids, target_offsets=train.source_offsets)
     return _Job(teacher, distilled_set(config, lines), sources, too_long, settings)
@@ -179,15 +181,18 @@ def _translate(job: _Job, data: Tokenised, bar: tqdm) -> list[str]:
     """The teacher's beam-search translation of one shard, in corpus order, longest first."""
     model, setting = job.teacher.model, f"beam{job.settings['beam']}"
     where = next(model.parameters()).device
-    lines = [""] * len(data)
-    for rows in evaluation_batches(data, BATCH_TOKENS, 1):
+    lines, options = [""] * len(data), Options(job.settings["length_penalty"])
+
+    def decode(rows: np.ndarray) -> None:
         batch = collate(data, rows, 1).to(where)
         with runtime.autocast(job.settings["precision"], where):
-            found = hypotheses(model, batch.source, batch.source_mask, [setting],
-                               Options(job.settings["length_penalty"]))[setting]
+            found = hypotheses(model, batch.source, batch.source_mask, [setting], options)[setting]
         for row, line in zip(rows, job.teacher.task.vocabulary.decode(found), strict=True):
             lines[row] = line.removeprefix("\ufeff").strip()
         bar.update(len(rows))
+
+    for rows in evaluation_batches(data, job.settings["batch_tokens"], 1):
+        runtime.halving(decode, rows)
     return lines
 
 

@@ -42,7 +42,8 @@ from lib.runs import run_folder
 __all__ = ["AuditSettings", "annealing_path", "audit", "main", "read_audit", "simulate",
            "stopped_audit", "summarise"]
 
-POSITIONS_AT_ONCE = 8192  # target positions, over all chains, that are in memory together
+POSITIONS_AT_ONCE = 8192  # target positions, over all chains, that are on a CPU together
+POSITION_BYTES = 2**21  # of a GPU's memory that one takes with its gradients
 FIGURES = 9  # significant figures in audit.csv
 PRECISIONS = {"fp32": torch.float32, "float64": torch.float64}
 
@@ -165,8 +166,9 @@ def _groups(run: TrainedRun, settings: AuditSettings, rows: list[dict], progress
     """Batches that aren't done yet, behind a progress bar."""
     data: Tokenised = run.task.test.take(np.arange(settings.sentences))
     done = {row["line"] for row in rows}
-    tokens = max(1, POSITIONS_AT_ONCE // settings.annealing.chains)
     where = next(run.model.parameters()).device
+    positions = runtime.device_positions(where, POSITIONS_AT_ONCE, POSITION_BYTES)
+    tokens = max(1, positions // settings.annealing.chains)
     with tqdm(total=len(data), initial=len(rows), desc=f"audit of {run.config.model}",
               unit="sentence", disable=not progress, leave=False) as bar:
         for group in evaluation_batches(data, tokens, run.model.multiple):

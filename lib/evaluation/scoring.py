@@ -18,7 +18,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from lib import runtime
-from lib.batching import Batch, Tokenised, collate, evaluation_batches, padded_length
+from lib.batching import SEQUENCES, Batch, Tokenised, collate, evaluation_batches, padded_length
 from lib.config import Config
 from lib.likelihood import (
     LogProbTerms,
@@ -31,6 +31,7 @@ from lib.likelihood import (
 )
 from lib.likelihood.accounting import ACCOUNTINGS, likelihood_terms, ratio_of_sums
 from lib.models import build
+from lib.noise import BLOCK
 from lib.runs import run_folder
 from lib.task import Task
 from lib.training import checkpoints
@@ -98,17 +99,22 @@ def likelihoods(run: TrainedRun, data: Tokenised, samples: int, seed: int = 0,
     def kept() -> dict:
         return {"asked": asked, "rows": rows, "seconds": before + time.perf_counter() - started}
 
+    def score(group: np.ndarray) -> list[dict]:
+        found = runtime.halving(lambda part: _score(
+            run, collate(data, part, model.multiple), samples, seed, positions), group)
+        return [row for part in found for row in part]
+
     left = np.flatnonzero(~np.isin(data.lines, [row["line"] for row in rows]))
+    where = next(model.parameters()).device
+    positions = runtime.device_positions(where, run.config.evaluation.batch_tokens)
     at_once = min(samples, SAMPLES_AT_ONCE)
-    tokens = max(SMALLEST_GROUP, run.config.evaluation.batch_tokens // at_once)
+    groups = likelihood_batches(data.take(left), max(SMALLEST_GROUP, positions // at_once),
+                                model.multiple, SEQUENCES // at_once)
     saved_at = time.monotonic()
     with tqdm(total=len(data), initial=len(rows), desc=f"likelihood, K = {samples}",
               unit="sentence", disable=not progress, leave=False) as bar:
-        groups = [left[group]
-                  for group in likelihood_batches(data.take(left), tokens, model.multiple)]
-        for scored in _side_by_side(
-                lambda group: _score(run, collate(data, group, model.multiple), samples, seed),
-                groups, torch.get_num_threads() if runtime.device().type == "cpu" else 1):
+        for scored in _side_by_side(score, [left[group] for group in groups],
+                                    torch.get_num_threads() if where.type == "cpu" else 1):
             rows += scored
             bar.update(len(scored))
             if resumable and time.monotonic() - saved_at > SAVE_EVERY:
@@ -140,32 +146,41 @@ def _side_by_side(score: Callable[[np.ndarray], list[dict]], groups: list[np.nda
         torch.set_num_threads(workers)
 
 
-def likelihood_batches(data: Tokenised, tokens: int, multiple: int) -> list[np.ndarray]:
+def likelihood_batches(data: Tokenised, tokens: int, multiple: int,
+                       sequences: int = SEQUENCES) -> list[np.ndarray]:
     """`evaluation_batches`, with one padded target length each where targets are padded at all.
 
     Then nothing is masked on the target side and no sample computes padding: longest first.
     """
     if multiple == 1 or not len(data):
-        return evaluation_batches(data, tokens, multiple) if len(data) else []
+        return evaluation_batches(data, tokens, multiple, sequences) if len(data) else []
     lengths, groups = padded_length(data.target_lengths, multiple), []
     for length in np.unique(lengths)[::-1]:
         rows = np.flatnonzero(lengths == length)
-        groups += [rows[part] for part in evaluation_batches(data.take(rows), tokens, multiple)]
+        groups += [rows[part] for part in evaluation_batches(data.take(rows), tokens, multiple,
+                                                             sequences)]
     return groups
 
 
 @torch.no_grad()
-def _score(run: TrainedRun, batch: Batch, samples: int, seed: int) -> list[dict]:
-    """The rows of one batch; every sentence draws from a generator of its own."""
+def _score(run: TrainedRun, batch: Batch, samples: int, seed: int, positions: int) -> list[dict]:
+    """The rows of one batch; every sentence draws from a generator of its own.
+
+    A batch of few positions takes more samples at once on a GPU, which `positions` fill.
+    """
     model, exact = run.model, run.model.likelihood == "exact"
     where, generators = next(model.parameters()).device, None
     if not exact:
         generators = [torch.Generator(where).manual_seed(seed * 1_000_003 + line)
                       for line in batch.index.tolist()]
     precision = "fp32" if exact else run.config.training.precision
+    at_once = SAMPLES_AT_ONCE
+    if where.type == "cuda":
+        room = min(positions // batch.target.numel(), SEQUENCES // len(batch))
+        at_once = max(at_once, room - room % BLOCK)
     batch = batch.to(where)
     with runtime.autocast(precision, where):
-        terms = model.log_prob_terms(batch, samples, generators, min(samples, SAMPLES_AT_ONCE))
+        terms = model.log_prob_terms(batch, samples, generators, min(samples, at_once))
     padded = padded_length(batch.target_tokens - 1, model.multiple)
     return _rows(batch, terms, padded, samples, exact)
 
