@@ -1,6 +1,7 @@
 """Tiny models and batches that several test modules share."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import torch
@@ -16,6 +17,17 @@ GAUSSIAN = replace(AUTOREGRESSIVE, family="gaussian", d_latent=32, posterior_lay
                    prior="gaussian")
 FLOW = replace(GAUSSIAN, family="flow", prior="flow", flow_steps=(1, 1, 1), flow_d_filter=32,
                flow_heads=2)
+INDEPENDENT = replace(AUTOREGRESSIVE, family="independent", encoder_layers=1, decoder_layers=1)
+DAG = replace(INDEPENDENT, family="dag", upsampling=3)
+CTC = replace(INDEPENDENT, family="ctc", upsampling=3)
+MASKED = replace(INDEPENDENT, family="masked")
+FAMILIES = [AUTOREGRESSIVE, GAUSSIAN, FLOW, INDEPENDENT, DAG, CTC, MASKED]
+
+
+def strings(words: list[int], fewest: int, most: int) -> list[list[int]]:
+    """All strings of so many of the words."""
+    return [list(string) for count in range(fewest, most + 1)
+            for string in product(words, repeat=count)]
 
 
 def model_of(architecture: Architecture, vocabulary: int, spread: float = 0.2) -> torch.nn.Module:

@@ -1,0 +1,50 @@
+"""The decoder that fills in subwords: what it sees, and what glancing shows it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import INDEPENDENT, MASKED, batch_of, model_of
+
+from lib.filling import UNKNOWN, glanced, real_positions
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def test_the_decoder_sees_every_known_subword_from_every_position():
+    model, batch = model_of(MASKED, 9), batch_of([([3, 4], [5, 6, 7])], 4)
+    memory = model.encode(batch.source, None)
+    ids = torch.full((1, 4), UNKNOWN)
+    nothing = model.fill(ids, memory, None)
+    for at in range(4):
+        told = ids.clone()
+        told[0, at] = 8
+        assert ((model.fill(told, memory, None) - nothing).abs().amax(-1) > 1e-6).all()
+
+
+def test_its_decoder_is_as_wide_as_it_is_told():
+    plain, wide = (model_of(replace(INDEPENDENT, decoder_d_filter=width), 9) for width in (0, 48))
+    assert plain.decoder.layers[0].feed_forward.inner.weight.shape[0] == INDEPENDENT.d_filter
+    assert wide.decoder.layers[0].feed_forward.inner.weight.shape[0] == 48
+    assert wide.encoder.layers[0].feed_forward.inner.weight.shape[0] == INDEPENDENT.d_filter
+
+
+def test_glancing_shows_a_share_of_the_wrong_ones_at_random():
+    count, length = 3000, 6
+    target = torch.tensor([[3, 4, 5, 6, 7, 2]]).repeat(count, 1)
+    predicted = target.clone()
+    predicted[:, :4] = 8  # four are wrong
+    predicted[0] = target[0]
+    real = torch.arange(length).repeat(count, 1) < 5
+    shown = glanced(predicted, target, real, 0.5)
+    assert not shown[0].any(), "nothing is wrong"
+    assert (shown[1:].sum(1) == 2).all()
+    assert not shown[:, 5].any(), "padding"
+    share = shown[1:, :5].double().mean(0)
+    torch.testing.assert_close(share, torch.full((5,), 0.4), rtol=0, atol=4 * 0.4 / count**0.5)
+
+
+def test_real_positions_of_a_batch_with_and_without_a_mask():
+    even, ragged = batch_of([([3], [4]), ([3], [5])], 4), batch_of([([3], [4]), ([3], [5] * 5)], 4)
+    assert even.target_mask is None and real_positions(even).all()
+    assert real_positions(ragged).sum(1).tolist() == [4, 8]

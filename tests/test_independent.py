@@ -1,0 +1,113 @@
+"""Na: a distribution over strings, independent given the length, and its loss by hand."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import INDEPENDENT, batch_of, model_of, strings
+
+from lib.config import Training
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+WORDS = [3, 4, 5]
+PAIRS = [([3, 4], [5, 3, 4, 4, 5]), ([5], [3]), ([4, 4, 3], [4, 5, 3])]
+
+
+@pytest.fixture
+def model():
+    return model_of(INDEPENDENT, 6, spread=0.3)
+
+
+def training(**changes):
+    return Training(steps=1, batch_tokens=1, learning_rate=1.0, warmup_steps=1, dropout=0.0,
+                    validate_every=1, **changes)
+
+
+def log_prob(model, batch):
+    terms = model.log_prob_terms(batch)
+    assert not terms.log_p_z.any() and not terms.log_q_z.any()
+    return terms.log_p_y[0], terms.log_p_length
+
+
+@pytest.mark.parametrize("source", [[3], [5, 4, 3, 3, 4]])
+@pytest.mark.parametrize("padded", [4, 8])
+def test_strings_of_a_padded_length_sum_to_one(model, source, padded):
+    """Those of T - 4 to T - 1 subwords: with the lengths', which do so themselves, all strings."""
+    every = strings(WORDS, padded - 4, padded - 1)
+    found, length = log_prob(model, batch_of([(source, string) for string in every], 4))
+    assert float(found.exp().sum()) == pytest.approx(1, abs=1e-9)
+    assert (length == length[0]).all()
+    assert float(found.max() - found.min()) > 1
+
+
+def test_subwords_are_independent_given_the_length(model):
+    """log p(abc) + log p(dbe) = log p(abe) + log p(dbc)."""
+    def of(*string):
+        return log_prob(model, batch_of([([3, 5], list(string))], 4))[0]
+
+    torch.testing.assert_close(of(3, 4, 5) + of(5, 4, 4), of(3, 4, 4) + of(5, 4, 5))
+
+
+def test_log_prob_is_that_of_single_sentences_without_padding(model):
+    together = log_prob(model, batch_of(PAIRS, 4))
+    for row, pair in enumerate(PAIRS):
+        for part, alone in zip(together, log_prob(model, batch_of([pair], 4)), strict=True):
+            torch.testing.assert_close(alone[0], part[row])
+
+
+def test_the_loss_is_minus_log_prob_with_the_length_predictors_own(model):
+    batch = batch_of(PAIRS, 4)
+    terms = model.loss_terms(batch, training(), 1.0)
+    torch.testing.assert_close(terms["nll"], -log_prob(model, batch)[0].sum())
+    torch.testing.assert_close(terms["loss"], terms["nll"] + terms["length"])
+    memory = model.encode(batch.source, batch.source_mask)
+    torch.testing.assert_close(terms["length"],
+                               model.length_predictor.loss(memory, batch.target_tokens))
+
+
+def test_filler_rows_count_nothing(model):
+    batch = batch_of(PAIRS, 4)
+    alone = model.loss_terms(batch_of(PAIRS[:1], 4), training(), 1.0)
+    real = torch.tensor([True, False, False])
+    source = torch.where(real[:, None], batch.source, 0)
+    source[1:, 0] = 2
+    filled = replace(batch, fixed=True, source=source, source_mask=source != 0,
+                     target=torch.where(real[:, None], batch.target, 0),
+                     target_mask=(real[:, None] & (batch.target != 0)),
+                     target_tokens=torch.where(real, batch.target_tokens, 0))
+    found = model.loss_terms(filled, training(), 1.0)
+    for name, value in alone.items():
+        torch.testing.assert_close(found[name], value)
+    found["loss"].backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_glancing_shows_some_subwords_and_counts_the_others(model, monkeypatch):
+    batch, seen = batch_of(PAIRS, 4), []
+    plain = model.loss_terms(batch, training(), 1.0)
+    torch.testing.assert_close(model.loss_terms(batch, training(glancing=0.5), 1.0), plain)
+    fill = model.fill
+    monkeypatch.setattr(model, "fill", lambda ids, *rest: seen.append(ids) or fill(ids, *rest))
+    model.train()
+    glanced = model.loss_terms(batch, training(glancing=0.99), 1.0)
+    first, second = seen
+    shown = second != 1
+    assert (first == 1).all() and shown.any()
+    assert (second[shown] == batch.target[shown]).all()
+    at = torch.arange(8)
+    hidden = (at < batch.target_tokens[:, None]) & ~shown
+    expected = model.subwords(model.encode(batch.source, batch.source_mask), batch.target_mask,
+                              second).log_prob_at(batch.target)
+    torch.testing.assert_close(glanced["nll"], -expected[hidden].sum())
+
+
+def test_the_padded_length_is_part_of_the_probability(model):
+    """Over many lengths the strings' probabilities come to the lengths'."""
+    memory = model.encode(batch_of(PAIRS[:1]).source, None)
+    table = model.length_predictor.table(memory, beyond=8)[1]
+    assert float(table.exp().sum().detach()) == pytest.approx(1, abs=1e-6)
+    empty = log_prob(model, batch_of([(PAIRS[0][0], [])], 4))
+    assert float(empty[1]) == pytest.approx(float(table[0, 0]), abs=1e-12)
+    assert -math.inf < float(empty[0]) < 0

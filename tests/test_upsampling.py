@@ -1,0 +1,182 @@
+"""What Da and Ct share: slots by the source's own length, impossible pairs, loss and glancing."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny import CTC, DAG, batch_of, model_of, tokenised
+
+from lib.config import Training
+from lib.ctc import CtcModel
+from lib.dag import DagModel
+from lib.errors import ConfigError
+from lib.layers import LONGEST
+from lib.subword import EOS
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+# the third needs 9 vertices or 8 frames of the 6 that there are, by its repeats alone
+PAIRS = [([3, 4], [5, 3, 4]), ([5, 4, 3], [3, 3]), ([4], [4, 4, 4, 4]), ([3], [])]
+BOTH = pytest.mark.parametrize("architecture", [replace(DAG, upsampling=2),
+                                                replace(CTC, upsampling=2)],
+                               ids=lambda a: a.family)
+
+
+def training(**changes):
+    return Training(steps=1, batch_tokens=1, learning_rate=1.0, warmup_steps=1, dropout=0.0,
+                    validate_every=1, **{"objective": "marginal", **changes})
+
+
+@BOTH
+def test_a_sentence_has_its_own_slots_whatever_the_padding(architecture):
+    model, batch = model_of(architecture, 6), batch_of(PAIRS)
+    count, real = model.slots(model.encode(batch.source, batch.source_mask))
+    assert count.tolist() == real.sum(1).tolist() == [2 * (len(source) + 1) for source, _ in PAIRS]
+    together = model.log_prob_terms(batch).log_p_y[0]
+    for row, pair in enumerate(PAIRS):
+        torch.testing.assert_close(model.log_prob_terms(batch_of([pair])).log_p_y[0, 0],
+                                   together[row])
+
+
+@BOTH
+def test_there_are_no_more_slots_than_positions(architecture):
+    model = model_of(replace(architecture, upsampling=300), 6)
+    count, real = model.slots(model.encode(*(batch_of([([3] * 5, [3])]).source, None)))
+    assert count.tolist() == [LONGEST] and real.shape[1] == LONGEST
+
+
+@BOTH
+def test_the_loss_leaves_impossible_pairs_out_and_counts_them(architecture):
+    model, batch = model_of(architecture, 6), batch_of(PAIRS)
+    found = model.log_prob_terms(batch)
+    assert (found.log_p_y[0] == -math.inf).tolist() == [False, False, True, False]
+    assert not found.log_p_length.any()
+    terms = model.loss_terms(batch, training(), 1.0)
+    torch.testing.assert_close(terms["loss"], -found.log_p_y[0, [0, 1, 3]].sum())
+    torch.testing.assert_close(terms["nll"], terms["loss"])
+    assert int(terms["impossible"]) == 1 and int(terms["tokens"]) == 13
+    terms["loss"].backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@BOTH
+def test_filler_rows_count_nothing(architecture):
+    model, batch = model_of(architecture, 6), batch_of(PAIRS[:2])
+    alone = model.loss_terms(batch, training(), 1.0)
+    source = torch.cat([batch.source, torch.tensor([[EOS, 0, 0, 0]])])
+    target = torch.cat([batch.target, torch.zeros_like(batch.target[:1])])
+    filled = replace(batch, fixed=True, source=source, source_mask=source != 0, target=target,
+                     target_mask=target != 0, index=torch.arange(3),
+                     target_tokens=torch.cat([batch.target_tokens, torch.zeros(1).long()]))
+    found = model.loss_terms(filled, training(), 1.0)
+    torch.testing.assert_close(found, alone)
+
+
+@BOTH
+def test_gradients_are_numerical_ones(architecture):
+    model, batch = model_of(architecture, 6), batch_of(PAIRS)
+    for objective in ("marginal", "best_path"):
+        model.zero_grad()
+        model.loss_terms(batch, training(objective=objective), 1.0)["loss"].backward()
+        for name, parameter in model.named_parameters():
+            direction = torch.randn_like(parameter)
+            values = []
+            with torch.no_grad():
+                for step in (1e-6, -2e-6):
+                    parameter += step * direction
+                    values.append(float(model.loss_terms(batch, training(objective=objective),
+                                                         1.0)["loss"]))
+                parameter += 1e-6 * direction
+            expected = float((parameter.grad * direction).sum())
+            assert (values[0] - values[1]) / 2e-6 == pytest.approx(expected, rel=1e-4, abs=1e-5), (
+                objective, name)
+
+
+@BOTH
+def test_the_best_path_is_no_more_probable_than_all(architecture):
+    model, batch = model_of(architecture, 6), batch_of(PAIRS)
+    marginal = model.loss_terms(batch, training(), 1.0)
+    best = model.loss_terms(batch, training(objective="best_path"), 1.0)
+    assert float(best["loss"]) > float(marginal["loss"]) + 0.1
+    torch.testing.assert_close(best["best_path"], best["loss"])
+    assert "nll" not in best
+    memory = model.encode(batch.source, batch.source_mask)
+    each, both = (model.log_prob(memory, batch, best=flag).detach() for flag in (True, False))
+    possible = both > -math.inf
+    assert (each[possible] <= both[possible] + 1e-12).all()
+
+
+@BOTH
+def test_the_sum_is_in_fp64_where_no_gradient_is_taken(architecture):
+    model, batch = model_of(architecture, 6).float(), batch_of(PAIRS[:2])
+    assert model.log_prob_terms(batch).log_p_y.dtype == torch.float64
+    assert model.loss_terms(batch, training(), 1.0)["loss"].dtype == torch.float32
+
+
+@BOTH
+def test_glancing_shows_subwords_where_the_best_path_emits_them(architecture, monkeypatch):
+    model, batch, seen = model_of(architecture, 6), batch_of(PAIRS[:2]), []
+    plain = model.loss_terms(batch, training(), 1.0)
+    torch.testing.assert_close(model.loss_terms(batch, training(glancing=0.9), 1.0), plain)
+    emitted, _ = model.best_slots(model.encode(batch.source, batch.source_mask), batch)
+    fill = model.fill
+    monkeypatch.setattr(model, "fill", lambda ids, *rest: seen.append(ids) or fill(ids, *rest))
+    model.train()
+    model.loss_terms(batch, training(glancing=0.9), 1.0)["loss"].backward()
+    first, second = seen
+    shown = second != 1
+    assert (first == 1).all() and shown.any()
+    assert (emitted[shown] >= 0).all()
+    assert torch.equal(second[shown], batch.target.gather(1, emitted.clamp(min=0))[shown])
+
+
+@BOTH
+def test_every_target_subword_is_emitted_once_or_more(architecture):
+    model, batch = model_of(architecture, 6), batch_of(PAIRS[:2])
+    emitted, predicted = model.best_slots(model.encode(batch.source, batch.source_mask), batch)
+    assert predicted.shape == emitted.shape
+    for row, (_, target) in enumerate(PAIRS[:2]):
+        order = [at for at in emitted[row].tolist() if at >= 0]
+        assert sorted(set(order)) == list(range(len(target))) and order == sorted(order)
+        if architecture.family == "dag":
+            assert len(order) == len(target)
+
+
+# Corpora -------------------------------------------------------------------------------------
+
+def test_needed_slots_by_hand():
+    data = tokenised([([3], []), ([3], [4, 4, 5, 5, 5]), ([3], [5]), ([3], [5, 4])])
+    assert DagModel.needed(data).tolist() == [2, 7, 3, 4]
+    assert CtcModel.needed(data).tolist() == [0, 8, 1, 2]  # [5], [5, 4]: no repeat across pairs
+    assert CtcModel.needed(tokenised([([3], []), ([3], [])])).tolist() == [0, 0]
+
+
+@BOTH
+def test_impossible_pairs_of_a_corpus_are_counted_or_refused(architecture):
+    model = model_of(architecture, 6)
+    fine, bad = ([3, 4, 5], [4, 3, 5]), ([3], [4, 5] * 3)  # 8 slots; 4, where 8 or 6 are needed
+    assert model.impossible(tokenised([fine] * 50)) == 0
+    assert model.impossible(tokenised([fine] * 2000 + [bad])) == 1
+    enough = {"dag": 4, "ctc": 3}[architecture.family]
+    with pytest.raises(ConfigError) as caught:
+        model.impossible(tokenised([fine] * 90 + [bad] * 10))
+    assert str(caught.value) == (
+        f"upsampling = 2: 10 of 100 training pairs (10.0%) have no path through their "
+        f"{model.slot}; upsampling = {enough} loses 0")
+    long = [([3] * 600, [4] * (LONGEST + 5))] * 5
+    with pytest.raises(ConfigError, match="no upsampling does with 1,024 .* lower max_tokens"):
+        model.impossible(tokenised(long))
+
+
+def test_counting_agrees_with_the_model():
+    rng = np.random.default_rng(0)
+    pairs = [(rng.integers(3, 6, rng.integers(1, 4)).tolist(),
+              rng.integers(3, 5, rng.integers(0, 9)).tolist()) for _ in range(60)]
+    for architecture in (replace(DAG, upsampling=2), replace(CTC, upsampling=2)):
+        model, data = model_of(architecture, 6), tokenised(pairs)
+        never = model.log_prob_terms(batch_of(pairs)).log_p_y[0] == -math.inf
+        slots = 2 * (data.source_lengths + 1)
+        assert (model.needed(data) > slots).tolist() == never.tolist()
+        assert 0 < int(never.sum()) < 60
