@@ -89,7 +89,9 @@ def refined_sentences(run: TrainedRun, steps: int, *, samples: int = 10, sentenc
                 rows += [{"line": int(lines[row]), "k": k, "hypothesis": text}
                          | {name: values[k, place].item() for name, values in columns.items()}
                          for place, (row, text) in enumerate(zip(group, texts, strict=True))]
-    return pd.DataFrame(rows).sort_values(["k", "line"], ignore_index=True)
+    table = pd.DataFrame(rows).sort_values(["k", "line"], ignore_index=True)
+    table.attrs["tokenizer"] = run.config.dataset.bleu_tokenizer
+    return table
 
 
 def table3(refined: Mapping[str, pd.DataFrame], references: Sequence[str], *,
@@ -108,8 +110,8 @@ def table3(refined: Mapping[str, pd.DataFrame], references: Sequence[str], *,
         lines = by_step[0]["line"].to_numpy()
         some = [references[line] for line in lines]
         weights = resample_weights(len(lines), resamples)
-        bleu = [resampled_bleu(group["hypothesis"].tolist(), some, weights)
-                for group in by_step]
+        bleu = [resampled_bleu(group["hypothesis"].tolist(), some, weights,
+                               frame.attrs.get("tokenizer", "13a")) for group in by_step]
         bounds = [weights @ group["elbo"].to_numpy() / len(lines) for group in by_step]
         for k, group in enumerate(by_step):
             nats = group["elbo"].mean()
@@ -190,7 +192,8 @@ def procedures_table(run: TrainedRun, settings: Sequence[str], *, teacher: Train
     weights, rows = resample_weights(len(lines), resamples), []
     for setting in settings:
         texts = found[setting]
-        bleu, drawn = resampled_bleu(texts, references, weights)
+        bleu, drawn = resampled_bleu(texts, references, weights,
+                                     run.config.dataset.bleu_tokenizer)
         if not rows:
             first, first_drawn, first_texts = bleu, drawn, texts
         rows.append({"model": run.config.model, "setting": setting,

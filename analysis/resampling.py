@@ -58,7 +58,8 @@ class Resamples:
 
 
 def bootstrap(sentences: Sequence[pd.DataFrame], references: Sequence[str], accounting: str, *,
-              resamples: int = 1000, seed: int = SEED, lowercase: bool = False) -> Resamples:
+              resamples: int = 1000, seed: int = SEED, lowercase: bool = False,
+              tokenizer: str = "13a") -> Resamples:
     """Paired bootstrap over test sentences: every model is scored on the same resamples.
 
     sentences: one sentences.csv a model, in corpus order, all of one test set.
@@ -69,7 +70,8 @@ def bootstrap(sentences: Sequence[pd.DataFrame], references: Sequence[str], acco
             raise DataError(f"a run has {len(frame)} test sentences but there are "
                             f"{len(references)} references: compare runs of one test set only")
     counts = np.stack([bleu_statistics(frame["hypothesis"].fillna("").astype(str).tolist(),
-                                       references, lowercase=lowercase) for frame in sentences])
+                                       references, lowercase=lowercase, tokenizer=tokenizer)
+                       for frame in sentences])
     weights = resample_weights(len(references), resamples, seed)
     models = len(sentences)
     # [resamples, sentences] @ [sentences, models * 10] -> [resamples, models, 10]

@@ -6,6 +6,7 @@ drawn [resamples, sentences] with those counts. The draws are the very ones of s
 bootstrap at its default seed.
 """
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,31 +17,40 @@ from sacrebleu.metrics.bleu import BLEUScore
 from lib.errors import DataError
 
 __all__ = ["SEED", "bleu", "bleu_from_counts", "bleu_statistics", "resample_weights",
-           "resampled_bleu", "with_interval"]
+           "resampled_bleu", "tokenizer_of", "with_interval"]
 
 ORDERS = 4
+DEFAULT = "13a"  # sacreBLEU's own default
 SEED = 12345
 """SacreBLEU's default seed of its paired bootstrap."""
 
 
-def bleu(lines: list[str], references: list[str]) -> tuple[BLEUScore, str]:
+def tokenizer_of(signature: str) -> str:
+    """The tokeniser that a sacreBLEU signature names, 13a where it names none."""
+    found = re.search(r"(?:^|\|)tok:([^|]+)", signature)
+    return found[1] if found else DEFAULT
+
+
+def bleu(lines: list[str], references: list[str], tokenizer: str = DEFAULT,
+         ) -> tuple[BLEUScore, str]:
     """Cased BLEU on detokenised text, in percent, with sacreBLEU's signature."""
-    metric = BLEU()
+    metric = BLEU(tokenize=tokenizer)
     score = metric.corpus_score(lines, [references])
     return score, str(metric.get_signature())
 
 
 def bleu_statistics(hypotheses: Sequence[str], references: Sequence[str], *,
-                    lowercase: bool = False) -> Int[np.ndarray, "sentences 10"]:
+                    lowercase: bool = False, tokenizer: str = DEFAULT,
+                    ) -> Int[np.ndarray, "sentences 10"]:
     """SacreBLEU's own counts a sentence: lengths of hypothesis and reference, matching n-grams of
-    orders 1 to 4, all n-grams of orders 1 to 4 (13a tokenisation, one reference).
+    orders 1 to 4, all n-grams of orders 1 to 4 (one reference).
     """
     if len(hypotheses) != len(references):
         raise DataError(f"{len(hypotheses)} hypotheses but {len(references)} references: give the "
                         "references of the test set that the run was evaluated on")
     if not len(references):
         raise DataError("the test set is empty: there is nothing to compute BLEU on")
-    metric = BLEU(lowercase=lowercase, effective_order=True, force=True)
+    metric = BLEU(lowercase=lowercase, effective_order=True, force=True, tokenize=tokenizer)
     scores = (metric.sentence_score(hypothesis, [reference])
               for hypothesis, reference in zip(hypotheses, references, strict=True))
     return np.array([[score.sys_len, score.ref_len, *score.counts, *score.totals]
@@ -75,10 +85,10 @@ def resample_weights(sentences: int, resamples: int, seed: int = SEED,
 
 
 def resampled_bleu(texts: Sequence[str], references: Sequence[str],
-                   weights: Float[np.ndarray, "resamples sentences"],
+                   weights: Float[np.ndarray, "resamples sentences"], tokenizer: str = DEFAULT,
                    ) -> tuple[float, Float[np.ndarray, " resamples"]]:
     """Corpus BLEU, and that of every resample of `resample_weights`."""
-    counts = bleu_statistics(texts, references)
+    counts = bleu_statistics(texts, references, tokenizer=tokenizer)
     return float(bleu_from_counts(counts.sum(0))), bleu_from_counts(weights @ counts)
 
 

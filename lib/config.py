@@ -3,7 +3,9 @@
 import argparse
 import dataclasses
 import difflib
+import importlib.util
 import json
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -15,9 +17,9 @@ from lib.errors import ConfigError
 from lib.paths import PARAMS
 
 __all__ = [
-    "FAMILIES", "MODELS", "SCALES", "TEACHERS", "Architecture", "Config", "Dataset", "Evaluation",
-    "Training", "build", "datasets", "family_of", "load_config", "load_dataset", "model_name",
-    "run_arguments", "unknown",
+    "FAMILIES", "MODELS", "SCALES", "TEACHERS", "TOKENIZERS", "Architecture", "Config", "Dataset",
+    "Evaluation", "Training", "build", "datasets", "family_of", "load_config", "load_dataset",
+    "model_name", "parse_overrides", "run_arguments", "unknown",
 ]
 
 MODELS = ("tr_s", "tr_b", "tr_l", "ga_b", "ga_l", "fl_s", "fl_b", "fl_l",
@@ -26,6 +28,11 @@ SCALES = ("smoke", "mini", "paper")
 OBJECTIVES = dict.fromkeys(("dag", "ctc"), ("marginal", "best_path"))  # families with a choice
 OF_THE_PAPER = ("autoregressive", "gaussian", "flow")
 GLANCING = ("independent", "dag", "ctc")  # families that can train by it
+TOKENIZERS = ("13a", "char", "intl", "ja-mecab", "ko-mecab", "none", "zh")
+"""SacreBLEU's tokenisers, without those that download a model."""
+OF_LANGUAGE = {"zh": "zh", "zho": "zh", "cmn": "zh", "ja": "ja-mecab", "jpn": "ja-mecab",
+               "ko": "ko-mecab", "kor": "ko-mecab"}
+PACKAGES = {"ja-mecab": ("MeCab", "sacrebleu[ja]"), "ko-mecab": ("mecab_ko", "sacrebleu[ko]")}
 TEACHERS = ("tr_s", "tr_b", "tr_l")  # models with a beam search
 FAMILIES = {"tr": "autoregressive", "ga": "gaussian", "fl": "flow", "na": "independent",
             "da": "dag", "ct": "ctc", "md": "masked"}
@@ -213,6 +220,7 @@ class Dataset:
     size: str  # iwslt | wmt: which of the published sizes scale `paper` takes
     published: str | None = None  # the dataset's name in the paper's tables
     teacher: str = "tr_s"  # whose translation of the training set distilled models learn from
+    tokenizer: str | None = None  # sacreBLEU's, for BLEU; None: by the target language
     options: dict = field(default_factory=dict)  # what only this corpus has
 
     def __post_init__(self):
@@ -220,12 +228,35 @@ class Dataset:
         _choice(self, "subword", ("bpe", "word"))
         _choice(self, "size", ("iwslt", "wmt"))
         _choice(self, "teacher", TEACHERS)
+        if self.tokenizer is not None:
+            _choice(self, "tokenizer", TOKENIZERS)
+            if not _installed(self.tokenizer):
+                raise ConfigError(f"tokenizer = {self.tokenizer} needs a package: pip install "
+                                  f"'{PACKAGES[self.tokenizer][1]}'")
         _at_least(self, "max_tokens", 1)
         for scale in SCALES:
             size = self.vocabulary.get(scale)
             if not isinstance(size, int) or size < 8:
                 raise ConfigError(f"vocabulary of dataset {self.name}: give a whole number of "
                                   f"subwords, 8 or more, for scale {scale} (found {size!r})")
+
+
+    @property
+    def bleu_tokenizer(self) -> str:
+        """SacreBLEU's tokeniser for the target: `tokenizer`, or that of the language.
+
+        Chinese, Japanese and Korean have their own, the latter two where their package is
+        installed; all else, and where it isn't, 13a, which takes a text without spaces for one
+        word.
+        """
+        language = re.split("[-_]", self.target.lower())[0]
+        name = self.tokenizer or OF_LANGUAGE.get(language, "13a")
+        return name if _installed(name) else "13a"
+
+
+def _installed(tokenizer: str) -> bool:
+    module = PACKAGES.get(tokenizer, ("sacrebleu",))[0]
+    return importlib.util.find_spec(module) is not None
 
 
 @dataclass(frozen=True)
@@ -262,8 +293,13 @@ class Config:
         return named + (f", glancing {self.training.glancing:g}" if self.training.glancing else "")
 
     def as_dict(self) -> dict:
-        """Plain Python, as written to config.json; the teacher only where it decides something."""
+        """Plain Python, as written to config.json; the teacher only where it decides something,
+        the tokeniser that BLEU takes where it isn't 13a.
+        """
         described = json.loads(json.dumps(dataclasses.asdict(self)))
+        described["dataset"]["tokenizer"] = self.dataset.bleu_tokenizer
+        if self.dataset.bleu_tokenizer == "13a":
+            del described["dataset"]["tokenizer"]
         if self.train_data == "raw":
             del described["dataset"]["teacher"]
         return described
@@ -274,8 +310,9 @@ SECTIONS = {"architecture": Architecture, "training": Training, "evaluation": Ev
 
 def unknown(kind: str, name: str, known) -> str:
     """The message for a name that isn't among the known ones, with the nearest of those."""
-    near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}? " if near else ""
+    begun = [one for one in known if name and one.startswith(str(name))]
+    near = begun or difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
     return f"unknown {kind} '{name}': {hint}known: {', '.join(known)}"
 
 
@@ -308,6 +345,8 @@ def _coerce(value, annotation, where: str):
         hint = ""
         if annotation is float and isinstance(value, str):
             hint = " (YAML reads 1e-4 as text: write 1.0e-4)"
+        elif annotation is str:
+            hint = " (YAML takes no, yes, on, off, numbers and dates for such: quote it)"
         raise ConfigError(f"{where} = {value!r} must be of type {annotation.__name__}{hint}")
     return value
 
@@ -337,10 +376,40 @@ def _read(path: Path) -> dict:
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path.name} is not valid YAML: {error}") from None
+        raise ConfigError(f"{path.name} is not valid YAML: {_one_line(error)}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path.name} is not UTF-8 (byte {error.object[error.start]:#04x} at "
+                          f"place {error.start + 1}): save it as UTF-8") from None
     if not isinstance(loaded, dict):
         raise ConfigError(f"{path.name} must hold keys and values")
     return loaded
+
+
+def _one_line(error: yaml.YAMLError) -> str:
+    """What is wrong and where, without the lines that YAML shows below it."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return " ".join(str(error).split())
+    return f"{error.problem} (line {mark.line + 1}, column {mark.column + 1})"
+
+
+def parse_overrides(text: str) -> dict:
+    """Single settings of params/ given as text, JSON or YAML: '{"steps": 20}' or '{steps: 20}'.
+
+    Errors: ConfigError, in one line, for text that holds no names and values.
+    """
+    try:
+        found = json.loads(text)
+    except ValueError:
+        try:
+            found = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"overrides {text!r} can't be read: {_one_line(error)}") from None
+    found = {} if found is None else found
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise ConfigError(f"overrides {text!r} must hold names and values, such as "
+                          "'{steps: 20, dropout: 0.1}'")
+    return found
 
 
 def _keys(section, where: str) -> dict:
@@ -358,11 +427,17 @@ def datasets() -> tuple[str, ...]:
 def load_dataset(name: str) -> Dataset:
     """The dataset that params/datasets/<name>.yaml describes.
 
-    Errors: ConfigError for an unknown name (with the nearest right one), key, type or range.
+    Errors: ConfigError for an unknown name (with the nearest right one), key, type or range, and
+    for a file that gives itself another name.
     """
     if name not in datasets():
         raise ConfigError(unknown("dataset", name, datasets()))
-    return build(Dataset, _read(PARAMS / "datasets" / f"{name}.yaml"), f"dataset {name}")
+    dataset = build(Dataset, _read(PARAMS / "datasets" / f"{name}.yaml"), f"dataset {name}")
+    if dataset.name != name:
+        raise ConfigError(
+            f"params/datasets/{name}.yaml has name: {dataset.name}, and would write into that data "
+            f"set's folders: write name: {name} there, or rename the file")
+    return dataset
 
 
 def _values(scale: str, model: str, size: str) -> dict[str, dict]:

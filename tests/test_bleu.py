@@ -53,3 +53,34 @@ def test_bad_input_has_one_clear_message():
         bleu.bleu_statistics(["a", "b"], ["a"])
     with pytest.raises(DataError, match="test set is empty"):
         bleu.bleu_statistics([], [])
+
+
+CHINESE = ["我今天去北京的学校上课。", "小狗在花园里跑来跑去。", "他们昨天买了三本新书。"]
+GUESSES = ["我今天去上海的学校上课。", "小猫在花园里跑来跑去。", "他们昨天买了三本旧书。"]
+
+
+def test_chinese_is_no_single_word():
+    """With 13a a sentence without spaces is one word, and any slip in it costs everything."""
+    score, signature = bleu.bleu(GUESSES, CHINESE, "zh")
+    assert score.score == pytest.approx(
+        BLEU(tokenize="zh").corpus_score(GUESSES, [CHINESE]).score) and score.score > 50
+    assert bleu.bleu(GUESSES, CHINESE)[0].score == 0.0
+    assert bleu.tokenizer_of(signature) == "zh"
+
+
+@pytest.mark.parametrize("tokenizer", ["13a", "zh", "char", "intl", "none"])
+def test_counts_are_those_of_every_tokeniser(tokenizer):
+    counts = bleu.bleu_statistics(GUESSES, CHINESE, tokenizer=tokenizer)
+    score = bleu.bleu(GUESSES, CHINESE, tokenizer)[0].score
+    assert bleu.bleu_from_counts(counts.sum(0)) == pytest.approx(score, abs=1e-10)
+    weights = bleu.resample_weights(3, 4)
+    drawn = bleu.resampled_bleu(GUESSES, CHINESE, weights, tokenizer)
+    assert drawn[0] == pytest.approx(score, abs=1e-10)
+    np.testing.assert_allclose(drawn[1], bleu.bleu_from_counts(weights @ counts))
+
+
+@pytest.mark.parametrize(("signature", "tokenizer"), [
+    ("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0", "13a"),
+    ("tok:ja-mecab", "ja-mecab"), ("nrefs:1|tok:char", "char"), ("sig", "13a"), ("", "13a")])
+def test_a_signature_names_its_tokeniser(signature, tokenizer):
+    assert bleu.tokenizer_of(signature) == tokenizer

@@ -57,15 +57,15 @@ def test_a_missing_file_is_named_but_needs_no_choice(params):
     assert choice.choice(load_config("tr_s")) == {}
 
 
-def test_the_best_trial_at_the_last_kl_weight_is_chosen_the_first_of_equals(isolated):
+def test_the_best_trial_at_the_last_kl_weight_is_chosen_between_equals_by_likelihood(isolated):
     config = load_config("ga_b")
     names = list(choice.trials(config))
     assert choice.choice(config) == {}
-    for name, bleu in zip(names, (3.0, 5.0, 5.0, 4.0), strict=True):
+    for name, bleu, ll in zip(names, (3.0, 5.0, 5.0, 4.0), (-1.0, -3.0, -2.0, -1.0), strict=True):
         assert choice.choice(config) == {}  # not until all are there
         write_rows(choice.trial_folder(config, name).history, [
-            {"step": 1, "dev_bleu": 90.0, "kl_weight": 0.5},
-            {"step": 2, "dev_bleu": bleu, "kl_weight": 1.0},
-            {"step": 3, "dev_bleu": bleu - 1, "kl_weight": 1.0}])
+            {"step": 1, "dev_bleu": 90.0, "dev_ll": 0.0, "kl_weight": 0.5},
+            {"step": 2, "dev_bleu": bleu, "dev_ll": ll, "kl_weight": 1.0},
+            {"step": 3, "dev_bleu": bleu - 1, "dev_ll": 0.0, "kl_weight": 1.0}])
     assert choice.choice(config) == {
-        "chosen": names[1], "trials": dict(zip(names, (3.0, 5.0, 5.0, 4.0), strict=True))}
+        "chosen": names[2], "trials": dict(zip(names, (3.0, 5.0, 5.0, 4.0), strict=True))}

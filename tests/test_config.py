@@ -6,20 +6,24 @@ import shutil
 
 import pytest
 import yaml
+from sacrebleu.metrics import BLEU
 
 from lib import config as module
 from lib.config import (
     MODELS,
     SCALES,
+    TOKENIZERS,
     Architecture,
     Evaluation,
     Training,
     datasets,
     load_config,
     load_dataset,
+    parse_overrides,
 )
 from lib.errors import ConfigError
 from lib.paths import PARAMS
+from lib.training.checkpoints import changed_settings
 
 ONE_OF_EACH_SIZE = {load_dataset(name).size: name for name in datasets()}
 
@@ -222,12 +226,86 @@ def test_a_section_without_keys_is_refused(params, section):
     ("train: [train]", "train: train", "train = 'train': a list is needed"),
     ("size: iwslt", "sice: iwslt", "unknown parameter 'sice': did you mean size?"),
     ("teacher: tr_s", "teacher: ga_b", "dataset toy: unknown teacher 'ga_b': did you mean tr_b?"),
+    ("target: qab", "target: no", "target = False must be of type str (YAML takes no, yes, on, "),
+    ("dev: dev", "dev: 2013", "dev = 2013 must be of type str (YAML takes no, yes, on, off, numb"),
+    ("dev: dev", "dev: 2013-01-02", "and dates for such: quote it)"),
+    ("train: [train]", "train: [on]", "train = True must be of type str"),
+    ("name: toy", "name: toys", "params/datasets/toy.yaml has name: toys, and would write into"),
+    ("size: iwslt", "size: iwslt\ntokenizer: flores200", "unknown tokenizer 'flores200'"),
+    ("size: iwslt", "size: iwslt\ntokenizer: no", "tokenizer = False must be of type str"),
+    ("size: iwslt", "size: [", "toy.yaml is not valid YAML: "),
 ])
 def test_a_mistake_in_a_dataset_is_named(params, old, new, message):
     spoil(params / "datasets" / "toy.yaml", old, new)
     with pytest.raises(ConfigError) as caught:
         load_dataset("toy")
     assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_in_another_encoding_is_named(params):
+    path = params / "datasets" / "toy.yaml"
+    path.write_bytes(path.read_bytes() + "# für".encode("latin1"))
+    with pytest.raises(ConfigError, match="toy.yaml is not UTF-8 .byte 0xfc"):
+        load_dataset("toy")
+
+
+# BLEU's tokeniser ----------------------------------------------------------------------------
+
+def test_tokenisers_are_sacrebleus_without_those_that_download_a_model():
+    downloading = {"spm", "flores101", "flores200", "spBLEU-1K"}
+    assert set(TOKENIZERS) == set(BLEU.TOKENIZERS) - downloading
+
+
+@pytest.mark.parametrize(("target", "asked", "expected"), [
+    ("en", None, "13a"), ("zh", None, "zh"), ("zh_cn", None, "zh"), ("zh-Hans", None, "zh"),
+    ("ZH", None, "zh"), ("ja", None, "ja-mecab"), ("ko", None, "ko-mecab"), ("qab", None, "13a"),
+    ("en", "char", "char"), ("zh", "13a", "13a"), ("jam", None, "13a"),
+])
+def test_the_tokeniser_follows_the_target_language(monkeypatch, target, asked, expected):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    found = dataclasses.replace(load_dataset("toy"), target=target, tokenizer=asked)
+    assert found.bleu_tokenizer == expected
+
+
+def test_a_tokeniser_that_is_not_installed(monkeypatch):
+    """That of the language gives way to 13a; the one that was asked for does not."""
+    monkeypatch.setattr("importlib.util.find_spec",
+                        lambda name: name if name == "sacrebleu" else None)
+    toy = load_dataset("toy")
+    for target in ("ja", "ko"):
+        assert dataclasses.replace(toy, target=target).bleu_tokenizer == "13a"
+    with pytest.raises(ConfigError, match=r"needs a package: pip install .sacrebleu\[ja\]"):
+        dataclasses.replace(toy, tokenizer="ja-mecab")
+
+
+def test_a_tokeniser_belongs_to_the_settings_where_it_is_not_the_usual_one():
+    """So that a run that began with 13a doesn't go on with another scale of dev BLEU."""
+    config = load_config("tr_s")
+    assert "tokenizer" not in config.as_dict()["dataset"]
+    chinese = dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, target="zh"))
+    assert chinese.as_dict()["dataset"]["tokenizer"] == "zh"
+    older = chinese.as_dict()
+    del older["dataset"]["tokenizer"]
+    assert changed_settings(chinese.as_dict(), older) == ["dataset.tokenizer"]
+
+
+# Overrides as text ---------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("", {}), ("{}", {}), ('{"steps": 20, "learning_rate": 1e-4}',
+                           {"steps": 20, "learning_rate": 0.0001}),
+    ("{steps: 20}", {"steps": 20}), ("steps: 20", {"steps": 20}),
+])
+def test_overrides_are_json_or_yaml(text, expected):
+    assert parse_overrides(text) == expected
+
+
+@pytest.mark.parametrize("text", ["{steps: 20", "[1]", "20", "steps", "{1: 2}", "a: b: c", "\t- x"])
+def test_overrides_without_names_and_values_are_one_line(text):
+    with pytest.raises(ConfigError, match="^overrides ") as caught:
+        parse_overrides(text)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_published_size_of_a_dataset_is_taken(params):

@@ -140,8 +140,6 @@ def _job(config: Config, lines: int) -> _Job:
     every = len(task.sources("train"))
     too_long = every - len(train)
     train = train.take(np.arange(min(lines or len(train), len(train))))
-    asked = config.training.precision
-    fast = asked == "bf16" or (asked == "auto" and runtime.has_fast_bf16())
     settings = {
         "dataset": config.dataset.name, "scale": config.scale,
         "teacher": {"model": config.model, "train_data": config.train_data, "seed": config.seed,
@@ -151,8 +149,8 @@ def _job(config: Config, lines: int) -> _Job:
         "training_text": subword.text_hash(task.sources("train"), task.references("train")),
         "training_pairs": every, "distilled_pairs": len(train),
         "max_tokens": config.dataset.max_tokens, "beam": config.evaluation.beam,
-        "length_penalty": config.evaluation.length_penalty, "precision": "bf16" if fast else "fp32",
-        "shard_lines": SHARD_LINES,
+        "length_penalty": config.evaluation.length_penalty,
+        "precision": runtime.resolved(config.training.precision), "shard_lines": SHARD_LINES,
         "batch_tokens": ON_GPU if runtime.device().type == "cuda" else BATCH_TOKENS}
     # in place of the references stand the sources: nothing of a target is left to be looked at
     sources = replace(train, target_ids=train.source_ids, target_offsets=train.source_offsets)
@@ -261,7 +259,8 @@ def _scores(job: _Job, found: list[str]) -> dict:
         for text in (job.teacher.task.references("train"), job.teacher.task.sources("train")))
     same = sum(a == b for a, b in zip(found, references, strict=True))
     step = -(-len(found) // SCORED_PAIRS)
-    score, signature = bleu(found[::step], references[::step])
+    dataset = job.teacher.config.dataset
+    score, signature = bleu(found[::step], references[::step], dataset.bleu_tokenizer)
     chrf = CHRF().corpus_score(found[::step], [references[::step]]).score
     sides = {"raw": references, "distilled": found}
     sources = [sources[row] for row in rows[::step]]
@@ -274,7 +273,6 @@ def _scores(job: _Job, found: list[str]) -> dict:
                  "pairs": len(found[::step])},
         "complexity": {n: asdict(complexity(sources, text)) for n, text in texts.items()},
     }
-    dataset = job.teacher.config.dataset
     if dataset.corpus == "synthetic":
         toy = ToyTask.from_options(dataset.options)
         metrics["modes"] = {n: _mode_shares(toy, sources, text) for n, text in texts.items()}

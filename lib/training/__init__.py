@@ -24,8 +24,8 @@ from tqdm.auto import tqdm
 
 from lib import runtime
 from lib.batching import Batch, collate, collate_fixed, fixed_batches, training_batches
-from lib.config import Config, load_config, run_arguments
-from lib.errors import CheckpointError, ReproError, TrainingError
+from lib.config import Config, load_config, parse_overrides, run_arguments
+from lib.errors import CheckpointError, ConfigError, ReproError, TrainingError
 from lib.layers import compile_layers
 from lib.models import build, count_parameters, start_from
 from lib.objectives import kl_weight, learning_rate
@@ -479,7 +479,8 @@ class Trainer:
         references = self.task.references("dev")[:s.dev_sentences]
         self.model.eval()
         with self.average.in_use(), runtime.autocast(s.precision, self.device):
-            return dev_scores(self.model, self.dev, self.task.vocabulary, references, s)
+            return dev_scores(self.model, self.dev, self.task.vocabulary, references, s,
+                              self.config.dataset.bleu_tokenizer)
 
     def _full_kl_weight(self) -> float:
         """The KL weight that a checkpoint must have been trained at to be chosen: the last one."""
@@ -529,11 +530,15 @@ def main(arguments: list[str] | None = None) -> None:
     """Train one run from a shell: python -m lib.training --model tr_s --dataset toy."""
     parser = argparse.ArgumentParser(description="Train one run, or resume it.")
     run_arguments(parser)
-    parser.add_argument("--overrides", type=json.loads, default={},
-                        help="""single settings of params/, as JSON: '{"steps": 20}'""")
+    parser.add_argument("--overrides", default="",
+                        help="""single settings of params/, in JSON or YAML: '{"steps": 20}'""")
     asked = vars(parser.parse_args(arguments))
     with parallel.joined():
         try:
-            train(load_config(**asked.pop("overrides"), **asked))
+            overrides = parse_overrides(asked.pop("overrides"))
+            if wrong := overrides.keys() & asked.keys():
+                raise ConfigError(f"overrides name {', '.join(sorted(wrong))}, which has an option "
+                                  "of its own")
+            train(load_config(**asked, **overrides))
         except ReproError as error:  # the same in all processes: told once
             raise SystemExit(f"error: {error}" if parallel.is_first() else 1) from None

@@ -69,13 +69,17 @@ def trial_folder(config: Config, trial: str) -> TrialFolder:
 
 
 def choice(config: Config) -> dict:
-    """The `chosen` trial, and the best dev BLEU of each in `trials`; {} until all are there."""
+    """The `chosen` trial, and the best dev BLEU of each in `trials`; {} until all are there.
+
+    Between equal BLEU the better dev LL decides, then the order of the file.
+    """
     scores = {}
     for trial in trials(config) if (PARAMS / "search" / f"{config.scale}.yaml").exists() else ():
         rows = history.read_rows(trial_folder(config, trial).history)
-        at_full_weight = [float(row["dev_bleu"]) for row in rows
+        at_full_weight = [(float(row["dev_bleu"]), float(row["dev_ll"])) for row in rows
                           if row["kl_weight"] == rows[-1]["kl_weight"]]
         if not at_full_weight:
             return {}
         scores[trial] = max(at_full_weight)
-    return {"chosen": max(scores, key=scores.__getitem__), "trials": scores} if scores else {}
+    return {"chosen": max(scores, key=scores.__getitem__),
+            "trials": {trial: bleu for trial, (bleu, _) in scores.items()}} if scores else {}

@@ -50,7 +50,8 @@ def translate(model, data: Tokenised, vocabulary: Vocabulary, settings: Sequence
 
 @torch.no_grad()
 def dev_scores(model, data: Tokenised, vocabulary: Vocabulary, references: list[str],
-               training: Training) -> tuple[dict[str, float], dict[str, Tensor]]:
+               training: Training, tokenizer: str = "13a",
+               ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """`dev_*` loss terms and `dev_ll` in nats per token (with one EOS), and `dev_bleu`; and what
     the last two are sums of, `log_prob` [sentences] and `counts` [sentences, 10] as in
     `history.Validations`.
@@ -82,6 +83,7 @@ def dev_scores(model, data: Tokenised, vocabulary: Vocabulary, references: list[
     possible = log_prob.isfinite().numpy()
     scores |= {"dev_ll": float(log_prob[possible].sum()) / int(
                    (data.target_lengths[possible] + 1).sum()),
-               "dev_bleu": bleu(lines, references)[0].score}
+               "dev_bleu": bleu(lines, references, tokenizer)[0].score}
     return scores, {"log_prob": log_prob,
-                    "counts": torch.as_tensor(bleu_statistics(lines, references))}
+                    "counts": torch.as_tensor(
+                        bleu_statistics(lines, references, tokenizer=tokenizer))}
