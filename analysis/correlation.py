@@ -10,8 +10,10 @@ import pandas as pd
 from jaxtyping import Float, Num
 from scipy.stats import rankdata
 
+from analysis import comparable
 from analysis.resampling import Resamples, bootstrap, with_accounting
 from analysis.significance import average_seeds
+from lib.bleu import tokenizer_of
 from lib.errors import DataError
 from lib.likelihood.accounting import ACCOUNTINGS, accounting_named
 from lib.runs import RunFolder, find_runs
@@ -146,8 +148,11 @@ def collect(runs: Iterable[RunFolder] | None = None) -> pd.DataFrame:
 
     Columns: dataset, scale, model, family, train_data, seed, parameters, setting (the headline's
     decoding), bleu, chrf, signature, bleu_mbr (minimum Bayes risk; NaN where it wasn't run), each
-    accounting (`paper` ...), its `_error` (standard error) and `_samples`, test_set, lines, run
-    (the `RunFolder`). `runs` defaults to `find_runs()`.
+    accounting (`paper` ...), its `_error` (standard error) and `_samples`, vocabulary, precision,
+    test_set, lines, references and sources (fingerprints), run (the `RunFolder`). `runs` defaults
+    to `find_runs()`.
+
+    Errors: DataError for runs that can't be compared (`comparable.check`).
     """
     rows = []
     for run in find_runs() if runs is None else runs:
@@ -161,21 +166,31 @@ def collect(runs: Iterable[RunFolder] | None = None) -> pd.DataFrame:
             row |= {name: found.mean if found else math.nan,
                     f"{name}_error": found.standard_error if found else math.nan,
                     f"{name}_samples": float(found.samples) if found else math.nan}
-        rows.append(row | {"test_set": metrics.test_set.name, "lines": metrics.test_set.lines,
-                           "run": run})
+        rows.append(row | {"vocabulary": metrics.vocabulary, "precision": metrics.precision,
+                           "test_set": metrics.test_set.name, "lines": metrics.test_set.lines,
+                           "references": metrics.test_set.references,
+                           "sources": metrics.test_set.sources, "run": run})
     columns = [*RUN_COLUMNS, "setting", "bleu", "chrf", "signature", "bleu_mbr",
                *(f"{name}{end}" for name in ACCOUNTINGS for end in ("", "_error", "_samples")),
-               "test_set", "lines", "run"]
-    return pd.DataFrame(rows, columns=columns)
+               "vocabulary", "precision", "test_set", "lines", "references", "sources", "run"]
+    frame = pd.DataFrame(rows, columns=columns)
+    comparable.check(frame)
+    return frame
 
 
 def resample_runs(frame: pd.DataFrame, references: Sequence[str], *accountings: str,
-                  hypotheses: str = "hypothesis", **options: int | bool) -> dict[str, Resamples]:
+                  hypotheses: str = "hypothesis", **options: int | bool | str,
+                  ) -> dict[str, Resamples]:
     """Accounting -> `bootstrap` of the runs of `collect`'s rows (one data set), from their
     sentences.csv; the same resamples for all.
 
     hypotheses: the column that BLEU is of; `hypothesis_mbr` for minimum Bayes risk.
+    Errors: DataError for runs that can't be compared under these accountings, or of another test
+    text than `references`.
     """
+    comparable.check(frame, accountings)
+    comparable.check_text(frame, references)
+    options["tokenizer"] = next(iter(frame["signature"].map(tokenizer_of)), "13a")
     tables = [run.read_sentences(hypotheses) for run in frame["run"]]
     first, *others = dict.fromkeys(accountings)
     drawn = {first: bootstrap(tables, references, first, **options)}
@@ -196,6 +211,7 @@ def models_table(frame: pd.DataFrame, accounting: str, *, resamples: Resamples |
     have n and NaN.
     """
     sign = accounting_named(accounting).sign
+    comparable.check(frame, [accounting])
     if frame[["dataset", "scale"]].drop_duplicates().shape[0] > 1:
         raise DataError("the runs are of several data sets or scales; correlate one at a time: "
                         + ", ".join(sorted({f"{d}/{s}" for d, s in

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis import published
+from analysis import comparable, published
 from analysis.resampling import Resamples
 from analysis.significance import pair_name
 from lib.likelihood.accounting import accounting_named
@@ -36,11 +36,13 @@ def table1(frame: pd.DataFrame, accounting: str, *, resamples: Resamples | None 
     Columns besides: seeds (how many the row averages), parameters, setting, bleu, bleu_low,
     bleu_high, bleu_sd (standard deviation over seeds), chrf, accounting, log_likelihood,
     log_likelihood_error (standard error over sentences, the largest of the seeds'),
-    log_likelihood_sd, and where the paper has the data set: published_bleu,
+    log_likelihood_sd, precision (of the decoder's products; "" where it isn't recorded), and where
+    the paper has the data set: published_bleu,
     published_log_likelihood (NaN where not transcribed). Rows come in the paper's order of models,
     raw before distilled.
     """
     accounting_named(accounting)
+    comparable.check(frame, [accounting])
     theirs = published.table1()
     rows = []
     for key, group in frame.groupby(GROUP, sort=False):
@@ -55,7 +57,7 @@ def table1(frame: pd.DataFrame, accounting: str, *, resamples: Resamples | None 
     table = pd.DataFrame(rows, columns=[
         *GROUP, "seed", "seeds", "parameters", "setting", "bleu", "bleu_low", "bleu_high",
         "bleu_sd", "chrf", "accounting", "log_likelihood", "log_likelihood_error",
-        "log_likelihood_sd", "published_bleu", "published_log_likelihood"])
+        "log_likelihood_sd", "precision", "published_bleu", "published_log_likelihood"])
     return _ordered(_without_counterpart(table))
 
 
@@ -97,7 +99,8 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     """`table1` as the paper prints it: a row a model, raw beside distilled, ours beside theirs.
 
     BLEU with its 95% interval, likelihood with its standard error over test sentences; means over
-    seeds where there are several, with their number and the standard deviation (sd).
+    seeds where there are several, with their number and the standard deviation (sd). A column
+    `precision` where runs were decoded in different ones.
     """
     rows = []
     for (_, _, model), group in systems(table).groupby(["dataset", "scale", "model"], sort=False):
@@ -117,6 +120,8 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
                 row |= {f"paper's {name}, {data}": math.nan if found is None else
                         found[f"published_{key}"]
                         for name, key in (("BLEU", "bleu"), ("LL", "log_likelihood"))}
+        if len(set(table["precision"])) > 1:
+            row["precision"] = ", ".join(dict.fromkeys(group["precision"].replace("", "unknown")))
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -232,7 +237,8 @@ def _scores(part: pd.DataFrame, places: np.ndarray, accounting: str,
             "bleu_sd": part["bleu"].std(ddof=1), "chrf": part["chrf"].mean(),
             "accounting": accounting, "log_likelihood": part[accounting].mean(),
             "log_likelihood_error": part[f"{accounting}_error"].max(),
-            "log_likelihood_sd": part[accounting].std(ddof=1)}
+            "log_likelihood_sd": part[accounting].std(ddof=1),
+            "precision": " ".join(dict.fromkeys(filter(None, part.get("precision", ""))))}
 
 
 def _spread(row: pd.Series, name: str, digits: int) -> str:

@@ -197,10 +197,14 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class TestSet:
-    """What a run was scored on."""
+    """What a run was scored on; `text_fingerprint` of its two sides, "" where an older file has
+    none.
+    """
 
     name: str
     lines: int
+    references: str = ""
+    sources: str = ""
 
 
 @dataclass(frozen=True)
@@ -212,6 +216,7 @@ class Metrics:
     (`Config.objective`).
     log_likelihood: by accounting. convergence: whether the importance-weighted bound has converged
     (`lib.evaluation.scoring.convergence`). diagnostics: of the latent variable, none without one.
+    vocabulary: its fingerprint; precision: bf16 or fp32, of the decoder's products ("": not known).
     """
 
     model: str
@@ -225,6 +230,8 @@ class Metrics:
     headline: str
     log_likelihood: dict[str, Likelihood]
     test_set: TestSet
+    vocabulary: str = ""
+    precision: str = ""
     step: int = 0
     dev_bleu: float = math.nan
     objective: str = ""

@@ -17,7 +17,7 @@ from lib.host import allowed_cores
 from lib.paths import ROOT
 
 __all__ = ["autocast", "commit", "cores", "device", "device_positions", "halving", "has_fast_bf16",
-           "prepare", "seed", "versions"]
+           "prepare", "resolved", "seed", "versions"]
 
 Rows = TypeVar("Rows", list, np.ndarray)
 Result = TypeVar("Result")
@@ -104,11 +104,18 @@ def autocast(precision: str = "auto", where: torch.device | None = None, cache: 
     a weight is rounded where it is used, as a CUDA graph needs it.
     """
     where = where or device()
-    if precision not in ("auto", "bf16", "fp32"):
-        raise ConfigError(f"unknown precision '{precision}': auto, bf16 or fp32")
-    if precision == "fp32" or (precision == "auto" and not has_fast_bf16(where)):
+    if resolved(precision, where) == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(where.type, dtype=torch.bfloat16, cache_enabled=cache)
+
+
+def resolved(precision: str, where: torch.device | None = None) -> str:
+    """What `precision` is on a device: bf16 or fp32. Errors: ConfigError for another name."""
+    if precision not in ("auto", "bf16", "fp32"):
+        raise ConfigError(f"unknown precision '{precision}': auto, bf16 or fp32")
+    if precision != "auto":
+        return precision
+    return "bf16" if has_fast_bf16(where) else "fp32"
 
 
 def seed(*numbers: int) -> None:

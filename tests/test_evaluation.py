@@ -1,20 +1,25 @@
 """Evaluation: a whole run's files, and what refuses to be evaluated."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from sacrebleu.metrics import BLEU
 
+from lib.bleu import bleu_from_counts
 from lib.config import load_config
 from lib.errors import CheckpointError
 from lib.evaluation import decoding_settings, evaluate
 from lib.evaluation.scoring import load_run
 from lib.runs import run_folder
+from lib.runtime import has_fast_bf16
+from lib.subword import text_fingerprint
 from lib.task import Task
 from lib.training import Trainer, checkpoints
+from lib.training.history import Validations
 
 TINY = {"steps": 2, "validate_every": 1, "dev_sentences": 8, "start_from": "", "kl_start": 0,
         "kl_ramp": 0, "samples": 5, "d_model": 16, "d_filter": 32}
@@ -29,7 +34,15 @@ def test_a_whole_run(model, isolated):
     assert json.loads(folder.metrics.read_text()) == metrics
     assert list(metrics["bleu"]) == decoding_settings(config)
     assert all("version:" in entry["signature"] for entry in metrics["bleu"].values())
-    assert metrics["test_set"] == {"name": "test", "lines": 1000}
+    task = Task(config)
+    assert metrics["test_set"] == {
+        "name": "test", "lines": 1000, "references": text_fingerprint(task.references("test")),
+        "sources": text_fingerprint(task.sources("test"))}
+    assert metrics["vocabulary"] == task.vocabulary.fingerprint
+    assert metrics["precision"] == ("bf16" if has_fast_bf16() else "fp32")
+    again = folder.read_metrics()
+    assert (again.vocabulary, again.precision) == (metrics["vocabulary"], metrics["precision"])
+    assert asdict(again.test_set) == metrics["test_set"]
     sentences = pd.read_csv(folder.sentences, keep_default_na=False)
     assert list(sentences)[:9] == [
         "hypothesis", "n_tokens", "n_tokens_padded", "n_chars", "log_prob", "log_p_length", "elbo",
@@ -58,6 +71,23 @@ def test_a_whole_run(model, isolated):
         bounds = metrics["convergence"]["bounds"]
         assert [bound["samples"] for bound in bounds] == [1, 5]
         assert bounds[-1]["strict"]["mean"] == metrics["log_likelihood"]["strict"]["mean"]
+
+
+def test_bleu_is_by_the_tokeniser_of_the_data_set(isolated):
+    config = load_config("tr_s", "toy", "smoke", **TINY, mbr_samples=0, headline="greedy")
+    config = replace(config, dataset=replace(config.dataset, tokenizer="char"))
+    trainer = Trainer(config, progress=False)
+    trainer.run()
+    metrics = evaluate(config, progress=False)
+    lines = run_folder(config).read_sentences()["hypothesis"].tolist()
+    theirs = BLEU(tokenize="char").corpus_score(lines, [Task(config).references("test")])
+    assert metrics["bleu"]["greedy"]["score"] == pytest.approx(theirs.score)
+    assert "tok:char" in metrics["bleu"]["greedy"]["signature"]
+    kept = Validations.read(trainer.folder.validations)
+    assert kept.resampled(np.ones((1, 8)))[1][0, -1] == pytest.approx(
+        trainer.history[-1]["dev_bleu"])
+    assert trainer.history[-1]["dev_bleu"] == pytest.approx(
+        bleu_from_counts(trainer.sentences[-1]["counts"].sum(0).numpy()))
 
 
 def test_evaluating_a_run_that_was_not_trained_names_the_command(isolated):

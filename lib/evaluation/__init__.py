@@ -21,6 +21,7 @@ from lib.evaluation.scoring import TrainedRun, accountings, convergence, likelih
 from lib.models import count_parameters, model_class
 from lib.paths import write_text
 from lib.runs import run_folder
+from lib.subword import text_fingerprint
 from lib.training.validation import DECODING_TOKENS, translate
 
 __all__ = ["decoding_settings", "evaluate", "mbr_setting"]
@@ -65,7 +66,8 @@ def evaluate(config: Config, progress: bool = True) -> dict:
         "dataset": config.dataset.name, "scale": config.scale, "train_data": config.train_data,
         "seed": config.seed, "parameters": count_parameters(run.model), "step": run.step,
         "dev_bleu": run.dev_bleu,
-        "bleu": _scores({s: lines[s] for s in settings}, references),
+        "bleu": _scores({s: lines[s] for s in settings}, references,
+                        config.dataset.bleu_tokenizer),
         "headline": config.evaluation.headline,
         "log_likelihood": accountings(sentences, samples),
         "convergence": convergence(sentences, samples),
@@ -75,7 +77,11 @@ def evaluate(config: Config, progress: bool = True) -> dict:
                   "lines": min(TIMED, len(references)), "threads": threads,
                   "device": str(runtime.device()),
                   "likelihood_seconds": sentences.attrs["seconds"]},
-        "test_set": {"name": config.dataset.test, "lines": len(references)},
+        "vocabulary": run.task.vocabulary.fingerprint,
+        "precision": runtime.resolved(config.training.precision),
+        "test_set": {"name": config.dataset.test, "lines": len(references),
+                     "references": text_fingerprint(references),
+                     "sources": text_fingerprint(run.task.sources("test"))},
     }
     _write(config, metrics, sentences)
     return metrics
@@ -100,15 +106,16 @@ def _speed(run: TrainedRun, setting: str) -> float:
         return len(data) / (time.perf_counter() - started)
 
 
-def _scores(lines: dict[str, list[str]], references: list[str]) -> dict[str, dict]:
+def _scores(lines: dict[str, list[str]], references: list[str],
+            tokenizer: str) -> dict[str, dict]:
     """BLEU and chrF of each setting, with 95% intervals over resampled test sentences.
 
     `gain` is over the first setting (greedy search, or no refinement), on the same resamples.
     """
     weights, entries, first = resample_weights(len(references), RESAMPLES), {}, None
     for setting, texts in lines.items():
-        score, signature = bleu(texts, references)
-        drawn = resampled_bleu(texts, references, weights)[1]
+        score, signature = bleu(texts, references, tokenizer)
+        drawn = resampled_bleu(texts, references, weights, tokenizer)[1]
         entries[setting] = {**with_interval("score", score.score, drawn), "signature": signature,
                             "chrf": CHRF().corpus_score(texts, [references]).score}
         if first is None:
@@ -145,7 +152,7 @@ def _diagnostics(run: TrainedRun, sentences: pd.DataFrame, references: list[str]
             lines[row] = line
     return {"reconstruction": float(reconstruction),
             "kl": float(reconstruction - sentences["elbo"].sum() / subwords),
-            "bleu_posterior": bleu(lines, references)[0].score,
+            "bleu_posterior": bleu(lines, references, run.config.dataset.bleu_tokenizer)[0].score,
             "share_lengths_right": right / len(data),
             "effective_sample_size": float(sentences["effective_sample_size"].median())}
 

@@ -38,6 +38,7 @@ from lib.likelihood.annealing import (
 from lib.models import model_class
 from lib.paths import write_text
 from lib.runs import run_folder
+from lib.subword import text_fingerprint
 
 __all__ = ["AuditSettings", "annealing_path", "audit", "main", "read_audit", "simulate",
            "stopped_audit", "summarise"]
@@ -140,7 +141,9 @@ def audit(config: Config, settings: AuditSettings | None = None, progress: bool 
                           f"{config.dataset.name} has {len(run.task.test)}: ask for fewer")
     run.model.requires_grad_(False).to(PRECISIONS[settings.precision])
     folder = run_folder(config).path
-    head = {"settings": asdict(settings), "step": run.step, "dev_bleu": run.dev_bleu}
+    head = {"settings": asdict(settings), "step": run.step, "dev_bleu": run.dev_bleu,
+            "references": text_fingerprint(run.task.references("test")),
+            "sources": text_fingerprint(run.task.sources("test"))}
     rows, spent = _resume(config, head)
     started, before = time.monotonic(), torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
@@ -236,8 +239,8 @@ def _resume(config: Config, head: dict) -> tuple[list[dict], float]:
         told = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
         if {name: told[name] for name in head} == head:
             return pd.read_csv(folder / "audit.csv").to_dict("records"), float(told["seconds"])
-    except (FileNotFoundError, json.JSONDecodeError, KeyError):
-        pass
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        pass  # none, or a damaged one: made again
     return [], 0.0
 
 
@@ -245,7 +248,8 @@ def read_audit(config: Config, wanted: AuditSettings | None = None,
                ) -> tuple[pd.DataFrame, dict] | None:
     """audit.csv and audit.json of a run; None where there is no such finished audit.
 
-    It must be of the weights that metrics.json scored, and have the settings `wanted` or finer.
+    It must be of the weights and the test text that metrics.json scored, and have the settings
+    `wanted` or finer.
     Errors: DataError for a damaged file.
     """
     stored = _stored(config, wanted)
@@ -274,8 +278,11 @@ def _stored(config: Config, wanted: AuditSettings | None,
         settings = AuditSettings(**told["settings"] | {
             "annealing": Annealing(**told["settings"]["annealing"])})
         frame = pd.read_csv(folder.path / "audit.csv")
-        same = all(told[name] == metrics[name] for name in ("step", "dev_bleu"))
-    except (json.JSONDecodeError, KeyError, TypeError, FileNotFoundError) as error:
+        scored = {name: metrics[name] for name in ("step", "dev_bleu")}
+        scored |= {name: metrics["test_set"][name] for name in ("references", "sources")
+                   if name in metrics["test_set"]}  # not in an older file
+        same = all(told.get(name) == value for name, value in scored.items())
+    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
         raise DataError(f"the audit in {folder.path} is damaged ({error!r}): remove audit.csv and "
                         f"audit.json there and run {_command(config)} again") from error
     if not same or not settings.covers(wanted or settings):

@@ -88,7 +88,7 @@ def likelihoods(run: TrainedRun, data: Tokenised, samples: int, seed: int = 0,
     folder = run_folder(run.config)
     partial = folder.checkpoints / "likelihood.pt"
     asked = {"samples": samples, "seed": seed, "step": run.step, "data": data.fingerprint,
-             "precision": run.config.training.precision,
+             "precision": runtime.resolved(run.config.training.precision),
              "weights": checkpoints.fingerprint(model.state_dict()) if resumable else ""}
     rows, before, started = [], 0.0, time.perf_counter()
     if resumable and partial.exists():
