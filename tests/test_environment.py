@@ -13,10 +13,14 @@ import pytest
 from lib.paths import ROOT
 
 INTERPRETER = """#!/usr/bin/env bash
-# stands for Python: makes environments that hold a copy of it, and notes its arguments
-[ "$1 $2" = "-m venv" ] && { sleep 0.5; mkdir -p .venv/bin; cp "$0" .venv/bin/python; }
-[ "$1 $2" = "-m pytest" ] && (cd "$DISCREPANCY_OUTPUTS" && find . -type f) >> "$NOTES"
+# stands for Python: notes its arguments, and makes environments that hold a copy of it
 [ "$1" = -c ] || { printf '%s|' "$@"; printf 'HOME=%s\\n' "$HOME"; } >> "$NOTES"
+[ "$1 $2" = "-m venv" ] && {
+    while [ -e "$NOTES.hold" ]; do sleep 0.05; done
+    mkdir -p .venv/bin; cp "$0" .venv/bin/python
+}
+[ "$1 $2" = "-m pytest" ] && (cd "$DISCREPANCY_OUTPUTS" && find . -type f) >> "$NOTES"
+true
 """
 
 
@@ -77,14 +81,19 @@ def test_the_environment_is_built_once(clone):
 
 @pytest.mark.skipif(shutil.which("flock") is None, reason="flock isn't installed")
 def test_two_first_calls_build_one_environment(clone):
-    first, second = (clone.start("lint") for _ in range(2))
+    hold = clone.folder / "notes.hold"
+    hold.touch()
+    first = clone.start("lint")
+    assert first.stdout.readline().startswith("==> [1/3] environment")
+    second = clone.start("lint")
+    assert "being built by another make: waiting" in second.stdout.readline()
+    hold.unlink()
     said = [process.communicate(timeout=60)[0] for process in (first, second)]
     assert first.returncode == second.returncode == 0, said
     notes = clone.notes()
     assert sum(line.startswith("-m|venv|") for line in notes) == 1
     assert sum("|pip|install|" in line for line in notes) == 2
     assert sum("ruff" in line for line in notes) == 2
-    assert "built by another make: waiting" in "".join(said)
 
 
 @pytest.mark.parametrize("move", [Path.rename, shutil.copytree])
