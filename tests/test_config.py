@@ -17,6 +17,7 @@ from lib.config import (
     Evaluation,
     Training,
     datasets,
+    family_of,
     load_config,
     load_dataset,
     parse_overrides,
@@ -48,10 +49,10 @@ def spoil(path, old: str, new: str) -> None:
 def test_every_file_loads(model, scale, size):
     config = load_config(model, ONE_OF_EACH_SIZE[size], scale)
     assert (config.model, config.scale, config.dataset.size) == (model, scale, size)
-    family = {"t": "autoregressive", "g": "gaussian", "f": "flow"}[model[0]]
+    family = family_of(model)
     assert config.architecture.family == family
     headline = config.evaluation.headline
-    assert (headline[0] == "k") == (family != "autoregressive")
+    assert (headline[0] == "k") == (family in ("gaussian", "flow"))
 
 
 @pytest.mark.parametrize("name", datasets())
@@ -83,6 +84,20 @@ def test_the_published_sizes():
     assert couplings == [12, 24, 16]
     a = load_config("fl_s", "wmt14_en_de", "paper").architecture
     assert [s * len(p) for s, p in zip(a.flow_steps, a.flow_plans, strict=True)] == [12, 12, 8]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_file_that_is_like_another_holds_what_differs(scale):
+    marginal, best = (load_config(model, scale=scale) for model in ("da_b", "dp_b"))
+    assert best == dataclasses.replace(marginal, model="dp_b", training=dataclasses.replace(
+        marginal.training, objective="best_path"))
+    assert (marginal.objective, best.objective) == ("marginal", "best_path")
+
+
+def test_the_objective_is_said_in_words():
+    assert load_config("tr_s").objective == load_config("na_b").objective == "likelihood"
+    assert load_config("ga_b").objective == load_config("md_b").objective == "ELBO"
+    assert load_config("da_b", glancing=0.5).objective == "marginal, glancing 0.5"
 
 
 def test_overrides_replace_single_keys():
@@ -158,6 +173,17 @@ def test_the_teacher_belongs_to_runs_on_distilled_data_alone():
     ({"heads": 3}, "d_model = 64 is not a multiple of heads = 3"),
     ({"heads": 0}, "heads = 0 must be 1 or more"),
     ({"prior": "gaussian"}, "prior = gaussian doesn't fit family = autoregressive"),
+    ({"model": "da_b", "upsampling": 1}, "upsampling = 1: for family = dag it must be 2 or more"),
+    ({"model": "ct_b", "upsampling": 0}, "upsampling = 0: for family = ctc it must be 1 or more"),
+    ({"upsampling": 4}, "upsampling = 4: for family = autoregressive it must be 0"),
+    ({"decoder_d_filter": 4}, "decoder_d_filter = 4 doesn't fit family = autoregressive"),
+    ({"model": "na_b", "decoder_d_filter": -1}, "decoder_d_filter = -1 must be 0 or more"),
+    ({"model": "da_b", "objective": "best"}, "objective = 'best': family dag has marginal | best_"),
+    ({"objective": "marginal"}, "'marginal': family autoregressive has no choice: leave it out"),
+    ({"glancing": 0.5}, "family autoregressive can't train by it, independent, dag, ctc can"),
+    ({"model": "ct_b", "glancing": 1.0}, "glancing = 1.0 lies outside [0, 1)"),
+    ({"model": "md_b", "label_smoothing": 0.1}, "label_smoothing = 0.1: family masked sums over"),
+    ({"model": "md_b", "unmaskings": [0]}, "unmaskings = (0,): 1 step or more"),
     ({"seed": -1}, "seed = -1 must be a whole number, 0 or more"),
     ({"seed": True}, "seed = True must be a whole number, 0 or more"),
 ])
@@ -193,6 +219,8 @@ def test_a_mistake_in_a_flow_is_named(arguments, message):
     ("training:", "trainings:", "unknown section 'trainings': did you mean training?"),
     ("training:", "training: 5\nevaluations:", "training"),
     ("training:", "training: [", "tr_s.yaml is not valid YAML"),
+    ("training:", "like: tr_z\ntraining:", "params/smoke/tr_s.yaml: unknown like 'tr_z'"),
+    ("training:", "like: tr_s\ntraining:", "unknown like 'tr_s': did you mean tr_"),
 ])
 def test_a_mistake_in_a_file_names_the_file(params, old, new, message):
     spoil(params / "smoke" / "tr_s.yaml", old, new)

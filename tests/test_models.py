@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, batch_of, model_of, ragged, sources_of
+from tiny import AUTOREGRESSIVE, FAMILIES, FLOW, GAUSSIAN, batch_of, model_of, ragged, sources_of
 
 from lib.config import MODELS, load_config
 from lib.decoding import hypotheses
@@ -10,8 +10,10 @@ from lib.models import build, count_parameters, start_from
 
 PUBLISHED = {"tr_s": 17e6, "tr_b": 60e6, "tr_l": 208e6, "ga_b": 75e6, "ga_l": 95e6, "fl_b": 75e6}
 
-EVERY = pytest.mark.parametrize("architecture", [AUTOREGRESSIVE, GAUSSIAN, FLOW],
-                                ids=lambda a: a.family)
+EVERY = pytest.mark.parametrize("architecture", FAMILIES, ids=lambda a: a.family)
+PARTS = {"gaussian": {"reconstruction", "kl", "length"}, "flow": {"reconstruction", "kl", "length"},
+         "independent": {"nll", "length"}, "masked": {"nll", "length"},
+         "dag": {"nll", "impossible"}, "ctc": {"nll", "impossible"}}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -20,6 +22,24 @@ def test_parameters_are_those_published(name):
     with torch.device("meta"):
         model = build(load_config(name, "wmt14_en_de", "paper").architecture, 32_000)
     assert count_parameters(model) == pytest.approx(PUBLISHED[name], rel=0.1)
+
+
+@pytest.mark.parametrize(("dataset", "scale", "vocabulary"), [
+    ("toy", "smoke", 90), ("multi30k_de_en", "mini", 8000), ("iwslt16_de_en", "paper", 32_000),
+    ("wmt14_en_de", "paper", 32_000)])
+@pytest.mark.parametrize(("name", "like"), [
+    ("na_b", "ga_b"), ("da_b", "ga_b"), ("dp_b", "ga_b"), ("ct_b", "ga_b"), ("md_b", "ga_b"),
+    ("tr_d", "tr_s")])
+def test_models_that_are_compared_have_one_size(name, like, dataset, scale, vocabulary):
+    """Parameters within 10%; of Ga-B the encoder and the number of decoder layers, too."""
+    own, other = (load_config(model, dataset, scale).architecture for model in (name, like))
+    with torch.device("meta"):
+        sizes = [count_parameters(build(a, vocabulary)) for a in (own, other)]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.1)
+    shared = ["d_model", "d_filter", "heads"]
+    shared += ["encoder_layers", "decoder_layers"] if like == "ga_b" else []
+    assert [getattr(own, key) for key in shared] == [getattr(other, key) for key in shared]
+    assert name != "tr_d" or own.decoder_layers == 1
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -49,8 +69,7 @@ def test_every_family_keeps_the_protocol(architecture):
     batch = batch_of(ragged(5, 9), model.multiple)
     training = load_config("ga_b").training
     losses = model.loss_terms(batch, training, 0.5)
-    parts = {"reconstruction", "kl", "length"} if model.latents else {"nll"}
-    assert set(losses) == {"loss", "tokens"} | parts
+    assert set(losses) == {"loss", "tokens"} | PARTS.get(architecture.family, {"nll"})
     assert int(losses["tokens"]) == int(batch.target_tokens.sum())
     assert losses["loss"].requires_grad
     assert not any(v.requires_grad for k, v in losses.items() if k != "loss")
