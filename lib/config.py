@@ -24,7 +24,7 @@ __all__ = [
 
 MODELS = ("tr_s", "tr_b", "tr_l", "ga_b", "ga_l", "fl_s", "fl_b", "fl_l",
           "tr_d", "na_b", "da_b", "dp_b", "ct_b", "md_b")
-SCALES = ("smoke", "mini", "paper")
+SCALES = ("smoke", "small", "mini", "paper")
 OBJECTIVES = dict.fromkeys(("dag", "ctc"), ("marginal", "best_path"))  # families with a choice
 OF_THE_PAPER = ("autoregressive", "gaussian", "flow")
 GLANCING = ("independent", "dag", "ctc")  # families that can train by it
@@ -240,7 +240,6 @@ class Dataset:
                 raise ConfigError(f"vocabulary of dataset {self.name}: give a whole number of "
                                   f"subwords, 8 or more, for scale {scale} (found {size!r})")
 
-
     @property
     def bleu_tokenizer(self) -> str:
         """SacreBLEU's tokeniser for the target: `tokenizer`, or that of the language.
@@ -441,13 +440,19 @@ def load_dataset(name: str) -> Dataset:
 
 
 def _values(scale: str, model: str, size: str) -> dict[str, dict]:
-    """Each section's values in a model's file, over those of the model that it is `like`."""
+    """Each section's values in a model's file, over those of the model that it is `like`: one of
+    the same scale, or <scale>/<model>.
+    """
     where, known = f"params/{scale}/{model}.yaml", (*SECTIONS, "iwslt", "wmt", "like")
     loaded = _read(PARAMS / scale / f"{model}.yaml")
-    parent = loaded.pop("like", None)
-    if parent is not None and (parent == model or parent not in MODELS):
-        raise ConfigError(f"{where}: {unknown('like', parent, [m for m in MODELS if m != model])}")
-    values = _values(scale, parent, size) if parent else {section: {} for section in SECTIONS}
+    values = {section: {} for section in SECTIONS}
+    if (parent := loaded.pop("like", None)) is not None:
+        of_scale, _, like = str(parent).rpartition("/")
+        of_scale = of_scale or scale
+        if like not in MODELS or of_scale not in SCALES or (of_scale, like) == (scale, model):
+            raise ConfigError(f"{where}: "
+                              f"{unknown('like', parent, [m for m in MODELS if m != model])}")
+        values = _values(of_scale, like, size)
     by_size = _keys(loaded.pop(size, None), f"{where}: {size}")
     loaded.pop({"iwslt": "wmt", "wmt": "iwslt"}[size], None)
     for name in (*loaded, *by_size):

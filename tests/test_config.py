@@ -259,8 +259,8 @@ def test_a_section_without_keys_is_refused(params, section):
     ("dev: dev", "dev: 2013-01-02", "and dates for such: quote it)"),
     ("train: [train]", "train: [on]", "train = True must be of type str"),
     ("name: toy", "name: toys", "params/datasets/toy.yaml has name: toys, and would write into"),
-    ("size: iwslt", "size: iwslt\ntokenizer: flores200", "unknown tokenizer 'flores200'"),
-    ("size: iwslt", "size: iwslt\ntokenizer: no", "tokenizer = False must be of type str"),
+    ("tokenizer: null", "tokenizer: flores200", "unknown tokenizer 'flores200'"),
+    ("tokenizer: null", "tokenizer: no", "tokenizer = False must be of type str"),
     ("size: iwslt", "size: [", "toy.yaml is not valid YAML: "),
 ])
 def test_a_mistake_in_a_dataset_is_named(params, old, new, message):
