@@ -116,7 +116,7 @@ class DagModel(UpsampledModel):
         emitted = torch.full(graph.real.shape, -1, device=path.device)
         # beyond the length to vertex 0, which emits nothing
         emitted.scatter_(1, path.masked_fill(at >= words[:, None], 0), at.expand_as(path))
-        emitted[:, 0] = -1
+        emitted[:, 0].fill_(-1)
         return emitted, graph.emissions.best()[1]
 
     @staticmethod

@@ -46,7 +46,10 @@ def mask_bias(mask: Bool[Tensor, "batch length"] | None) -> Tensor | None:
     """
     if mask is None:
         return None
-    bias = torch.zeros(mask.shape, dtype=torch.get_default_dtype(), device=mask.device)
+    kind = mask.device.type
+    dtype = (torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind)
+             else torch.get_default_dtype())  # of the scores
+    bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
     hidden = ~mask & mask.any(-1, keepdim=True)
     return bias.masked_fill_(hidden, NOTHING)[:, None, None, :]
 

@@ -17,7 +17,7 @@ from lib.host import allowed_cores
 from lib.paths import ROOT
 
 __all__ = ["autocast", "commit", "cores", "device", "device_positions", "halving", "has_fast_bf16",
-           "prepare", "resolved", "seed", "versions"]
+           "prepare", "resolved", "seed", "side_by_side", "versions"]
 
 Rows = TypeVar("Rows", list, np.ndarray)
 Result = TypeVar("Result")
@@ -69,9 +69,13 @@ def device_positions(where: torch.device, on_cpu: int, size: int = POSITION_BYTE
         return on_cpu
     free = (torch.cuda.mem_get_info(where)[0] + torch.cuda.memory_reserved(where)
             - torch.cuda.memory_allocated(where))
-    runs = max(1, int(os.environ.get("DISCREPANCY_SIDE_BY_SIDE", "1")))
-    fitting = max(1, free // (2 * runs * size))
+    fitting = max(1, free // (2 * side_by_side() * size))
     return max(on_cpu, min(MOST_POSITIONS, 1 << (fitting.bit_length() - 1)))
+
+
+def side_by_side() -> int:
+    """How many runs share this machine's card, as $DISCREPANCY_SIDE_BY_SIDE says."""
+    return max(1, int(os.environ.get("DISCREPANCY_SIDE_BY_SIDE", "1")))
 
 
 def halving(function: Callable[[Rows], Result], rows: Rows) -> list[Result]:

@@ -43,7 +43,7 @@ def paths_log_prob(transitions: Float[Tensor, "batch vertices vertices"],
     with torch.autocast(emissions.device.type, enabled=False):
         edges = transitions if best else transitions.exp()
         f = emissions.new_full(emissions.shape[:2], NOTHING)
-        f[:, 0] = 0.0
+        f[:, 0].zero_()
         for i in range(steps):
             onward = (_farthest if best else _onward)(f, edges) + emissions[..., i]
             f = torch.where(lengths[:, None] > i, onward, f)
@@ -109,7 +109,7 @@ def alignments_log_prob(blank: Float[Tensor, "batch frames"],
     always = torch.ones_like(repeated)
     closed = torch.cat([torch.stack([always, repeated], -1).flatten(1), always[:, :1]], 1)
     f = emissions.new_full((batch, 2 * targets + 1), NOTHING)
-    f[:, 0] = 0.0  # before the first frame, as after a blank
+    f[:, 0].zero_()  # before the first frame, as after a blank
     for frame in range(count):
         before = torch.cat([f.new_full((batch, 2), NOTHING), f], 1)
         ways = torch.stack([f, before[:, 1:-1], before[:, :-2].masked_fill(closed, NOTHING)])

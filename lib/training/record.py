@@ -24,6 +24,7 @@ def read(folder: RunFolder) -> dict:
 def write(folder: RunFolder, config: Config, about: dict) -> None:
     """Every setting, with what the trainer tells `about` the run, and what it runs on."""
     described = {**config.as_dict(), **about, "processes": parallel.processes(),
+                 "side_by_side": runtime.side_by_side(),
                  "versions": runtime.versions(), "commit": runtime.commit()}
     if chosen := choice(config):
         described["search"] = chosen  # how rate, warm-up and dropout were chosen
