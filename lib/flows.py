@@ -152,6 +152,8 @@ class Coupling(nn.Module):
     channels), a (alternate channels) or t (even and odd times). An additive coupling has scale 1.
     """
 
+    compiled = "_states"
+
     def __init__(self, channels: int, split: str, heads: int, d_filter: int, kind: str = "affine"):
         super().__init__()
         self.split, self.kind = split, kind
@@ -166,7 +168,11 @@ class Coupling(nn.Module):
         if self.split == "t" and bias is not None:
             bias = bias[..., ::2]
         x = kept + positions(kept.shape[1], self.width, kept.device, kept.dtype)
-        return self.out(self.norm(self.layer(x, bias, condition.source, condition.source_bias)))
+        return self._states(x, bias, condition.source, condition.source_bias)
+
+    def _states(self, x: Tensor, bias: Tensor | None, source: KeysValues,
+                source_bias: Tensor | None) -> Tensor:
+        return self.out(self.norm(self.layer(x, bias, source, source_bias)))
 
     def _moved_mask(self, condition: Condition) -> Tensor | None:
         """The mask of the positions that are moved."""

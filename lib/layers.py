@@ -5,6 +5,7 @@ Padding never enters: keys are masked by an additive bias, and padded queries ar
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import MethodType
 
@@ -275,6 +276,8 @@ class FeedForward(nn.Module):
 class EncoderLayer(nn.Module):
     """Self-attention and feed-forward, each normalised before and added to its input."""
 
+    compiled = "forward"
+
     def __init__(self, d_model: int, d_filter: int, heads: int, dropout: float):
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(d_model) for _ in range(2))
@@ -290,6 +293,8 @@ class EncoderLayer(nn.Module):
 
 class DecoderLayer(nn.Module):
     """Self-attention (causal or not), attention to the source, feed-forward."""
+
+    compiled = "forward"
 
     def __init__(self, d_model: int, d_filter: int, heads: int, dropout: float):
         super().__init__()
@@ -355,23 +360,27 @@ class Decoder(nn.Module):
 
 
 def compile_layers(model: nn.Module) -> None:
-    """Let torch compile the layers of a model for training; in evaluation they are as they were.
+    """Let torch compile what a model's modules name as `compiled`; in evaluation all is as it was.
 
-    One function a kind of layer, shared by all of its instances and shapes of batch.
+    One function a kind of module, shared by all of its instances and shapes of batch. What can't be
+    compiled goes on as it is, with torch's warning.
     """
     torch._dynamo.config.recompile_limit = 64  # widths, dropout rates, masks or none
-    for kind in (EncoderLayer, DecoderLayer):
-        shared = _in_training(kind)
-        for module in model.modules():
-            if type(module) is kind:
-                module.forward = MethodType(shared, module)
+    torch._dynamo.config.suppress_errors = True
+    shared: dict[type, Callable] = {}
+    for module in model.modules():
+        kind = type(module)
+        if name := getattr(kind, "compiled", None):
+            if kind not in shared:
+                shared[kind] = _in_training(getattr(kind, name))
+            setattr(module, name, MethodType(shared[kind], module))
 
 
-def _in_training(kind: type[nn.Module]):
-    plain, compiled = kind.forward, torch.compile(kind.forward, dynamic=True)
+def _in_training(plain: Callable) -> Callable:
+    fast = torch.compile(plain, dynamic=True)
 
     def forward(self, *arguments):
-        return (compiled if self.training else plain)(self, *arguments)
+        return (fast if self.training else plain)(self, *arguments)
 
     return forward
 
