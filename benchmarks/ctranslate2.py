@@ -98,12 +98,14 @@ def export(model: nn.Module, folder: Path) -> Path:
 
 
 class Engine:
-    """An exported model in CTranslate2, on one thread of the CPU."""
+    """An exported model in CTranslate2, on one thread of the CPU or on the first GPU."""
 
-    def __init__(self, folder: Path, weights: str = "float32"):
-        """`weights`: float32, int8, bfloat16 ... as CTranslate2 names its compute types."""
+    def __init__(self, folder: Path, weights: str = "float32", device: str = "cpu"):
+        """`weights`: float32, float16, int8 ... as CTranslate2 names its compute types; `device`:
+        cpu or cuda.
+        """
         self.translator = _library().Translator(
-            str(folder), device="cpu", inter_threads=1, intra_threads=1, compute_type=weights)
+            str(folder), device=device, inter_threads=1, intra_threads=1, compute_type=weights)
 
     def translate(self, rows: list[list[int]], width: int = 4, length: int | None = None,
                   ) -> tuple[list[list[int]], list[float]]:

@@ -27,19 +27,24 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.machine import describe, matrix_rate, peak_resident, precision, synchronise
+from benchmarks.machine import (
+    describe,
+    keep,
+    matrix_rate,
+    peak_resident,
+    precision,
+    synchronise,
+)
 from benchmarks.training import PLAIN, SOURCE_QUANTILES, TARGET_QUANTILES, PlainTransformer
 from lib import runtime
 from lib.batching import Batch, Tokenised, collate, collate_fixed, fixed_batches, training_batches
 from lib.config import load_config
 from lib.layers import compile_layers
 from lib.models import build, count_parameters
-from lib.paths import outputs_root, write_text
 from lib.training.averaging import WeightAverage
 from lib.training.step import FixedStep, Scalars
 
@@ -233,18 +238,6 @@ def rows(models: Sequence[str], scales: Sequence[str], variants: Sequence[str], 
     return made
 
 
-def keep(made: Sequence[dict]) -> None:
-    """Write rows into the table, each in place of the one of the same device, model and variant."""
-    path = outputs_root() / "bench" / "gpu_training.csv"
-    new = pd.DataFrame(made)
-    if path.exists():
-        old = pd.read_csv(path)
-        if set(KEY) <= set(old):
-            both = old.merge(new[KEY], on=KEY, how="left", indicator=True)["_merge"] == "both"
-            new = pd.concat([old[~both.to_numpy()], new])
-    write_text(path, new.to_csv(index=False, float_format="%.4g"))
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Measure, and write after each row."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -257,7 +250,7 @@ def main(arguments: list[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
 
     def tell(made: dict) -> None:
-        keep([made])
+        keep("gpu_training", [made], KEY)
         shown = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in made.items()
                  if k not in ("device", "precision", "torch")}
         print(" ".join(f"{k}={v}" for k, v in shown.items()), flush=True)

@@ -3,15 +3,17 @@
 import platform
 import resource
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
 
 from lib import runtime
+from lib.paths import outputs_root, write_text
 
-__all__ = ["describe", "matrix_rate", "matrix_throughput", "medians", "peak_resident", "precision",
-           "synchronise"]
+__all__ = ["describe", "keep", "matrix_rate", "matrix_throughput", "medians", "peak_resident",
+           "precision", "synchronise"]
 
 SHAPES = ((2048, 512, 2048), (2048, 256, 1024), (2048, 1024, 256))
 GPU_SHAPES = ((8192, 8192, 8192), (16384, 4096, 4096))
@@ -92,6 +94,17 @@ def matrix_rate(where: torch.device, seconds: float = 0.3) -> float:
             elapsed = time.perf_counter() - started
         best = max(best, 2 * rows * inner * columns * count / elapsed)
     return best
+
+
+def keep(name: str, made: Sequence[dict], key: Sequence[str]) -> None:
+    """Write rows into outputs/bench/<name>.csv, each in place of the one with the same `key`."""
+    path, new = outputs_root() / "bench" / f"{name}.csv", pd.DataFrame(made)
+    if path.exists():
+        old = pd.read_csv(path)
+        if set(key) <= set(old):
+            both = old.merge(new[[*key]], on=[*key], how="left", indicator=True)["_merge"] == "both"
+            new = pd.concat([old[~both.to_numpy()], new])
+    write_text(path, new.to_csv(index=False, float_format="%.4g"))
 
 
 def peak_resident() -> float:

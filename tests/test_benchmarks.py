@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import gpu_training, likelihood, training
+from benchmarks import gpu_decoding, gpu_training, likelihood, training
 from benchmarks.machine import describe, matrix_rate, matrix_throughput
 from lib import runtime
 
@@ -91,7 +91,7 @@ def test_a_row_that_fails_is_kept_as_its_error(monkeypatch, isolated):
         (training.PLAIN, "plain"), ("tr_s", "eager"), ("ga_b", "eager")]
     assert {m["error"] for m in made} == {"RuntimeError: no such kernel"}
     assert gpu_training.rows(["tr_s"], ["smoke"], ["eager"], 0.0, made.append) == []
-    gpu_training.keep(made)
+    gpu_training.keep("gpu_training", made, gpu_training.KEY)
     gpu_training.main(["--models", "tr_s", "--scales", "smoke", "--variants", "eager", "--seconds",
                        "0.01", "--tokens", "64"])
     table = pd.read_csv(isolated / "outputs" / "bench" / "gpu_training.csv")
@@ -99,3 +99,31 @@ def test_a_row_that_fails_is_kept_as_its_error(monkeypatch, isolated):
         ("ga_b", "eager"), ("torch.nn.Transformer", "plain"), ("tr_s", "eager")]
     done = table.set_index("model").loc["tr_s"]
     assert pd.isna(done["error"]) and done["tokens_per_second"] > 0 and done["share"] > 0
+
+
+def test_the_gpu_benchmark_of_decoding_measures_every_part(isolated, monkeypatch):
+    """At smoke sizes: a row each, its error where it fails, the paper's protocol beside."""
+    monkeypatch.setattr(gpu_decoding, "SETTINGS", {"tr_b": ("beam4",), "ga_b": ("k1",)})
+    monkeypatch.setattr(gpu_decoding.PlainGreedy, "__call__", lambda *given: 1 / 0)
+    sizes = gpu_decoding.Sizes("smoke", 500, 1, (2,), 1, 4, 4, 2, (("fl_s", "smoke", 3),))
+    told = []
+    made = gpu_decoding.run(sizes, gpu_decoding.PARTS, np.inf, told.append)
+    assert made == told
+    bench = isolated / "outputs" / "bench"
+    table = pd.read_csv(bench / "gpu_decoding.csv")
+    assert not table.duplicated(gpu_decoding.KEY).any()
+    ours = table[~table["system"].str.contains("torch|ctranslate2")]
+    assert ours["error"].isna().all() and (ours["sentences_per_second"] > 0).all()
+    assert set(zip(ours["way"], ours["batch"], strict=True)) == {
+        ("graphs", 1), ("graphs", 2), ("eager", 1), ("eager", 2), ("bulk", 4), ("distillation", 4)}
+    whole = ours.set_index(["system", "setting", "way"])
+    np.testing.assert_allclose(whole.loc[("tr_s", "beam4", "distillation"), "training_set_s"],
+                               61_000 / whole.loc[("tr_s", "beam4", "distillation"),
+                                                  "sentences_per_second"], rtol=1e-2)
+    errors = table.loc[table["system"].str.contains("torch"), "error"]
+    assert (errors == "ZeroDivisionError: division by zero").all() and len(errors) == 2
+    [scored] = pd.read_csv(bench / "gpu_likelihood.csv").to_dict("records")
+    assert (scored["samples"], scored["sentences"]) == (2, 3) and scored["seconds"] > 0
+    ratios = pd.read_csv(bench / "gpu_protocol.csv").set_index("setting")
+    assert ratios.loc["beam4", "vs Tr-B beam4"] == 1.0
+    assert gpu_decoding.run(sizes, ["bulk"], 0.0, told.append) == []

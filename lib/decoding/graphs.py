@@ -34,11 +34,19 @@ from lib.errors import ConfigError
 from lib.layers import LONGEST
 from lib.subword import EOS, PAD
 
-__all__ = ["GraphedDecoder"]
+__all__ = ["GraphedDecoder", "can_be_graphed"]
 
 BUCKET = 8  # source positions, with EOS: the fewer the more graphs, the more the more padding
 STEPS, STEPS_ALONE = 8, 2  # of a search in one graph, even; of one sentence, that ends any time
 WARM_UP = 1  # runs before a capture: tables, workspaces and kernels are then in place
+
+
+def can_be_graphed(model: nn.Module, setting: str) -> bool:
+    """Whether a decoding setting of a frozen model has stages of fixed shapes."""
+    procedure = Procedure.parse(setting)
+    if isinstance(model, FrozenTransformer):
+        return procedure.search in ("greedy", "beam")
+    return isinstance(model, FrozenLatentModel) and procedure.plain
 
 
 class GraphedDecoder:
@@ -56,13 +64,13 @@ class GraphedDecoder:
         and for graphs on a CPU.
         """
         self.procedure = Procedure.parse(setting)
-        if self.procedure.search not in ("greedy", "beam") and not self.procedure.plain:
-            raise ConfigError(f"setting '{setting}' can't go through CUDA graphs: greedy, "
-                              "beam<width> or k<steps>")
-        self.procedure.check(model)
+        self.procedure.check(model, vocabulary=options.vocabulary)
         if not isinstance(model, FrozenTransformer | FrozenLatentModel):
             raise ConfigError("only a frozen Transformer or latent model can go through CUDA "
                               "graphs: give freeze(model)")
+        if not can_be_graphed(model, setting):
+            raise ConfigError(f"setting '{setting}' can't go through CUDA graphs: greedy, "
+                              "beam<width> or k<steps>")
         self.model, self.options, self.bucket = model, options, bucket
         self.where = model.embedding.weight.device
         if graphs and self.where.type != "cuda":

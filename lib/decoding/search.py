@@ -58,14 +58,15 @@ def greedy(model, source: Int[Tensor, "batch source"],
 def beam_search(model, source: Int[Tensor, "batch source"],
                 mask: Bool[Tensor, "batch source"] | None, width: int = 4,
                 length_penalty: float = 0.6,
-                longest: int | None = None) -> tuple[list[list[int]], Tensor]:
+                longest: int | Int[Tensor, " batch"] | None = None,
+                ) -> tuple[list[list[int]], Tensor]:
     """The best finished hypothesis of each sentence (without EOS), and log p(y|x) / lp(|y|).
 
     A hypothesis is finished when EOS is among the `width` best continuations; it then gives up its
     place in the beam. A sentence is done when the beam is empty, or when no live hypothesis could
     still win: log p only falls and lp only grows, so that stopping early changes no result. Done
     sentences leave the batch. At `longest` subwords (by default `longest_target` of the sentence's
-    own source, whatever the batch is padded to) every live hypothesis must end.
+    own source, whatever the batch is padded to; or a number each) every live hypothesis must end.
 
     Errors: ConfigError for a width below 1 or a negative length penalty.
     """
@@ -306,8 +307,11 @@ def _maxima(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 # ---- a sentence's own ----
 
-def _limits(source: Tensor, mask: Tensor | None, longest: int | None) -> Int[Tensor, " batch"]:
+def _limits(source: Tensor, mask: Tensor | None,
+            longest: int | Tensor | None) -> Int[Tensor, " batch"]:
     """At how many subwords each sentence must end, EOS among them; on the CPU."""
+    if isinstance(longest, Tensor):
+        return longest.cpu()
     if longest:
         return torch.full((len(source),), longest)
     sizes = [source.shape[1]] * len(source) if mask is None else mask.sum(1).tolist()

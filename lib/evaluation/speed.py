@@ -22,6 +22,7 @@ from lib.batching import Tokenised, collate, padded_length
 from lib.config import Config
 from lib.decoding import Options, Procedure, hypotheses
 from lib.decoding.frozen import freeze
+from lib.decoding.graphs import GraphedDecoder, can_be_graphed
 from lib.decoding.refinement import refine
 from lib.decoding.search import beam_search
 from lib.errors import ConfigError
@@ -65,22 +66,38 @@ def work(data: Tokenised, rows: Sequence, where: torch.device | str = "cpu",
 
 
 def free(name: str, model: nn.Module, setting: str, weights: str = "auto",
-         length_penalty: float = 0.6) -> System:
-    """A trained model that decides itself how long its outputs are."""
+         length_penalty: float = 0.6, graphed: bool | None = None) -> System:
+    """A trained model that decides itself how long its outputs are.
+
+    `graphed`: through `GraphedDecoder`; by default on a GPU, where the setting can be.
+    """
     frozen, options = freeze(model, weights), Options(length_penalty)
+    parameters = count_parameters(model)
+    if graphed is None:
+        graphed = _on_gpu(model) and can_be_graphed(frozen, setting)
+    if graphed:
+        decoder = GraphedDecoder(frozen, setting, options)
+        return System(name, setting, weights, parameters,
+                      lambda given: decoder(given.source, given.mask))
 
     def translate(given: Work) -> list[list[int]]:
         return hypotheses(frozen, given.source, given.mask, [setting], options)[setting]
 
-    return System(name, setting, weights, count_parameters(model), translate)
+    return System(name, setting, weights, parameters, translate)
 
 
-def controlled(name: str, model: nn.Module, setting: str, weights: str = "auto") -> System:
+def _on_gpu(model: nn.Module) -> bool:
+    return next(model.parameters()).is_cuda
+
+
+def controlled(name: str, model: nn.Module, setting: str, weights: str = "auto",
+               graphed: bool | None = None) -> System:
     """An untrained model whose outputs are made as long as the references.
 
     Random weights know no end. Search runs for exactly the reference's subwords (give a
     `never_ending` model); a latent model gets the reference's padded length, and every refinement
-    step is taken, since its outputs are kept from settling.
+    step is taken: `GraphedDecoder` always does, else outputs are kept from settling. `graphed`: by
+    default on a GPU.
 
     Errors: ConfigError for a setting other than greedy, beam<width>, k<steps>.
     """
@@ -90,6 +107,10 @@ def controlled(name: str, model: nn.Module, setting: str, weights: str = "auto")
                           "beam<width> or k<steps>")
     procedure.check(model)
     frozen = freeze(model, weights)
+    if graphed or (graphed is None and _on_gpu(model)):
+        decoder = GraphedDecoder(frozen, setting, Options(length_penalty=0.0))
+        return System(name, setting, weights, count_parameters(model),
+                      lambda given: decoder(given.source, given.mask, given.length))
     steps = _keep_moving(frozen) if model.latents else None
 
     def search(given: Work) -> list[list[int]]:
@@ -139,7 +160,8 @@ def never_ending(model: nn.Module) -> nn.Module:
 @torch.inference_mode()
 def measure(systems: Sequence[System], works: Sequence[Work], rounds: int = 3,
             progress: bool = True) -> pd.DataFrame:
-    """Seconds of each system on each batch in each round, after a warm-up on the widest batches.
+    """Seconds of each system on each batch in each round, after a warm-up on every shape of source
+    (on a GPU on every batch: a graph is captured when its shape is met first).
 
     A row a system, batch and round: `system, setting, weights, parameters, batch, work, round,
     target_length` (subwords that were made, one EOS more; the mean of a batch), `seconds`,
@@ -147,7 +169,8 @@ def measure(systems: Sequence[System], works: Sequence[Work], rounds: int = 3,
     """
     rows = []
     for system in systems:
-        for given in {w.source.shape: w for w in works}.values():
+        shapes = {w.source.shape: w for w in works}.values()
+        for given in works if works[0].source.is_cuda else shapes:
             system.translate(given)
     total = rounds * len(systems) * len(works)
     bar = tqdm(total=total, desc="translating", disable=not progress, leave=False)
@@ -172,7 +195,7 @@ def measure(systems: Sequence[System], works: Sequence[Work], rounds: int = 3,
 
 def time_runs(configs: Sequence[Config], sentences: int = 24, size: int = 32, rounds: int = 3,
               weights: str = "auto", progress: bool = True) -> pd.DataFrame:
-    """`measure` of trained runs on their test set, on one thread.
+    """`measure` of trained runs on their test set, on one thread; on a GPU through CUDA graphs.
 
     `sentences` lines at evenly spaced target lengths alone, then one batch of `size` lines; search
     and length predictors decide how long the outputs are. Settings: the model's `timed_settings`.
