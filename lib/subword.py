@@ -26,11 +26,14 @@ from lib.errors import ConfigError, DataError
 from lib.host import allowed_cores
 from lib.paths import cache_root, replacing, write_cache
 
-__all__ = ["BOS", "EOS", "PAD", "UNK", "Vocabulary", "text_fingerprint", "text_hash", "train"]
+__all__ = ["BOS", "EOS", "PAD", "UNK", "Vocabulary", "one_line", "text_fingerprint", "text_hash",
+           "train"]
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 
 COVERAGE = 0.9999  # share of the text's characters with a piece of their own; the rest are bytes
+ENDS = str.maketrans(  # what ends a line or a text for some reader: `one_line`
+    dict.fromkeys("\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029", " ") | {"\0": "\ufffd"})
 TRAINING_PAIRS = 2_000_000  # evenly spaced pairs that a vocabulary is trained on, at most
 
 
@@ -102,6 +105,13 @@ class Vocabulary:
         except DataError as error:
             raise DataError(f"{path}: {error}; delete the file, and lib.subword.train makes it "
                             "again from the training text") from error
+
+
+def one_line(text: str) -> str:
+    """The text as one line for every reader of lines: what any of them takes for the end of one
+    (str.splitlines, C, CSV) is a space, and NUL, which ends a text in C, is U+FFFD.
+    """
+    return text.translate(ENDS)
 
 
 def _real(row: Sequence[int]) -> list[int]:

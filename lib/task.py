@@ -1,5 +1,6 @@
 """A translation task ready for a model: corpus, joint vocabulary, and tokenised splits."""
 
+import contextlib
 import json
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,6 +12,7 @@ from lib.batching import Tokenised, tokenise
 from lib.config import Config
 from lib.corpora import formats
 from lib.errors import DataError
+from lib.layers import LONGEST
 from lib.paths import DistilledFolder
 
 __all__ = ["TEACHER_SEED", "Task", "distilled_folder", "distilled_targets"]
@@ -70,14 +72,23 @@ class Task:
         return self._read[split]
 
     def _tokenised(self, split: str, max_tokens: int | None = None) -> Tokenised:
-        name = f"{self.config.dataset.name}-{split}"
-        return tokenise(self._pairs(split), self.vocabulary, key=name, max_tokens=max_tokens)
+        pairs, name = self._pairs(split), f"{self.config.dataset.name}-{split}"
+        data = tokenise(pairs, self.vocabulary, key=name, max_tokens=max_tokens)
+        for side, lengths in enumerate((data.source_lengths, data.target_lengths)):
+            if lengths.max() >= LONGEST:
+                row = int(lengths.argmax())
+                raise DataError(
+                    f"{pairs.names[side]}, line {data.lines[row] + 1} has {lengths[row]} subwords, "
+                    f"models take {LONGEST - 1} at most: shorten it, or remove that line from both "
+                    "languages' files" + " (or lower max_tokens)" * (max_tokens is not None))
+        return data
 
     @cached_property
     def train(self) -> Tokenised:
         """Training pairs of at most `max_tokens` subwords a side.
 
-        Errors: DataError for distilled training data that nobody has made yet.
+        Errors: DataError for distilled training data that nobody has made yet, and for a pair
+        beyond a model's positions where max_tokens lets it pass.
         """
         if self.config.train_data == "distilled":
             return self._distilled()
@@ -95,13 +106,23 @@ class Task:
 
     @cached_property
     def dev(self) -> Tokenised:
-        """Validation pairs, all of them."""
+        """Validation pairs, all of them. Errors: DataError for one beyond a model's positions."""
         return self._tokenised("dev")
 
     @cached_property
     def test(self) -> Tokenised:
-        """Test pairs, all of them; only evaluation reads them."""
+        """Test pairs, all of them; only evaluation scores them. Errors: as for dev."""
         return self._tokenised("test")
+
+    def check_test(self) -> None:
+        """Have a test sentence beyond a model's positions refused before training, not after it.
+
+        A test set that can't be read is for evaluation to refuse. Errors: DataError.
+        """
+        with contextlib.suppress(DataError):
+            self._pairs("test")
+        if "test" in self._read:
+            _ = self.test
 
     def sources(self, split: str) -> list[str]:
         """Source lines of a split."""

@@ -3,6 +3,10 @@
 One line out for each line in, in order, and an empty line for an empty one. Input is read in chunks
 of bounded memory; inside a chunk sentences are sorted by length, and every chunk is written out as
 soon as it is done. Progress goes to standard error.
+
+In fp32 a line's translation is the same whatever else is in the input or translated with it, but
+for two hypotheses that tie to the last digits; in bf16 and int8, products are rounded differently
+in batches of another size, which changes some translations.
 """
 
 import argparse
@@ -10,7 +14,7 @@ import io
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -20,6 +24,7 @@ from tqdm.auto import tqdm
 from lib import runtime
 from lib.batching import Tokenised
 from lib.config import Config, load_config, run_arguments
+from lib.corpora import prepared
 from lib.decoding import Options, Procedure
 from lib.decoding.frozen import WEIGHTS, freeze
 from lib.errors import DataError, ReproError
@@ -28,10 +33,18 @@ from lib.layers import LONGEST
 from lib.subword import Vocabulary
 from lib.training.validation import translate
 
-__all__ = ["Translator", "main", "read_lines"]
+__all__ = ["LineError", "Translator", "main", "read_lines"]
 
 CHUNK_LINES, CHUNK_BYTES = 2048, 2**22  # at most so much of the input is in memory
 LONGEST_LINE = 2**20  # bytes: far beyond what a model takes
+
+
+class LineError(DataError):
+    """A line of the input can't be translated; those before it can."""
+
+    def __init__(self, number: int, message: str):
+        super().__init__(message)
+        self.number = number
 
 
 class Translator:
@@ -63,15 +76,14 @@ class Translator:
     def __call__(self, lines: list[str], first: int = 1) -> list[str]:
         """Translations of source lines, in order; `first` is the first one's number in messages.
 
-        Errors: DataError, with the line's number, for one longer than a model has positions.
+        Errors: LineError, with the line's number, for one longer than a model has positions.
         """
-        if self.config.dataset.lowercase:
-            lines = [line.lower() for line in lines]
-        rows = self.vocabulary.encode([line if line.strip() else "" for line in lines])
+        dataset = self.config.dataset
+        rows = self.vocabulary.encode(prepared(dataset, dataset.source, lines))
         for number, row in enumerate(rows, first):
             if len(row) >= LONGEST:
-                raise DataError(f"line {number} has {len(row)} subwords, models take "
-                                f"{LONGEST - 1} at most: split it")
+                raise LineError(number, f"line {number} has {len(row)} subwords, models take "
+                                        f"{LONGEST - 1} at most: split it")
         sizes = [len(row) for row in rows]
         data = Tokenised(np.array([i for row in rows for i in row], np.int32),
                          np.cumsum([0, *sizes]), np.empty(0, np.int32),
@@ -101,31 +113,45 @@ def read_lines(source: io.IOBase) -> Iterator[tuple[str, int]]:
 
 
 def _chunks(source: io.IOBase, most: int) -> Iterator[list[tuple[str, int]]]:
-    """Lines in groups of at most `most` lines and about CHUNK_BYTES bytes."""
-    lines, group, size = read_lines(source), [], 0
-    for item in lines:
-        group.append(item)
-        size += item[1]
-        if len(group) == most or size >= CHUNK_BYTES:
-            yield group
-            group, size = [], 0
+    """Lines in groups of at most `most` lines and about CHUNK_BYTES bytes; those before a line that
+    can't be read come before its error.
+    """
+    group, size, error = [], 0, None
+    try:
+        for item in read_lines(source):
+            group.append(item)
+            size += item[1]
+            if len(group) == most or size >= CHUNK_BYTES:
+                yield group
+                group, size = [], 0
+    except DataError as found:
+        error = found
     if group:
         yield group
+    if error is not None:
+        raise error
 
 
 def translate_stream(translator: Translator, source: io.IOBase, output: io.TextIOBase,
                      chunk_lines: int = CHUNK_LINES, progress: bool = True) -> int:
     """Translate all of `source` into `output`; returns the number of lines.
 
-    Errors: those of `read_lines` and `Translator`; BrokenPipeError where nobody reads on.
+    Errors: those of `read_lines` and `Translator`, once all lines before are out; BrokenPipeError
+    where nobody reads on.
     """
     done = 0
     with tqdm(total=_size(source), desc="translating", unit="B", unit_scale=True,
               disable=not progress, file=sys.stderr) as bar:
         for group in _chunks(source, chunk_lines):
-            found = translator([text for text, _ in group], first=done + 1)
+            texts, error = [text for text, _ in group], None
+            try:
+                found = translator(texts, done + 1)
+            except LineError as refused:
+                found, error = translator(texts[:refused.number - done - 1], done + 1), refused
             output.writelines(f"{line}\n" for line in found)
             output.flush()
+            if error is not None:
+                raise error
             done += len(group)
             bar.update(sum(size for _, size in group))
             bar.set_postfix_str(f"{done} lines")
@@ -141,10 +167,14 @@ def _size(source: io.IOBase) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def _positive(text: str) -> int:
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text}: a whole number, 1 or more")
-    return int(text)
+def _from(least: int) -> Callable[[str], int]:
+    """What reads a whole number that may not be smaller."""
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text}: a whole number, {least} or more")
+        return int(text)
+
+    return read
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -156,11 +186,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", default="auto", choices=WEIGHTS,
                         help="precision of the products; int8 is fastest on a CPU, rounds most")
     parser.add_argument("--teacher", default="", help="model that scores candidates (-teacher)")
-    parser.add_argument("--draw", type=int, default=0, help="seed of everything random")
-    parser.add_argument("--batch-tokens", type=_positive, default=0,
+    parser.add_argument("--draw", type=_from(0), default=0, help="seed of everything random")
+    parser.add_argument("--batch-tokens", type=_from(1), default=0,
                         help="source subwords translated together, with padding; default: what "
                         "suits the device")
-    parser.add_argument("--chunk-lines", type=_positive, default=CHUNK_LINES,
+    parser.add_argument("--chunk-lines", type=_from(1), default=CHUNK_LINES,
                         help="lines read before any is translated; 1 to answer line by line")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser

@@ -144,6 +144,18 @@ def test_romanian_is_normalised_and_nothing_else(data, source, target):
     assert "Ţara, ţara, țara Înaltă" in (*kept.source, *kept.target)
 
 
+@pytest.mark.parametrize(("lowercase", "romanian", "language", "expected"), [
+    (False, False, "ro", "Ş \u2028ț"), (True, False, "ro", "ş \u2028ț"),
+    (False, True, "ro", "S \u2028t"), (True, True, "ro", "s \u2028t"),
+    (True, True, "en", "ş \u2028ț"),
+])
+def test_a_sentence_is_prepared_for_training_and_translation_alike(lowercase, romanian, language,
+                                                                  expected):
+    dataset = replace(load_dataset("wmt16_ro_en"), lowercase=lowercase,
+                      options={"normalise_romanian": romanian})
+    assert corpora.prepared(dataset, language, ["\u00a0Ş \u2028ț \t"]) == [expected]
+
+
 @pytest.mark.parametrize("split", corpora.SPLITS)
 @pytest.mark.parametrize("blank", ["", "  "])
 def test_own_files_with_a_blank_line_are_refused(data, split, blank):

@@ -1,14 +1,17 @@
 """Subwords: text survives encoding and decoding, the same text gives the same bytes."""
 
+import csv
 import shutil
+import sys
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 
 from lib import subword
 from lib.errors import ConfigError, DataError
-from lib.subword import BOS, EOS, PAD, UNK, Vocabulary, text_hash, train
+from lib.subword import BOS, EOS, PAD, UNK, Vocabulary, one_line, text_hash, train
 
 SOURCE = ["Ein  Mann mit zwei  Leerzeichen.", "  vorn und hinten  ", "Ümläute, Straße und 3,5 %",
           "geschütztes\u00a0Leerzeichen", "ein Tab\tdarin", "Zeilen\u2028trenner und \u0085 auch"]
@@ -71,6 +74,21 @@ def test_a_row_of_made_up_bytes_is_still_one_line(pairs):
     text, = vocabulary.decode([[byte + 0x0A, byte + 0xFF, byte + 0x41]])
     assert "\n" not in text
     assert text.endswith("A")
+
+
+def test_one_line_is_one_for_every_reader(tmp_path):
+    """str.splitlines, lines of a file, CSV by Python and by pandas; and nothing else is changed."""
+    ends = [chr(code) for code in range(sys.maxunicode) if len(f"a{chr(code)}b".splitlines()) > 1]
+    kept = "\t\x07\x1a\x1f\ufeff\u00a0\u200b,\"'\\;ü👩‍👩‍👧"
+    texts = [one_line(f"a{end}b") for end in [*ends, "\0", "\r\n"]] + [kept, "nan", '"', ""]
+    assert len(ends) == 10 and texts[:10] == ["a b"] * 10 and texts[10:12] == ["a\ufffdb", "a  b"]
+    assert texts[12] == kept
+    path = tmp_path / "sentences.csv"
+    path.write_text(pd.DataFrame({"hypothesis": texts, "n": 1}).to_csv(index=False))
+    assert pd.read_csv(path, keep_default_na=False)["hypothesis"].tolist() == texts
+    with open(path, newline="", encoding="utf-8") as file:
+        assert [row["hypothesis"] for row in csv.DictReader(file)] == texts
+    assert len(path.read_text().splitlines()) == 1 + len(texts)
 
 
 def test_the_same_text_gives_the_same_bytes(pairs, monkeypatch, tmp_path):

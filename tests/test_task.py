@@ -10,8 +10,10 @@ import pytest
 from lib.config import load_config
 from lib.corpora import Pairs
 from lib.errors import DataError
+from lib.runs import run_folder
 from lib.subword import text_hash
 from lib.task import Task, distilled_folder
+from lib.training import Trainer
 
 pytestmark = pytest.mark.usefixtures("isolated")
 
@@ -69,6 +71,64 @@ def test_nothing_is_read_before_it_is_asked_for(config, monkeypatch):
     assert asked == ["dev"]
     assert len(task.dev) == 1  # the vocabulary needs the training text
     assert asked == ["dev", "train"]
+
+
+# ---- sentences beyond the positions of a model ----
+
+@pytest.fixture
+def own(isolated):
+    """Settings of a run on files of the user's own, and their folder."""
+    folder = isolated / "data/own"
+    folder.mkdir()
+    for split in ("train", "dev", "test"):
+        for language in ("qaa", "qab"):
+            (folder / f"{split}.{language}").write_text("ba ko\nti mu\nshi do\n")
+    config = load_config("tr_s")
+    return replace(config, dataset=replace(config.dataset, corpus="files", folder="own",
+                                           options={})), folder
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+@pytest.mark.parametrize("language", ["qaa", "qab"])
+def test_a_sentence_beyond_the_positions_is_named_with_file_and_line(own, split, language):
+    config, folder = own
+    path = folder / f"{split}.{language}"
+    path.write_text("ba ko\n" + "ti " * 1023 + "\n" + "mu " * 1024 + "\n")
+    with pytest.raises(DataError) as caught:
+        getattr(Task(config), split)
+    assert str(caught.value) == (
+        f"{path}, line 3 has 1024 subwords, models take 1023 at most: shorten it, or remove that "
+        "line from both languages' files")
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_training_refuses_it_before_it_starts(own, split):
+    config, folder = own
+    (folder / f"{split}.qab").write_text("ba ko\nti mu\n" + "mu " * 1500 + "\n")
+    with pytest.raises(DataError, match=rf"{split}.qab, line 3 has 1500 subwords"):
+        Trainer(config, progress=False)
+    assert not run_folder(config).path.exists()
+
+
+@pytest.mark.parametrize("harm", ["missing", "not aligned"])
+def test_a_test_set_that_cannot_be_read_is_left_to_evaluation(own, harm):
+    config, folder = own
+    if harm == "missing":
+        (folder / "test.qab").unlink()
+    else:
+        (folder / "test.qab").write_text("ba ko\n")
+    assert Trainer(config, progress=False).step == 0
+    with pytest.raises(DataError, match="test.qab"):
+        _ = Task(config).test
+
+
+def test_training_pairs_beyond_the_positions_are_filtered_or_named(own):
+    config, folder = own
+    (folder / "train.qab").write_text("ba ko\nti mu\n" + "mu " * 1500 + "\n")
+    assert len(Task(config).train) == 2
+    config = replace(config, dataset=replace(config.dataset, max_tokens=2000))
+    with pytest.raises(DataError, match=r"train.qab, line 3 has 1500 .* \(or lower max_tokens\)"):
+        _ = Task(config).train
 
 
 # ---- distilled training data ----

@@ -82,7 +82,8 @@ def test_a_reader_that_leaves_is_told_in_one_line(run):
 def test_latin1_is_named_with_its_line():
     process = start("--quiet")
     out, errors = process.communicate("ein\nHäuser\n".encode("latin1"), timeout=120)
-    assert (process.returncode, out) == (1, b"")
+    assert process.returncode == 1
+    assert out.count(b"\n") == 1  # the line before it
     assert errors.decode().startswith("error: line 2 isn't UTF-8 (byte 0xe4 at place 2): convert")
     assert "Traceback" not in errors.decode()
 
@@ -106,11 +107,14 @@ def test_a_missing_checkpoint_names_the_training_command(isolated):
         command.Translator(load_config("ga_b"))
 
 
-@pytest.mark.parametrize("number", ["0", "-3", "many"])
-def test_batch_tokens_must_be_positive(number, capsys):
+@pytest.mark.parametrize(("option", "number", "least"), [
+    ("--batch-tokens", "0", 1), ("--batch-tokens", "-3", 1), ("--chunk-lines", "many", 1),
+    ("--draw", "-1", 0), ("--draw", "1.5", 0), ("--draw", "²", 0)])
+def test_numbers_out_of_range_are_one_line(option, number, least, capsys):
     with pytest.raises(SystemExit):
-        command.main(["--batch-tokens", number])
-    assert "a whole number, 1 or more" in capsys.readouterr().err
+        command.main([f"{option}={number}"])
+    last = capsys.readouterr().err.strip().split("\n")[-1]
+    assert last.endswith(f"{option}: {number}: a whole number, {least} or more")
 
 
 def test_lines_end_as_files_do():
@@ -153,6 +157,55 @@ def test_a_line_beyond_the_positions_is_named(run, translator):
     long = " ".join([run.task.sources("test")[0]] * 300)
     with pytest.raises(DataError, match=r"line 12 has \d+ subwords, models take 1023 at most"):
         translator(["", long], first=11)
+
+
+@pytest.mark.parametrize("long", [0, 2, 4, 5])
+def test_the_lines_before_one_that_is_too_long_are_translated(run, translator, long):
+    """It may be in the middle of a chunk, at its start or in a later one."""
+    lines = run.task.sources("test")[:6]
+    expected = translator(lines)
+    lines[long] = " ".join([lines[0]] * 300)
+    output = io.StringIO()
+    with pytest.raises(DataError, match=rf"line {long + 1} has \d+ subwords"):
+        command.translate_stream(translator, io.BytesIO("\n".join(lines).encode()), output, 4,
+                                 progress=False)
+    assert output.getvalue() == "".join(f"{line}\n" for line in expected[:long])
+
+
+def test_the_lines_before_one_that_cannot_be_read_are_translated(run, translator):
+    lines = run.task.sources("test")[:3]
+    output = io.StringIO()
+    with pytest.raises(DataError, match="line 3 isn't UTF-8"):
+        command.translate_stream(
+            translator, io.BytesIO("\n".join(lines[:2]).encode() + b"\n\xff\n"), output, 50,
+            progress=False)
+    assert output.getvalue() == "".join(f"{line}\n" for line in translator(lines[:2]))
+
+
+ENDS = "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029\0"
+
+
+def test_one_line_for_every_reader_whatever_a_model_writes(run, translator, monkeypatch):
+    """A vocabulary whose every word ends a line for somebody."""
+    class Breaking(type(translator.vocabulary)):
+        def decode(self, ids):
+            return [f"a{ENDS}b" for _ in ids]
+
+    monkeypatch.setattr(translator, "vocabulary", Breaking(translator.vocabulary.model))
+    output = io.StringIO(newline="")
+    lines = run.task.sources("test")[:5]
+    command.translate_stream(translator, io.BytesIO("\n".join(lines).encode()), output,
+                             progress=False)
+    text = output.getvalue()
+    assert text.splitlines() == text.removesuffix("\n").split("\n") == [f"a{' ' * 9}\ufffdb"] * 5
+
+
+@pytest.mark.parametrize("around", ["\u00a0", "\u3000", " ", "\t", "\x1f"])
+def test_white_space_around_a_line_is_no_part_of_it(run, translator, around):
+    """As in the corpora that models are trained on."""
+    line = run.task.sources("test")[0]
+    assert translator([around + line + around]) == translator([line])
+    assert translator([around]) == [""]
 
 
 def test_weights_of_eight_bits_translate(run, translator):

@@ -1,6 +1,7 @@
 """Aligned sentence pairs of every corpus that params/datasets describes, checked line by line."""
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from lib.errors import ConfigError, DataError
 from lib.paths import data_root
 from lib.synthetic import ToyTask
 
-__all__ = ["SPLITS", "Pairs", "read"]
+__all__ = ["SPLITS", "Pairs", "prepared", "read"]
 
 SPLITS = ("train", "dev", "test")
 
@@ -65,6 +66,17 @@ def read(dataset: Dataset, split: str) -> Pairs:
     else:
         parts = _public_parts(dataset, split)
     return _joined([_pairs(dataset, split, *part) for part in parts])
+
+
+def prepared(dataset: Dataset, language: str, lines: Iterable[str]) -> list[str]:
+    """Sentences as models of a data set are trained on them, and must be given them: without white
+    space around them, Romanian without diacritics and all of it in lower case where the data set
+    says so.
+    """
+    lines = [line.strip() for line in lines]
+    if language == "ro" and dataset.options.get("normalise_romanian"):
+        lines = [formats.normalise_romanian(line) for line in lines]
+    return [line.lower() for line in lines] if dataset.lowercase else lines
 
 
 def _set_names(dataset: Dataset, split: str) -> tuple[str, ...]:
@@ -171,12 +183,8 @@ def _pairs(dataset: Dataset, split: str, source: list[str], target: list[str],
             logger.info("%s: left out %d of %d pairs with a blank side", names[0], dropped,
                         len(source))
             source, target = [s for s, _ in kept], [t for _, t in kept]
-    if dataset.options.get("normalise_romanian"):
-        source, target = (
-            [formats.normalise_romanian(line) for line in text] if language == "ro" else text
-            for language, text in ((dataset.source, source), (dataset.target, target)))
-    if dataset.lowercase:
-        source, target = ([line.lower() for line in text] for text in (source, target))
+    source = prepared(dataset, dataset.source, source)
+    target = prepared(dataset, dataset.target, target)
     return _not_empty(Pairs(source, target, dropped, names))
 
 

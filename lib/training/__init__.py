@@ -70,6 +70,7 @@ class Trainer:
         self.sums: dict[str, list[float]] = {}  # term -> its sum, and the tokens it is over
         with parallel.first_goes_ahead():  # it makes the caches that the others then read
             self.data, self.dev = self.task.train, self.task.dev
+            self.task.check_test()
         self.dev = self.dev.take(np.arange(min(len(self.dev), self.settings.dev_sentences)))
         torch.manual_seed(config.seed)
         self.model = build(config.architecture, len(self.task.vocabulary),

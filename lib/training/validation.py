@@ -14,7 +14,7 @@ from lib.config import Training
 from lib.decoding import DEFAULTS, Options, hypotheses
 from lib.likelihood import iw_bound
 from lib.runtime import device_positions, halving
-from lib.subword import Vocabulary
+from lib.subword import Vocabulary, one_line
 
 __all__ = ["DECODING_TOKENS", "dev_scores", "translate"]
 
@@ -25,7 +25,8 @@ DECODING_TOKENS = 1024  # of the longest side, with padding, that a CPU translat
 def translate(model, data: Tokenised, vocabulary: Vocabulary, settings: Sequence[str],
               options: Options = DEFAULTS, batch_tokens: int = 0,
               progress: str | None = None) -> dict[str, list[str]]:
-    """Detokenised hypotheses of every setting, in corpus order. Targets aren't looked at.
+    """Detokenised hypotheses of every setting, in corpus order, one line each for any reader of
+    lines (`subword.one_line`). Targets aren't looked at.
 
     `batch_tokens`, of the longest side with padding, are translated together; 0: as many as suit
     the device, `DECODING_TOKENS` on a CPU.
@@ -39,7 +40,7 @@ def translate(model, data: Tokenised, vocabulary: Vocabulary, settings: Sequence
         found = hypotheses(model, batch.source, batch.source_mask, settings, options)
         for setting, ids in found.items():
             for row, line in zip(rows, vocabulary.decode(ids), strict=True):
-                lines[setting][row] = line
+                lines[setting][row] = one_line(line)
 
     tokens = batch_tokens or device_positions(where, DECODING_TOKENS)
     groups = evaluation_batches(data, tokens, model.multiple)
