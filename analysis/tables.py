@@ -114,7 +114,7 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
                 interval(found["bleu"], found["bleu_low"], found["bleu_high"])
                 + _spread(found, "bleu", 1))
             row[f"LL, {data}"] = MISSING if found is None else (
-                f"{_signed(found['log_likelihood'], 3)} ± {found['log_likelihood_error']:.3f}"
+                f"{_signed(found['log_likelihood'], 3)}{_error(found['log_likelihood_error'])}"
                 + _spread(found, "log_likelihood", 3))
             if "published_bleu" in table:
                 row |= {f"paper's {name}, {data}": math.nan if found is None else
@@ -239,6 +239,11 @@ def _scores(part: pd.DataFrame, places: np.ndarray, accounting: str,
             "log_likelihood_error": part[f"{accounting}_error"].max(),
             "log_likelihood_sd": part[accounting].std(ddof=1),
             "precision": " ".join(dict.fromkeys(filter(None, part.get("precision", ""))))}
+
+
+def _error(error: float) -> str:
+    """A standard error behind its number; one sentence has none."""
+    return " (n = 1)" if math.isnan(error) else f" ± {error:.3f}"
 
 
 def _spread(row: pd.Series, name: str, digits: int) -> str:

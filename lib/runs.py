@@ -194,6 +194,12 @@ class Likelihood:
     mean_of_possible: float = math.nan
     standard_error_of_possible: float = math.nan
 
+    @property
+    def error_text(self) -> str:
+        """The standard error in words; one sentence has none."""
+        return ("n = 1" if math.isnan(self.standard_error) else
+                f"standard error {self.standard_error:.3f} over sentences")
+
 
 @dataclass(frozen=True)
 class TestSet:

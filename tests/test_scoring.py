@@ -1,6 +1,7 @@
 """Scoring a test set: accountings and convergence by hand, draws that no batch changes, memory."""
 
 import copy
+import json
 import math
 import weakref
 from dataclasses import replace
@@ -22,6 +23,7 @@ from lib.evaluation.scoring import (
     likelihood_batches,
     likelihoods,
 )
+from lib.likelihood.accounting import ratio_of_sums
 from lib.runs import run_folder
 from lib.task import Task
 from tests.closed_form import ParityModel
@@ -122,6 +124,54 @@ def test_an_error_in_one_thread_ends_the_pass(isolated, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         likelihoods(run, tokenised(ragged(40, VOCABULARY)), 3, progress=False)
     torch.set_num_threads(threads)
+
+
+def test_one_sentence_has_no_standard_error():
+    """Rather than one of 0.000."""
+    assert math.isnan(ratio_of_sums(np.array([-6.0]), np.array([3.0]))[1])
+    sentences = pd.DataFrame({
+        "log_prob": [-6.0], "log_p_length": [-0.5], "n_tokens": [3], "n_tokens_padded": [4],
+        "n_chars": [9], "released_estimate": [-1.0], "elbo": [-6.5], "iw_bound_1": [-6.2],
+        "effective_sample_size": [2.0], "largest_weight": [0.6]})
+    found = accountings(sentences, 10)
+    assert found["paper"] == {"mean": -1.5, "standard_error": None, "samples": 10}
+    told = convergence(sentences, 10)
+    assert told["statement"].endswith("by 0.0667 nats per token (n = 1)") and told["lower_bound"]
+    json.dumps([found, told], allow_nan=False)
+
+
+@pytest.mark.parametrize("harm", [b"x", b"", b"PK"])
+def test_a_damaged_record_of_the_pass_is_made_again(isolated, harm):
+    """A mere cache: neither a training nor a deletion by hand is needed."""
+    run = run_of(GAUSSIAN, "ga_b", precision="fp32")
+    data = tokenised(ragged(6, VOCABULARY))
+    whole = likelihoods(run, data, 3, progress=False, resumable=True)
+    partial = run_folder(run.config).checkpoints / "likelihood.pt"
+    partial.write_bytes(harm)
+    pd.testing.assert_frame_equal(likelihoods(run, data, 3, progress=False, resumable=True), whole)
+    assert len(torch.load(partial, weights_only=True)["rows"]) == 6
+
+
+def test_a_record_that_cannot_be_kept_stops_no_pass(isolated, monkeypatch, caplog):
+    run = run_of(GAUSSIAN, "ga_b", precision="fp32")
+    data = tokenised(ragged(6, VOCABULARY))
+    run_folder(run.config).checkpoints.parent.mkdir(parents=True)
+    run_folder(run.config).checkpoints.write_text("a file where the folder should be")
+    assert len(likelihoods(run, data, 3, progress=False, resumable=True)) == 6
+    assert "can't write checkpoint" in caplog.text
+
+
+def test_rows_of_another_precision_are_not_taken_over(isolated, monkeypatch):
+    """A pass on a machine with bf16 doesn't go on, unasked, on one without."""
+    run = run_of(GAUSSIAN, "ga_b", precision="auto")
+    data = tokenised(ragged(6, VOCABULARY))
+    scored = []
+    monkeypatch.setattr(run.model, "log_prob_terms", lambda batch, *rest, real=(
+        run.model.log_prob_terms): (scored.append(len(batch)), real(batch, *rest))[1])
+    for fast in (False, False, True):
+        monkeypatch.setattr("lib.runtime.has_fast_bf16", lambda *_, fast=fast: fast)
+        likelihoods(run, data, 3, progress=False, resumable=True)
+    assert sum(scored) == 12
 
 
 def test_an_interrupted_likelihood_pass_goes_on(isolated, monkeypatch):

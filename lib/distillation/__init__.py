@@ -126,12 +126,12 @@ def distil(config: Config, shard: tuple[int, int] = (1, 1), lines: int = 0,
     if done is not None:
         return done
     _decode(job, range(shard[0] - 1, job.shards, shard[1]), progress)
-    missing = [k for k in range(job.shards) if not job.shard(k).exists()]
-    if missing:
+    parts = [part for k in range(job.shards) if (part := _read_shard(job.shard(k))) is not None]
+    if len(parts) < job.shards:
         logger.info("%d of %d shards are still missing: whoever ends last joins them",
-                    len(missing), job.shards)
+                    job.shards - len(parts), job.shards)
         return None
-    return _join(job)
+    return _join(job, parts)
 
 
 def _job(config: Config, lines: int) -> _Job:
@@ -164,7 +164,8 @@ def _decode(job: _Job, numbers: range, progress: bool) -> None:
     """Translate the shards that aren't there yet."""
     rows = [np.arange(k * SHARD_LINES, min((k + 1) * SHARD_LINES, len(job.sources)))
             for k in numbers]
-    todo = [(k, of) for k, of in zip(numbers, rows, strict=True) if not job.shard(k).exists()]
+    todo = [(k, of) for k, of in zip(numbers, rows, strict=True)
+            if _read_shard(job.shard(k)) is None]
     total, left = sum(map(len, rows)), sum(len(of) for _, of in todo)
     with tqdm(total=total, initial=total - left, desc=f"distilling {job.folder.dataset}",
               unit="sentence", disable=not progress, mininterval=1.0) as bar:
@@ -194,13 +195,15 @@ def _translate(job: _Job, data: Tokenised, bar: tqdm) -> list[str]:
     return lines
 
 
-def _read_shard(path: Path) -> dict:
+def _read_shard(path: Path) -> dict | None:
+    """A finished shard; None for one that isn't there, or is damaged, which is deleted."""
     try:
         return json.loads(gzip.decompress(path.read_bytes()))
-    except (OSError, EOFError, ValueError) as error:
+    except FileNotFoundError:
+        return None
+    except (OSError, EOFError, ValueError):
         path.unlink()
-        raise DataError(f"shard {path} is damaged ({error}): it was deleted; run the same command "
-                        "again") from None
+        return None
 
 
 # ---- joining ------------------------------------------------------------------------------------
@@ -219,9 +222,8 @@ def _finished(job: _Job) -> dict | None:
         return None  # made again, from the shards that are whole
 
 
-def _join(job: _Job) -> dict:
-    """Write text, metrics and config, each in one move, the config last."""
-    parts = [_read_shard(job.shard(k)) for k in range(job.shards)]
+def _join(job: _Job, parts: list[dict]) -> dict:
+    """Write text, metrics and config of all shards, each in one move, the config last."""
     found = [line for part in parts for line in part["lines"]]
     targets = [""] * job.settings["training_pairs"]
     for line, text in zip(job.sources.lines.tolist(), found, strict=True):

@@ -19,7 +19,7 @@ from lib.decoding import Options
 from lib.errors import ConfigError
 from lib.evaluation.scoring import TrainedRun, accountings, convergence, likelihoods, load_run
 from lib.models import count_parameters, model_class
-from lib.paths import write_text
+from lib.paths import writable, write_text
 from lib.runs import run_folder
 from lib.subword import text_fingerprint
 from lib.training.validation import DECODING_TOKENS, translate
@@ -48,6 +48,7 @@ def evaluate(config: Config, progress: bool = True) -> dict:
     if config.evaluation.headline not in settings:
         raise ConfigError(unknown("headline", config.evaluation.headline, settings))
     run = load_run(config)
+    writable(run_folder(config).path)  # before hours of scoring, not after them
     references = run.task.references("test")
     samples = 1 if run.model.likelihood == "exact" else config.evaluation.samples
     lines = _translations(run, settings, progress)

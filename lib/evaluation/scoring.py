@@ -5,11 +5,13 @@ checkpoints and goes on from there. A sentence's draws depend on the seed and it
 that however the set is cut into batches or shards, its numbers are the same.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,6 +22,7 @@ from tqdm.auto import tqdm
 from lib import runtime
 from lib.batching import SEQUENCES, Batch, Tokenised, collate, evaluation_batches, padded_length
 from lib.config import Config
+from lib.errors import CheckpointError
 from lib.likelihood import (
     LogProbTerms,
     effective_sample_size,
@@ -38,6 +41,8 @@ from lib.training import checkpoints
 
 __all__ = ["TrainedRun", "accountings", "convergence", "ladder", "likelihood_batches",
            "likelihoods", "load_run"]
+
+logger = logging.getLogger(__name__)
 
 SAMPLES_AT_ONCE = 16  # importance samples of a sentence that are in memory together
 SMALLEST_GROUP = 64  # target tokens of a group of sentences, at least, before they are sampled
@@ -85,16 +90,12 @@ def likelihoods(run: TrainedRun, data: Tokenised, samples: int, seed: int = 0,
     """
     model, exact = run.model, run.model.likelihood == "exact"
     samples, resumable = 1 if exact else samples, resumable and not exact
-    folder = run_folder(run.config)
-    partial = folder.checkpoints / "likelihood.pt"
+    partial = run_folder(run.config).checkpoints / "likelihood.pt"
     asked = {"samples": samples, "seed": seed, "step": run.step, "data": data.fingerprint,
              "precision": runtime.resolved(run.config.training.precision),
              "weights": checkpoints.fingerprint(model.state_dict()) if resumable else ""}
-    rows, before, started = [], 0.0, time.perf_counter()
-    if resumable and partial.exists():
-        saved = checkpoints.load(partial, folder.train_command)
-        if saved["asked"] == asked:
-            rows, before = saved["rows"], saved.get("seconds", math.nan)
+    rows, before = _scored_before(partial, asked) if resumable else ([], 0.0)
+    started = time.perf_counter()
 
     def kept() -> dict:
         return {"asked": asked, "rows": rows, "seconds": before + time.perf_counter() - started}
@@ -118,14 +119,34 @@ def likelihoods(run: TrainedRun, data: Tokenised, samples: int, seed: int = 0,
             rows += scored
             bar.update(len(scored))
             if resumable and time.monotonic() - saved_at > SAVE_EVERY:
-                checkpoints.save(partial, kept())
+                _keep(partial, kept())
                 saved_at = time.monotonic()
     done = kept() if len(left) else {"seconds": before}
     if resumable and len(left):
-        checkpoints.save(partial, done)
+        _keep(partial, done)
     table = pd.DataFrame(rows).sort_values("line").drop(columns="line").reset_index(drop=True)
     table.attrs["seconds"] = done["seconds"]
     return table
+
+
+def _keep(path: Path, content: dict) -> None:
+    try:
+        checkpoints.save(path, content)
+    except CheckpointError as error:  # the pass goes on: only an interruption would cost more
+        logger.warning("%s", error)
+
+
+def _scored_before(path: Path, asked: dict) -> tuple[list[dict], float]:
+    """What an earlier pass alike has scored, and its seconds; nothing where the file is damaged, a
+    mere cache.
+    """
+    try:
+        saved = checkpoints.load(path, "")
+    except CheckpointError:
+        return [], 0.0
+    if saved.get("asked") != asked:
+        return [], 0.0
+    return saved["rows"], saved.get("seconds", math.nan)
 
 
 def _side_by_side(score: Callable[[np.ndarray], list[dict]], groups: list[np.ndarray],
@@ -259,12 +280,16 @@ def convergence(sentences: pd.DataFrame, samples: int) -> dict:
         name: _ratio((terms[samples][name][0] - terms[before][name][0]) / decades, bottom)
         for name, (_, bottom) in terms[samples].items()}}
     rise, own = found["rise"]["strict"], found["bounds"][-1]["strict"]["standard_error"]
-    found["lower_bound"] = rise["mean"] > min(own, MATERIAL_RISE)
+    error = "n = 1" if own is None else f"standard error {rise['standard_error']:.4f}"
+    found["lower_bound"] = rise["mean"] > min(MATERIAL_RISE if own is None else own, MATERIAL_RISE)
     return found | {"statement": (
         f"{told}, {'not yet ' * found['lower_bound']}converged: the last tenfold of K raised it "
-        f"by {rise['mean']:.4f} nats per token (standard error {rise['standard_error']:.4f})")}
+        f"by {rise['mean']:.4f} nats per token ({error})")}
 
 
-def _ratio(top: np.ndarray, bottom: np.ndarray) -> dict[str, float]:
-    """Ratio of two sums over sentences with its standard error, as metrics.json holds them."""
-    return dict(zip(("mean", "standard_error"), ratio_of_sums(top, bottom), strict=True))
+def _ratio(top: np.ndarray, bottom: np.ndarray) -> dict[str, float | None]:
+    """Ratio of two sums over sentences with its standard error, as metrics.json holds them: None
+    for a standard error that doesn't exist, that of one sentence.
+    """
+    mean, error = ratio_of_sums(top, bottom)
+    return {"mean": mean, "standard_error": None if math.isnan(error) else error}

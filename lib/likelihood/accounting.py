@@ -51,10 +51,12 @@ def ratio_of_sums(top: Num[np.ndarray, " sentences"], bottom: Num[np.ndarray, " 
                   ) -> tuple[float, float]:
     """Ratio of two sums over sentences, and its standard error by the delta method.
 
-    sqrt(n / (n - 1) sum_i (a_i - r b_i)^2) / sum_i b_i.
+    sqrt(n / (n - 1) sum_i (a_i - r b_i)^2) / sum_i b_i; NaN for one sentence, which has none.
     """
     ratio, n = top.sum() / bottom.sum(), len(top)
-    error = np.sqrt(n / max(1, n - 1) * np.square(top - ratio * bottom).sum()) / bottom.sum()
+    if n < 2:
+        return float(ratio), math.nan
+    error = np.sqrt(n / (n - 1) * np.square(top - ratio * bottom).sum()) / bottom.sum()
     return float(ratio), float(error)
 
 
