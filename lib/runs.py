@@ -67,6 +67,11 @@ class RunFolder:
         return self.path / "sentences.csv"
 
     @property
+    def sentences_ll(self) -> Path:
+        """The same of the checkpoint with the best dev LL, where that is another one."""
+        return self.path / "sentences_ll.csv"
+
+    @property
     def checkpoints(self) -> Path:
         """The folder of checkpoints; not in git but for the small ones of the quick start."""
         return self.path / "checkpoints"
@@ -222,6 +227,8 @@ class Metrics:
     (`Config.objective`).
     log_likelihood: by accounting. convergence: whether the importance-weighted bound has converged
     (`lib.evaluation.scoring.convergence`). diagnostics: of the latent variable, none without one.
+    best_ll: of the checkpoint with the best dev LL: `step`, and where that isn't this one's its
+    `dev_bleu`, `bleu` (of the headline's setting) and `log_likelihood`.
     vocabulary: its fingerprint; precision: bf16 or fp32, of the decoder's products ("": not known).
     """
 
@@ -241,6 +248,7 @@ class Metrics:
     step: int = 0
     dev_bleu: float = math.nan
     objective: str = ""
+    best_ll: dict = field(default_factory=dict)
     convergence: dict = field(default_factory=dict)
     diagnostics: dict[str, float] = field(default_factory=dict)
     speed: dict = field(default_factory=dict)

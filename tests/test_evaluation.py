@@ -73,6 +73,26 @@ def test_a_whole_run(model, isolated):
         assert bounds[-1]["strict"]["mean"] == metrics["log_likelihood"]["strict"]["mean"]
 
 
+def test_the_checkpoint_of_the_best_likelihood_is_scored_where_it_is_another(isolated):
+    """Its weights are the other's, negated: another step, another score."""
+    config = load_config("tr_s", "toy", "smoke", **TINY, mbr_samples=0)
+    Trainer(config, progress=False).run()
+    folder = run_folder(config)
+    content = checkpoints.load(folder.best, "")
+    checkpoints.save(folder.best_ll, content)
+    assert evaluate(config, progress=False)["best_ll"] == {"step": content["step"]}
+    assert not folder.sentences_ll.exists()
+    checkpoints.save(folder.best_ll, content | {"step": 99, "dev_bleu": 7.0, "weights": {
+        name: -value for name, value in content["weights"].items()}})
+    metrics = evaluate(config, progress=False)
+    other, table = metrics["best_ll"], pd.read_csv(folder.sentences_ll)
+    assert (other["step"], other["dev_bleu"], list(other["bleu"])) == (99, 7.0, ["beam4"])
+    strict = table["log_prob"].sum() / table["n_tokens"].sum()
+    assert other["log_likelihood"]["strict"]["mean"] == pytest.approx(strict, 1e-4)
+    assert strict != pytest.approx(metrics["log_likelihood"]["strict"]["mean"], 1e-4)
+    assert folder.read_metrics().best_ll == other
+
+
 def test_bleu_is_by_the_tokeniser_of_the_data_set(isolated):
     config = load_config("tr_s", "toy", "smoke", **TINY, mbr_samples=0, headline="greedy")
     config = replace(config, dataset=replace(config.dataset, tokenizer="char"))

@@ -44,7 +44,8 @@ LATER = os.EX_TEMPFAIL  # 75: call again
 MIB = 2**20
 SPARE = 15.0  # seconds kept for packing at the end
 POLL = 0.2  # seconds
-KEPT = ("config.json", "history.csv", "metrics.json", "sentences.csv", "validations.npz")
+KEPT = ("config.json", "history.csv", "metrics.json", "sentences.csv", "sentences_ll.csv",
+        "validations.npz")
 
 
 # ---- plans ----

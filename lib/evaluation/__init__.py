@@ -5,6 +5,7 @@ Writes `metrics.json` and `sentences.csv` into the run's folder.
 
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -53,14 +54,9 @@ def evaluate(config: Config, progress: bool = True) -> dict:
     samples = 1 if run.model.likelihood == "exact" else config.evaluation.samples
     lines = _translations(run, settings, progress)
     speed = {setting: _speed(run, setting) for setting in settings}
-    sentences = likelihoods(run, run.task.test, samples, progress=progress, resumable=True)
-    sentences.insert(0, "hypothesis", lines[config.evaluation.headline])
-    sentences.insert(3, "n_chars", [len(line) for line in references])
+    sentences = _sentences(run, lines[config.evaluation.headline], samples, progress)
     if config.evaluation.mbr_samples:
         sentences["hypothesis_mbr"] = lines[mbr_setting(config)]
-    for name in ("elbo", "released_estimate", "effective_sample_size"):
-        if name not in sentences:
-            sentences[name] = np.nan
     metrics = {
         "model": config.model, "family": config.architecture.family,
         "objective": config.objective, "likelihood": run.model.likelihood,
@@ -83,9 +79,44 @@ def evaluate(config: Config, progress: bool = True) -> dict:
         "test_set": {"name": config.dataset.test, "lines": len(references),
                      "references": text_fingerprint(references),
                      "sources": text_fingerprint(run.task.sources("test"))},
+        "best_ll": _best_by_likelihood(config, run, samples, progress),
     }
-    _write(config, metrics, sentences)
+    folder = run_folder(config)
+    _write_sentences(folder.sentences, sentences)
+    write_text(folder.metrics, json.dumps(metrics, indent=2) + "\n")
     return metrics
+
+
+def _sentences(run: TrainedRun, hypotheses: list[str], samples: int, progress: bool,
+               resumable: bool = True) -> pd.DataFrame:
+    """The rows of sentences.csv."""
+    sentences = likelihoods(run, run.task.test, samples, progress=progress, resumable=resumable)
+    sentences.insert(0, "hypothesis", hypotheses)
+    sentences.insert(3, "n_chars", [len(line) for line in run.task.references("test")])
+    for name in ("elbo", "released_estimate", "effective_sample_size"):
+        if name not in sentences:
+            sentences[name] = np.nan
+    return sentences
+
+
+def _best_by_likelihood(config: Config, run: TrainedRun, samples: int, progress: bool) -> dict:
+    """The scores of the checkpoint with the best dev LL, its sentences in sentences_ll.csv.
+
+    Of one that is of the same step only that; {} of a run that kept none.
+    """
+    folder, setting = run_folder(config), config.evaluation.headline
+    if not folder.best_ll.exists():
+        return {}
+    other = load_run(config, by="ll")
+    if other.step == run.step:
+        folder.sentences_ll.unlink(missing_ok=True)
+        return {"step": other.step}
+    lines = _translations(other, [setting], progress)
+    sentences = _sentences(other, lines[setting], samples, progress, resumable=False)
+    _write_sentences(folder.sentences_ll, sentences)
+    return {"step": other.step, "dev_bleu": other.dev_bleu,
+            "bleu": _scores(lines, run.task.references("test"), config.dataset.bleu_tokenizer),
+            "log_likelihood": accountings(sentences, samples)}
 
 
 def _translations(run: TrainedRun, settings: list[str], progress: bool) -> dict[str, list[str]]:
@@ -158,11 +189,9 @@ def _diagnostics(run: TrainedRun, sentences: pd.DataFrame, references: list[str]
             "effective_sample_size": float(sentences["effective_sample_size"].median())}
 
 
-def _write(config: Config, metrics: dict, sentences: pd.DataFrame) -> None:
-    """Both files, each in one move."""
-    folder = run_folder(config)
+def _write_sentences(path: Path, sentences: pd.DataFrame) -> None:
+    """The file, in one move, the columns of every model first."""
     order = ["hypothesis", "n_tokens", "n_tokens_padded", "n_chars", "log_prob", "log_p_length",
              "elbo", "released_estimate", "effective_sample_size"]
     ordered = sentences[[*order, *(c for c in sentences if c not in order)]]
-    write_text(folder.sentences, ordered.to_csv(index=False, float_format=f"%.{FIGURES}g"))
-    write_text(folder.metrics, json.dumps(metrics, indent=2) + "\n")
+    write_text(path, ordered.to_csv(index=False, float_format=f"%.{FIGURES}g"))

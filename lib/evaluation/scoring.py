@@ -61,13 +61,13 @@ class TrainedRun:
     dev_bleu: float
 
 
-def load_run(config: Config) -> TrainedRun:
-    """The best checkpoint of a run, on the first GPU or the CPU.
+def load_run(config: Config, by: str = "bleu") -> TrainedRun:
+    """The best checkpoint of a run by dev BLEU or dev LL, on the first GPU or the CPU.
 
     Errors: CheckpointError for a missing, damaged, foreign or unfitting checkpoint.
     """
     folder, task = run_folder(config), Task(config)
-    path = folder.best
+    path = {"bleu": folder.best, "ll": folder.best_ll}[by]
     content = checkpoints.load(path, folder.train_command)
     checkpoints.check_vocabulary(content, task.vocabulary.fingerprint, path)
     model = build(config.architecture, len(task.vocabulary))

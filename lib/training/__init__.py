@@ -43,7 +43,7 @@ __all__ = ["Trainer", "main", "train", "train_in_processes"]
 
 # What a checkpoint holds of the trainer besides the optimisation's tensors: plain numbers, the
 # history's rows and the terms of their dev sentences.
-STATE = ("step", "epoch", "place", "seconds", "history", "sentences", "sums")
+STATE = ("step", "epoch", "place", "seconds", "tokens", "history", "sentences", "sums")
 
 
 def train(config: Config, progress: bool = True,
@@ -64,7 +64,7 @@ class Trainer:
         self.device, self.threads = runtime.device(), runtime.prepare()
         self._places = parallel.share(range(self.settings.accumulate))  # own batches of a step
         self.step = self.epoch = self.place = 0
-        self.seconds = 0.0
+        self.seconds = self.tokens = 0.0  # target subwords trained on, each sentence with one EOS
         self.history: list[dict] = []
         self.sentences: list[dict[str, Tensor]] = []  # of each row, its dev sentences
         self.sums: dict[str, list[float]] = {}  # term -> its sum, and the tokens it is over
@@ -127,7 +127,7 @@ class Trainer:
         self.average.values = {n: v.to(self.device) for n, v in state["average"].items()}
         self._load_optimiser(state["optimiser"])
         for name in STATE:
-            setattr(self, name, state[name])
+            setattr(self, name, state.get(name, 0.0))  # `tokens` isn't in an older checkpoint
         if self.step > self.settings.steps:
             raise CheckpointError(
                 f"{self.folder.path} has {self.step} steps already, and steps = "
@@ -449,8 +449,8 @@ class Trainer:
         s = self.settings
         self.settle()
         scores, sentences = parallel.from_first(self._dev_scores)
-        self.sums.pop("tokens", None)
-        row = {"step": self.step, "seconds": round(self.seconds, 3),
+        self.tokens += self.sums.pop("tokens", [0.0])[0]
+        row = {"step": self.step, "seconds": round(self.seconds, 3), "tokens": int(self.tokens),
                **{f"train_{k}": v / n for k, (v, n) in self.sums.items()}, **scores,
                "learning_rate": learning_rate(self.step, s.learning_rate, s.warmup_steps),
                "kl_weight": kl_weight(self.step, s.kl_start, s.kl_ramp)}
