@@ -66,7 +66,7 @@ def corpus(scale: str, pairs: int, seed: int = 0) -> Tokenised:
     """Random subwords; lengths follow the quantiles, source and target alike long."""
     rng = np.random.default_rng(seed)
     place = rng.random(pairs)
-    other = np.clip(place + rng.normal(0, 0.08, pairs), 0, 1)
+    other = np.clip(place + rng.normal(0, 0.05, pairs), 0, 1)
     sides = []
     for where, quantiles in zip((place, other), LENGTHS[scale], strict=True):
         at = np.linspace(0, 1, len(quantiles))
@@ -105,7 +105,7 @@ class Subject:
             each = self.settings.accumulate
             self.groups = [groups[n * each:(n + 1) * each] for n in range(GROUPS)]
         else:
-            self.groups = fixed_batches(self.data, self.positions, multiple, 0, 0)[:GROUPS]
+            self.groups = self._typical(fixed_batches(self.data, self.positions, multiple, 0, 0))
         self._initialise(collate(self.data, np.arange(64), multiple).to(self.where))
         self.flops = self._flops()  # neither replays nor compiled layers tell them
         if variant == "compiled":
@@ -119,6 +119,12 @@ class Subject:
             with torch.no_grad():
                 for which in ("posterior", "prior"):
                     self.model.initialise(batch, which)
+
+    def _typical(self, groups: list[np.ndarray]) -> list[np.ndarray]:
+        """GROUPS of them, at evenly spaced places of their order by length."""
+        order = np.argsort([self.data.target_lengths[rows].mean() for rows in groups])
+        at = ((np.arange(GROUPS) + 0.5) / GROUPS * len(groups)).astype(int)
+        return [groups[place] for place in order[at]]
 
     def _fixed_batches(self, rows: np.ndarray, parts: int = 1) -> list[Batch]:
         return collate_fixed(self.data, rows, self.model.multiple, self.positions, parts)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lib import kernels
 
-__all__ = ["affine", "put_together", "take_apart"]
+__all__ = ["affine", "put_together", "split_off", "take_apart"]
 
 
 def take_apart(z: Tensor, split: str) -> tuple[Tensor, Tensor]:
@@ -31,6 +31,30 @@ def put_together(kept: Tensor, moved: Tensor, split: str) -> Tensor:
     if split == "a":
         return torch.stack([kept, moved], -1).reshape(*kept.shape[:-1], -1)
     return torch.stack([kept, moved], 2).reshape(len(kept), -1, kept.shape[-1])
+
+
+def split_off(z: Float[Tensor, "batch length channels"], split: str,
+              added: Float[Tensor, "rows width"]) -> tuple[Tensor, Tensor]:
+    """The part that a coupling leaves alone plus `added` (a constant), for its network to read, and
+    z for `affine` to move the rest of.
+
+    Their gradients meet in one sum, without a tensor of zeros in z's size.
+    """
+    return _SplitOff.apply(z, split, added)
+
+
+class _SplitOff(torch.autograd.Function):
+    """One half and the whole."""
+
+    @staticmethod
+    def forward(ctx, z, split, added):
+        ctx.split = split
+        return take_apart(z, split)[0] + added, z.view_as(z)
+
+    @staticmethod
+    def backward(ctx, grad_kept, grad_z):
+        kept, moved = take_apart(grad_z, ctx.split)
+        return put_together(kept + grad_kept, moved, ctx.split), None, None
 
 
 def affine(z: Float[Tensor, "batch length channels"], out: Float[Tensor, "batch rows twice"],

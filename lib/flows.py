@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from lib.affine import affine, put_together, take_apart
+from lib.affine import affine, put_together, split_off, take_apart
 from lib.layers import (
     DecoderLayer,
     KeysValues,
@@ -24,6 +24,7 @@ from lib.layers import (
     masked_moments,
     positions,
 )
+from lib.norm import Norm
 
 __all__ = ["ActNorm", "Condition", "Coupling", "Glow", "InvertibleLinear", "squeeze", "unsqueeze"]
 
@@ -159,20 +160,23 @@ class Coupling(nn.Module):
         self.split, self.kind = split, kind
         self.width = channels if split == "t" else channels // 2
         self.layer = DecoderLayer(self.width, d_filter, heads, dropout=0.0)
-        self.norm = nn.LayerNorm(self.width)
+        self.norm = Norm(self.width)
         self.out = WeightNormLinear(self.width, self.width * (2 if kind == "affine" else 1))
 
-    def _network(self, kept: Tensor, condition: Condition) -> Tensor:
-        """Shift and raw scale side by side, from the half that stays."""
+    def _network(self, x: Tensor, condition: Condition) -> Tensor:
+        """Shift and raw scale side by side, from the half that stays with positions added."""
         bias = condition.bias
         if self.split == "t" and bias is not None:
             bias = bias[..., ::2]
-        x = kept + positions(kept.shape[1], self.width, kept.device, kept.dtype)
         return self._states(x, bias, condition.source, condition.source_bias)
 
     def _states(self, x: Tensor, bias: Tensor | None, source: KeysValues,
                 source_bias: Tensor | None) -> Tensor:
         return self.out(self.norm(self.layer(x, bias, source, source_bias)))
+
+    def _positions(self, z: Tensor) -> Tensor:
+        rows = z.shape[1] // 2 if self.split == "t" else z.shape[1]
+        return positions(rows, self.width, z.device, z.dtype)
 
     def _moved_mask(self, condition: Condition) -> Tensor | None:
         """The mask of the positions that are moved."""
@@ -181,17 +185,19 @@ class Coupling(nn.Module):
 
     def forward(self, z: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """Density direction."""
-        kept, moved = take_apart(z, self.split)
-        out = self._network(kept, condition)
         if self.kind == "affine":
+            x, z = split_off(z, self.split, self._positions(z))
+            out = self._network(x, condition)
             return affine(z, out, self._moved_mask(condition), self.split)
+        kept, moved = take_apart(z, self.split)
+        out = self._network(kept + self._positions(z), condition)
         eps = put_together(kept, moved + out.to(z.dtype), self.split)
         return eps, z.new_zeros(z.shape[0])
 
     def inverse(self, eps: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """Sampling direction."""
         kept, moved = take_apart(eps, self.split)
-        out = self._network(kept, condition).to(eps.dtype)
+        out = self._network(kept + self._positions(eps), condition).to(eps.dtype)
         if self.kind == "additive":
             return put_together(kept, moved - out, self.split), eps.new_zeros(eps.shape[0])
         shift, raw = out.chunk(2, -1)

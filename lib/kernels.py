@@ -1,4 +1,4 @@
-"""Kernels of our own for a GPU, in Triton: the output layer's softmax, and the affine coupling.
+"""Kernels of our own for a GPU, in Triton: the output layer's softmax, norms, affine couplings.
 
 Where there is no Triton (torch for a CPU comes without), `available` says so and nothing else here
 may be called.
@@ -18,11 +18,13 @@ try:
 except ImportError:
     triton = None
 
-__all__ = ["affine", "affine_backward", "available", "softmax_slope"]
+__all__ = ["affine", "affine_backward", "available", "layer_norm", "layer_norm_backward",
+           "softmax_slope"]
 
 BLOCK = 4096  # columns of logits that a program holds together
 WARPS = 8
-ROWS = 4  # positions of a coupling that a program moves
+ROWS = 4  # positions that a program takes together
+PROGRAMS = 512  # that share the sums over all positions
 
 
 def available(where: torch.device) -> bool:
@@ -54,9 +56,8 @@ def softmax_slope(logits: Float[Tensor, "rows vocabulary"], target: Int[Tensor, 
     """
     rows, vocabulary = logits.shape
     nll, uniform = torch.empty(2, rows, dtype=torch.float32, device=logits.device).unbind()
-    _softmax_slope[(rows,)](logits, target, target if keep is None else keep, nll, uniform,
-                            vocabulary, smoothing, KEEP_ALL=keep is None, BLOCK=BLOCK,
-                            num_warps=WARPS)
+    _softmax_slope[(rows,)](logits, target, _bytes(keep, target), nll, uniform, vocabulary,
+                            smoothing, KEEP_ALL=keep is None, BLOCK=BLOCK, num_warps=WARPS)
     return nll, uniform
 
 
@@ -67,9 +68,8 @@ def affine(z: Float[Tensor, "batch length channels"], out: Float[Tensor, "batch 
     batch, rows, twice = out.shape
     eps = torch.empty_like(z)
     log_scale = torch.empty(batch, rows, dtype=z.dtype, device=z.device)
-    keep = out if mask is None else mask.contiguous()
-    _affine[_grid(batch * rows)](z, out, keep, eps, log_scale, batch * rows, twice // 2,
-                                 KEEP_ALL=mask is None, **_layout(twice // 2, split))
+    _affine[_grid(batch * rows)](z, out, _bytes(mask, out), eps, log_scale, batch * rows,
+                                 twice // 2, KEEP_ALL=mask is None, **_layout(twice // 2, split))
     return eps, log_scale.sum(1)
 
 
@@ -85,6 +85,40 @@ def affine_backward(grad: Float[Tensor, "batch length channels"],
     return by_z, by_out
 
 
+def layer_norm(x: Float[Tensor, "rows width"], weight: Tensor, bias: Tensor, eps: float,
+               dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalised rows in `dtype`, and each row's mean and 1 / standard deviation."""
+    rows, width = x.shape
+    y = torch.empty(rows, width, dtype=dtype, device=x.device)
+    mean, scale = torch.empty(2, rows, dtype=torch.float32, device=x.device).unbind()
+    _layer_norm[_grid(rows)](x, weight, bias, y, mean, scale, rows, width, eps, ROWS=ROWS,
+                             BLOCK=_power(width))
+    return y, mean, scale
+
+
+def layer_norm_backward(grad: Float[Tensor, "rows width"], x: Float[Tensor, "rows width"],
+                        weight: Tensor, mean: Tensor,
+                        scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and bias, in float32."""
+    rows, width = x.shape
+    programs = min(PROGRAMS, *_grid(rows))
+    by_x = torch.empty_like(x)
+    parts = torch.empty(2, programs, width, dtype=torch.float32, device=x.device)
+    _layer_norm_backward[(programs,)](grad, x, weight, mean, scale, by_x, parts, rows, width,
+                                      programs, ROWS=ROWS, BLOCK=_power(width))
+    return by_x, *parts.sum(1).unbind()
+
+
+def _bytes(mask: Tensor | None, otherwise: Tensor) -> Tensor:
+    """A mask as numbers; any tensor in its place where there is none."""
+    return otherwise if mask is None else mask.contiguous().view(torch.uint8)
+
+
+def _power(width: int) -> int:
+    """The next power of two, as blocks must be."""
+    return 1 << (width - 1).bit_length()
+
+
 def _grid(rows: int) -> tuple[int]:
     return (-(-rows // ROWS),)
 
@@ -95,7 +129,7 @@ def _layout(half: int, split: str) -> dict[str, int]:
     Halves of the channels and two times side by side look alike in memory.
     """
     return {"APART": 2 if split == "a" else 1, "ALTERNATE": split == "a", "ROWS": ROWS,
-            "BLOCK": 1 << (half - 1).bit_length()}
+            "BLOCK": _power(half)}
 
 
 if triton is not None:
@@ -170,6 +204,51 @@ if triton is not None:
         tl.store(by_out + there, (above * scale).to(out.dtype.element_ty), mask=real)
         tl.store(by_out + there + half, by_raw.to(out.dtype.element_ty), mask=real)
 
-    _softmax_slope, _affine, _affine_backward = (
+    def _layer_norm(x, weight, bias, y, mean, scale, rows, width, eps, ROWS: tl.constexpr,
+                    BLOCK: tl.constexpr):
+        """Some rows a program."""
+        row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+        column = tl.arange(0, BLOCK)[None, :]
+        real = (row < rows) & (column < width)
+        values = tl.load(x + row * width + column, mask=real, other=0.0)
+        middle = tl.sum(values, 1)[:, None] / width
+        centred = tl.where(real, values - middle, 0.0)
+        inverse = 1.0 / tl.sqrt(tl.sum(centred * centred, 1)[:, None] / width + eps)
+        w = tl.load(weight + column, mask=column < width, other=0.0)
+        b = tl.load(bias + column, mask=column < width, other=0.0)
+        normal = centred * inverse * w + b
+        tl.store(y + row * width + column, normal.to(y.dtype.element_ty), mask=real)
+        tl.store(mean + row, middle, mask=row < rows)
+        tl.store(scale + row, inverse, mask=row < rows)
+
+    def _layer_norm_backward(grad, x, weight, mean, scale, by_x, parts, rows, width, programs,
+                             ROWS: tl.constexpr, BLOCK: tl.constexpr):
+        """Every so many-th rows a program, their sums for the weight and bias kept together."""
+        column = tl.arange(0, BLOCK)[None, :]
+        w = tl.load(weight + column, mask=column < width, other=0.0)
+        by_weight = tl.zeros((1, BLOCK), dtype=tl.float32)
+        by_bias = tl.zeros((1, BLOCK), dtype=tl.float32)
+        first = tl.program_id(0)
+        for block in range(first, tl.cdiv(rows, ROWS), programs):
+            row = (block * ROWS + tl.arange(0, ROWS)[:, None]).to(tl.int64)
+            real = (row < rows) & (column < width)
+            above = tl.load(grad + row * width + column, mask=real, other=0.0).to(tl.float32)
+            values = tl.load(x + row * width + column, mask=real, other=0.0)
+            middle = tl.load(mean + row, mask=row < rows, other=0.0)
+            inverse = tl.load(scale + row, mask=row < rows, other=0.0)
+            normal = tl.where(real, (values - middle) * inverse, 0.0)
+            weighed = above * w
+            along = tl.sum(weighed * normal, 1)[:, None] / width
+            level = tl.sum(weighed, 1)[:, None] / width
+            tl.store(by_x + row * width + column, (weighed - normal * along - level) * inverse,
+                     mask=real)
+            by_weight += tl.sum(above * normal, 0)[None, :]
+            by_bias += tl.sum(above, 0)[None, :]
+        here = parts + first * width + column
+        tl.store(here, by_weight, mask=column < width)
+        tl.store(here + programs * width, by_bias, mask=column < width)
+
+    _softmax_slope, _affine, _affine_backward, _layer_norm, _layer_norm_backward = (
         triton.jit(inspect.unwrap(function))  # of its own code, not of a check around it
-        for function in (_softmax_slope, _affine, _affine_backward))
+        for function in (_softmax_slope, _affine, _affine_backward, _layer_norm,
+                         _layer_norm_backward))

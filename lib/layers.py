@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lib.errors import DataError
+from lib.norm import Norm
 
 __all__ = [
     "Decoder", "Dropout", "Embedding", "Encoder", "KeysValues", "Memory", "SourceKeysValues",
@@ -257,7 +258,7 @@ class SourceKeysValues(nn.Module):
         """One pair of keys and values [batch, heads, source, width / heads] a layer."""
         parts = F.linear(states, self.weight).split([2 * width for width in self.widths], -1)
         split = [p.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4) for p in parts]
-        return [(p[0], p[1]) for p in split]
+        return [p.unbind() for p in split]  # its gradient is one stack, not two sums with zeros
 
 
 class FeedForward(nn.Module):
@@ -280,7 +281,7 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, d_model: int, d_filter: int, heads: int, dropout: float):
         super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(d_model) for _ in range(2))
+        self.norms = nn.ModuleList(Norm(d_model) for _ in range(2))
         self.attention = SelfAttention(d_model, heads, dropout)
         self.feed_forward = FeedForward(d_model, d_filter)
         self.dropout = Dropout(dropout)
@@ -298,7 +299,7 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, d_model: int, d_filter: int, heads: int, dropout: float):
         super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(d_model) for _ in range(3))
+        self.norms = nn.ModuleList(Norm(d_model) for _ in range(3))
         self.attention = SelfAttention(d_model, heads, dropout)
         self.source_attention = SourceAttention(d_model, heads, dropout)
         self.feed_forward = FeedForward(d_model, d_filter)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from lib import kernels
-from lib.affine import affine, put_together, take_apart
+from lib.affine import affine, put_together, split_off, take_apart
 
 MASK = torch.arange(8) < torch.tensor([8, 4, 6])[:, None]
 CHANNELS = 12
@@ -64,6 +64,19 @@ def test_taking_apart_is_undone(split):
     z = torch.randn(2, 8, 6)
     kept, moved = take_apart(z, split)
     assert kept.numel() == moved.numel() and torch.equal(put_together(kept, moved, split), z)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("split", "cat")
+def test_what_is_split_off_gives_its_gradient_back(split):
+    z = torch.randn(2, 8, 6, requires_grad=True)
+    added = torch.randn(take_apart(z, split)[0].shape[1:])
+    x, whole = split_off(z, split, added)
+    assert torch.equal(x, take_apart(z, split)[0] + added) and torch.equal(whole, z)
+    weights = torch.randn_like(x), torch.randn_like(z)
+    found, = torch.autograd.grad((x * weights[0]).sum() + (whole * weights[1]).sum(), z)
+    plain = (take_apart(z, split)[0] * weights[0]).sum() + (z * weights[1]).sum()
+    torch.testing.assert_close(found, torch.autograd.grad(plain, z)[0], rtol=0, atol=1e-12)
 
 
 @pytest.mark.gpu

@@ -480,8 +480,11 @@ class Trainer:
         references = self.task.references("dev")[:s.dev_sentences]
         self.model.eval()
         with self.average.in_use(), runtime.autocast(s.precision, self.device):
-            return dev_scores(self.model, self.dev, self.task.vocabulary, references, s,
-                              self.config.dataset.bleu_tokenizer)
+            scores = dev_scores(self.model, self.dev, self.task.vocabulary, references, s,
+                                self.config.dataset.bleu_tokenizer)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # for the runs beside this one: steps have memory of their own
+        return scores
 
     def _full_kl_weight(self) -> float:
         """The KL weight that a checkpoint must have been trained at to be chosen: the last one."""

@@ -26,6 +26,7 @@ from lib.errors import TrainingError
 from lib.subword import PAD
 from lib.training import parallel
 from lib.training.averaging import WeightAverage
+from lib.training.rounding import RoundedWeights
 
 __all__ = ["READ_EVERY", "FixedStep", "Logged", "Scalars", "takes_fixed_shapes"]
 
@@ -77,6 +78,8 @@ class FixedStep:
             group["lr"] = self._rate
         optimiser._warned_capturable_if_run_uncaptured = True  # a first step is by plain calls
         self._gradient, self._gradients = _flat(self.parameters)
+        rounds = runtime.resolved(training.precision, self.where) == "bf16"
+        self._rounded = RoundedWeights(model, torch.bfloat16 if rounds else None)
         self._sums = torch.zeros(TERMS, dtype=torch.float64, device=self.where)
         self._log = torch.zeros(READ_EVERY, TERMS + 1, dtype=torch.float64, device=self.where)
         self._slot = torch.zeros(1, dtype=torch.long, device=self.where)
@@ -156,7 +159,9 @@ class FixedStep:
                 if key not in self._shapes:
                     self._shapes[key] = _Shape(self, batch, with_kl)
                 self._shapes[key](batch)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not _of_memory(error):
+                raise
             return False
         return True
 
@@ -183,9 +188,9 @@ class FixedStep:
         """Add a batch's gradients and loss terms to those of the step; it can be captured."""
         real = replace(batch, source_mask=batch.source != PAD, target_mask=batch.target != PAD)
         with runtime.autocast(self.training.precision, self.where, cache=False):
-            losses = self.model.loss_terms(real, self.training, self._weight if with_kl else 0.0)
-        found = torch.autograd.grad(losses["loss"] * self._inverse, self.parameters,
-                                    allow_unused=True)
+            losses = self._rounded.losses(real, self.training,
+                                          self._weight if with_kl else 0.0)
+        found = self._rounded.gradients(losses["loss"] * self._inverse)
         self._names[with_kl] = tuple(losses)
         self._used[with_kl] = [new is not None for new in found]
         torch._foreach_add_(
@@ -270,12 +275,18 @@ class _Stage:
         try:
             with torch.cuda.graph(graph, pool=self.owner._pool, capture_error_mode="thread_local"):
                 self.work()
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if _of_memory(error):
+                raise
             self.owner._give_up(error)
         else:
             self.graph = graph
+
+
+def _of_memory(error: RuntimeError) -> bool:
+    """Whether the device's memory didn't suffice, for a tensor or for a library's own needs."""
+    return (isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
+            or "out of memory" in str(error))
 
 
 def _flat(parameters: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
