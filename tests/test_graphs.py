@@ -69,8 +69,10 @@ def test_hypotheses_are_those_of_decoding_whatever_the_batch_and_the_padding(arc
         decoder = GraphedDecoder(model, setting, bucket=bucket)
         for found in every_way(decoder, rows):
             assert found == expected
-        assert {(shape[0], shape[1] % bucket) for shape in decoder._buckets} == {
-            (1, 0), (4, 0), (16, 0)}
+        widths = {shape[1] for shape in decoder._buckets if shape[0] == 1}
+        assert widths == {len(row) + 1 for row in rows if row}
+        assert {(shape[0], shape[1] % bucket) for shape in decoder._buckets if shape[0] > 1} == {
+            (4, 0), (16, 0)}
         assert decoder.captured == 0
 
 
@@ -208,6 +210,14 @@ def test_a_stage_asks_nothing_of_the_host(architecture, setting, rows, monkeypat
     monkeypatch.setattr(graphs._Stage, "__call__", watched)
     assert every_way(decoder, rows) == expected
     assert len(calls) >= 4 * len(rows)
+
+
+@EXACT
+def test_a_sentence_alone_is_cut_to_its_own_width(rows):
+    decoder = GraphedDecoder(frozen_model(GAUSSIAN), "k1")
+    source, mask = sources_of(rows[:1], 30)
+    assert decoder(source, mask) == decoder(alone(rows[0]))
+    assert len(decoder._buckets) == 1
 
 
 def test_the_watch_sees_the_questions_of_eager_decoding(rows):

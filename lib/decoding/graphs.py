@@ -3,8 +3,9 @@
 A few sentences are too little work for a GPU: eager decoding waits for the host to launch hundreds
 of small kernels a step. A CUDA graph launches all kernels of a stage at once, but its shapes are
 fixed and it can't ask the host anything. So sources are padded to a multiple of `BUCKET`, batches
-to a power of two; every shape has graphs of its own, captured when it first occurs, and the host is
-asked only between them:
+to a power of two (a sentence alone is not padded: masks would cost it a seventh of its kernels);
+every shape has graphs of its own, captured when it first occurs, and the host is asked only between
+them:
 
     k<steps>       one graph encodes and predicts the lengths, which the host reads; another goes
                    from the prior's mean through all refinement steps. `lib.decoding.refinement`
@@ -95,7 +96,11 @@ class GraphedDecoder:
         sizes = [longest] * rows if mask is None else mask.sum(1).tolist()
         if max(sizes) <= 1:
             return [[] for _ in sizes]  # nothing but EOS
-        width = max(longest, min(-(-longest // self.bucket) * self.bucket, LONGEST))
+        if rows == 1:
+            longest = sizes[0]
+            source = source[:, :longest]
+        bucket = 1 if rows == 1 else self.bucket
+        width = max(longest, min(-(-longest // bucket) * bucket, LONGEST))
         shape = 1 << (rows - 1).bit_length(), width, max(length, longest_target(width))
         if shape not in self._buckets:
             self._buckets[shape] = self._kind(self, *shape)
@@ -161,6 +166,11 @@ class _Bucket:
         self.source = self.nothing.repeat(rows, 1)
 
     @property
+    def mask(self) -> Bool[Tensor, "rows width"] | None:
+        """True at real subwords; None for a sentence alone."""
+        return None if len(self.source) == 1 else self.source != PAD
+
+    @property
     def stages(self) -> list[_Stage]:
         """All of them so far."""
         raise NotImplementedError
@@ -197,7 +207,7 @@ class _Refined(_Bucket):
         return strip(self.refine[key]()[:len(sizes)])
 
     def _encode(self):
-        memory = self.model.encode(self.source, self.source != PAD)
+        memory = self.model.encode(self.source, self.mask)
         self.lengths.copy_(self.model.length_predictor.predict(memory))
         return memory
 
@@ -250,7 +260,7 @@ class _Searched(_Bucket):
 
     def _encode(self) -> Beams:
         procedure, penalty = self.decoder.procedure, self.decoder.options.length_penalty
-        memory = self.model.encode(self.source, self.source != PAD)
+        memory = self.model.encode(self.source, self.mask)
         return Beams(self.model, memory, self.limits, procedure.width,
                      penalty if procedure.search == "beam" else 0.0, self.longest)
 
