@@ -17,7 +17,6 @@ from torch import Tensor
 from lib.batching import Batch, Tokenised
 from lib.config import Evaluation
 from lib.emissions import Emissions
-from lib.filling import UNKNOWN
 from lib.layers import Memory
 from lib.likelihood.path_sums import alignments_log_prob, best_alignment
 from lib.subword import EOS
@@ -54,8 +53,8 @@ class CtcModel(UpsampledModel):
     def frames(self, memory: Memory, shown: Tensor | None = None) -> Frames:
         """The frames of the encoded sources; `shown` is the decoder's input where glancing is."""
         count, real = self.slots(memory)
-        ids = torch.full(real.shape, UNKNOWN, device=real.device) if shown is None else shown
-        return Frames(self.emissions(self.fill(ids, memory, real), first=BLANK), count, real)
+        states = self.slot_states(memory, real, shown)
+        return Frames(self.emissions(states, first=BLANK), count, real)
 
     def log_prob(self, memory: Memory, batch: Batch, shown: Tensor | None = None,
                  best: bool = False) -> Float[Tensor, " batch"]:

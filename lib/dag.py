@@ -22,7 +22,6 @@ from lib.batching import Batch, Tokenised
 from lib.config import Architecture, Evaluation
 from lib.distributions import exact
 from lib.emissions import Emissions
-from lib.filling import UNKNOWN
 from lib.layers import Memory
 from lib.likelihood.path_sums import NOTHING, best_path, paths_log_prob
 from lib.upsampling import UpsampledModel, word_counts
@@ -94,8 +93,7 @@ class DagModel(UpsampledModel):
     def graph(self, memory: Memory, shown: Tensor | None = None) -> Graph:
         """The graphs of the encoded sources; `shown` is the decoder's input where glancing is."""
         vertices, real = self.slots(memory)
-        ids = torch.full(real.shape, UNKNOWN, device=real.device) if shown is None else shown
-        states = self.fill(ids, memory, real)
+        states = self.slot_states(memory, real, shown)
         return Graph(self.transitions(states, real), self.emissions(states), vertices, real)
 
     def log_prob(self, memory: Memory, batch: Batch, shown: Tensor | None = None,

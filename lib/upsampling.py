@@ -1,8 +1,10 @@
 """What Da and Ct share: a decoder over lambda slots for each source subword, and a sum over paths.
 
 The slots of a sentence (vertices of a graph, frames of an alignment) are lambda times its own
-source length, with EOS, whatever the batch is padded to, and at most `LONGEST`. A target that needs
-more has probability 0: training leaves it out, and counts it.
+source length, with EOS, whatever the batch is padded to, and at most `LONGEST`. Each has the state
+of the source subword that it belongs to as its input (Libovicky and Helcl 2018, who split it by a
+projection), and its own position. A target that needs more slots has probability 0: training leaves
+it out, and counts it.
 """
 
 import numpy as np
@@ -35,6 +37,14 @@ class UpsampledModel(FillingModel):
         width = min(each * memory.states.shape[1], LONGEST)
         count = (each * source_lengths(memory)).clamp(max=LONGEST)
         return count, torch.arange(width, device=count.device) < count[:, None]
+
+    def slot_states(self, memory: Memory, real: Bool[Tensor, "batch slots"],
+                    shown: Int[Tensor, "batch slots"] | None = None,
+                    ) -> Float[Tensor, "batch slots d_model"]:
+        """Decoder states of all slots; `shown` holds target subwords where glancing shows them."""
+        ids = torch.full(real.shape, UNKNOWN, device=real.device) if shown is None else shown
+        own = memory.states.repeat_interleave(self.architecture.upsampling, 1)[:, :real.shape[1]]
+        return self.decoder(self.embedding(ids) + own, memory, real)
 
     # ---- what a subclass knows ----
 

@@ -2,7 +2,20 @@
 
 import pytest
 import torch
-from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, batch_of, model_of, ragged, sources_of
+from tiny import (
+    AUTOREGRESSIVE,
+    CTC,
+    DAG,
+    FLOW,
+    GAUSSIAN,
+    INDEPENDENT,
+    MASKED,
+    batch_of,
+    model_of,
+    near_lengths,
+    ragged,
+    sources_of,
+)
 
 from lib import decoding
 from lib.decoding import Options, hypotheses
@@ -56,9 +69,14 @@ PARALLEL = ["k0", "k8", "sample", "sample@0.7", "mbr4-chrf", "mbr3-bleu-sample@0
             "k0-samples1@0.5", "k1-lengths1", "k1-lengths3-bound", "k1-lengths3-iw4",
             "k2-lengths2-samples3@0.8-teacher", "k1-samples4-chrf", "k0-lengths2-samples2-bleu",
             "k3-samples3-bound"]
+POSITIONS = ["greedy", "sample", "sample@0.7", "mbr4-chrf", "mbr3-bleu-sample@0.5"]
+PATHS = ["lookahead", "viterbi", "beam3", *POSITIONS]
+ALIGNMENTS = ["beam3", *POSITIONS]
+UNMASKING = ["m1", "m3", "mT", "confident", "confident@0.7", "mbr4-chrf-confident@0.7",
+             *POSITIONS[1:]]
 FAMILIES = pytest.mark.parametrize(("architecture", "settings"), [
-    (AUTOREGRESSIVE, STEPWISE), (GAUSSIAN, PARALLEL), (FLOW, PARALLEL)],
-    ids=["autoregressive", "gaussian", "flow"])
+    (AUTOREGRESSIVE, STEPWISE), (GAUSSIAN, PARALLEL), (FLOW, PARALLEL), (INDEPENDENT, POSITIONS),
+    (DAG, PATHS), (CTC, ALIGNMENTS), (MASKED, UNMASKING)], ids=lambda x: getattr(x, "family", ""))
 
 
 @FAMILIES
@@ -68,6 +86,8 @@ def test_the_company_of_a_sentence_changes_no_hypothesis(architecture, settings,
     with other settings or without.
     """
     teacher, model = model_of(AUTOREGRESSIVE, VOCABULARY), model_of(architecture, VOCABULARY)
+    if architecture in (INDEPENDENT, MASKED):
+        near_lengths(model)  # many passes a draw
     sources = [*sources[:5], [], sources[5]]
 
     def found(rows, padding=0, names=settings, seed=3):
@@ -87,7 +107,8 @@ def test_the_company_of_a_sentence_changes_no_hypothesis(architecture, settings,
     monkeypatch.setattr(decoding, "POSITIONS", 1)
     assert found(sources) == together
     other = found(sources, seed=4)
-    fixed = {"greedy", "beam3", "k0", "k8", "k1-lengths1", "k1-lengths3-bound"}
+    fixed = {"greedy", "beam3", "k0", "k8", "k1-lengths1", "k1-lengths3-bound", "lookahead",
+             "viterbi", "m1", "m3", "mT"}
     assert all(together[s] == other[s] for s in fixed & set(settings))
     assert together["sample"] != other["sample"]
 
@@ -106,6 +127,16 @@ def test_unknown_setting_is_refused(model, setting):
 def test_search_of_a_latent_model_is_refused(setting):
     with pytest.raises(ConfigError, match=f"'{setting}' doesn't fit.*use k0, k1"):
         hypotheses(model_of(GAUSSIAN, VOCABULARY), *sources_of([[3]]), [setting])
+
+
+@pytest.mark.parametrize(("architecture", "setting", "fits"), [
+    (INDEPENDENT, "beam4", "greedy, sample"), (CTC, "viterbi", "greedy, beam4, sample"),
+    (DAG, "k4", "greedy, lookahead, viterbi, beam4, sample"), (DAG, "nucleus0.9", "greedy"),
+    (MASKED, "greedy", "m4, mT, sample, confident"), (DAG, "mbr4-chrf-confident", "greedy")])
+def test_a_search_that_a_family_cannot_do_is_refused(architecture, setting, fits):
+    with pytest.raises(ConfigError, match=f"'{setting}' doesn't fit.*use {fits}"):
+        hypotheses(model_of(architecture, VOCABULARY), *sources_of([[3]]), [setting],
+                   Options(vocabulary=Numbers))
 
 
 def test_refinement_of_a_transformer_is_refused(model):

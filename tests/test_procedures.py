@@ -9,7 +9,8 @@ NAMES = [
     "greedy", "beam3", "sample", "sample@0.7", "nucleus0.8", "nucleus0.8@0.7", "mbr4-chrf",
     "mbr3-bleu-sample@0.5", "mbr4-chrf-nucleus0.7@0.9", "k0", "k8", "k0-samples1@0.5",
     "k1-lengths1", "k1-lengths3-bound", "k1-lengths3-iw4", "k2-lengths2-samples3@0.8-teacher",
-    "k1-samples4-chrf", "k0-lengths2-samples2-bleu", "k3-samples3-bound"]
+    "k1-samples4-chrf", "k0-lengths2-samples2-bleu", "k3-samples3-bound", "lookahead", "viterbi",
+    "m1", "m12", "mT", "confident", "confident@0.7", "mbr4-chrf-confident@0.9"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -34,6 +35,10 @@ def test_a_name_says_it_all():
     assert Procedure.parse("k1").candidates == Procedure.parse("beam4").candidates == 1
     assert Procedure.parse("k1-lengths5-samples3-iw7").hypotheses == 105
     assert [Procedure.parse(n).hypotheses for n in ("beam4", "mbr16-chrf", "k4")] == [4, 16, 1]
+    assert Procedure.parse("m4") == Procedure("unmask", steps=4)
+    assert Procedure.parse("mT") == Procedure("unmask", steps=0)
+    assert Procedure.parse("mbr8-chrf-confident") == Procedure("sample", samples=8, choice="chrf",
+                                                               policy="confident")
     assert Procedure.parse("k4").plain and not Procedure.parse("k4-lengths1").plain
 
 
@@ -46,6 +51,7 @@ def test_a_name_says_it_all():
     ("k1-lengths2-samples2", "how to choose among 4 candidates"),
     ("k1-bound", "nothing to choose by -bound: add -lengths<n> or -samples<n>"),
     ("k1-samples1-chrf", "nothing to choose by -chrf"),
+    ("m0", "unmasking takes 1 step or more, or mT, one a position"),
 ])
 def test_numbers_that_make_no_sense_are_refused(setting, message):
     with pytest.raises(ConfigError, match=f"'{setting}': .*{message}"):

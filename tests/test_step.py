@@ -23,7 +23,7 @@ from lib.training.step import FixedStep, Scalars, takes_fixed_shapes
 
 pytestmark = pytest.mark.usefixtures("isolated")
 
-FAMILIES = ("tr_s", "ga_b", "fl_s")
+FAMILIES = ("tr_s", "ga_b", "fl_s", "na_b", "da_b", "ct_b", "md_b")
 ARCHITECTURES = pytest.mark.parametrize("architecture", EVERY, ids=lambda a: a.family)
 UNDRAWN = pytest.mark.parametrize("architecture", [a for a in EVERY if a.family != "masked"],
                                   ids=lambda a: a.family)  # shapes don't decide what is masked
@@ -78,11 +78,11 @@ def assert_same_state(one: Trainer, other: Trainer, tolerance: float) -> None:
 @EXACT
 @pytest.mark.usefixtures("noiseless")
 @pytest.mark.parametrize("keeps_pace", [False, True])
-@pytest.mark.parametrize("model", FAMILIES)
+@pytest.mark.parametrize("model", [name for name in FAMILIES if name != "md_b"])
 def test_three_steps_are_those_of_eager_training(model, keeps_pace, monkeypatch, isolated):
     """Without the KL, with half of it and with all of it, on ragged rows that are filled up."""
     changes = PLAIN | {"posterior_penalty": 0.01}
-    if not model.startswith("tr"):
+    if model[:2] in ("ga", "fl"):
         changes |= {"prior_keeps_pace": keeps_pace}
     config = small(model, **changes)
     groups = [np.arange(9), np.arange(20, 26), np.arange(40, 55)]
@@ -90,7 +90,7 @@ def test_three_steps_are_those_of_eager_training(model, keeps_pace, monkeypatch,
     found, terms = trained(monkeypatch, isolated, config, groups, True)
     for here, there in zip(terms, expected, strict=True):
         assert here == pytest.approx(there, rel=1e-9)
-    assert [set(t) == set(terms[0]) for t in terms] == [True, *[model == "tr_s"] * 2]
+    assert [set(t) == set(terms[0]) for t in terms] == [True, *[model[:2] not in ("ga", "fl")] * 2]
     assert_same_state(eager, found, 1e-9)
     for name in eager.sums:
         assert found.sums[name] == pytest.approx(eager.sums[name], rel=1e-9)
@@ -226,7 +226,7 @@ def test_the_captured_work_asks_nothing_of_the_host(architecture):
 
 @EXACT
 @pytest.mark.usefixtures("noiseless", "fixed")
-@pytest.mark.parametrize("model", FAMILIES)
+@pytest.mark.parametrize("model", [name for name in FAMILIES if name != "md_b"])
 def test_out_of_memory_halves_the_batches_and_keeps_the_gradient(model, monkeypatch, isolated):
     config = small(model, **PLAIN)
     groups = [np.arange(9), np.arange(20, 26), np.arange(40, 55)]
@@ -379,7 +379,7 @@ def test_replayed_steps_are_plain_ones(architecture):
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("noiseless")
-@ARCHITECTURES
+@UNDRAWN
 def test_replayed_steps_are_those_of_the_cpu(architecture):
     assert_close(on_gpu(architecture, True, 0.0), on_gpu(architecture, False, 0.0, "cpu"))
 

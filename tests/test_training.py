@@ -37,8 +37,10 @@ ANNEALED = {"kl_start": 4, "kl_ramp": 4, "dev_samples": 2, "start_from": ""}
 def small(model: str, **changes) -> Config:
     """A run of seconds on 80 toy pairs: some five steps an epoch."""
     overrides = {**SMALL, **QUICK}
-    if not model.startswith("tr"):
+    if model[:2] in ("ga", "fl"):
         overrides |= {**LATENT, **ANNEALED}
+    elif not model.startswith("tr"):
+        overrides |= {"decoder_d_filter": 32, "label_smoothing": 0.0, "start_from": ""}
     if model.startswith("fl"):
         overrides |= {"flow_d_filter": 32, "flow_heads": 2}
     config = load_config(model, **{**overrides, **changes})
@@ -96,7 +98,7 @@ def assert_same_run(one: Trainer, other: Trainer) -> None:
 
 # Resuming ------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("model", ["tr_s", "ga_b", "fl_s"])
+@pytest.mark.parametrize("model", ["tr_s", "ga_b", "fl_s", "na_b", "da_b", "ct_b", "md_b"])
 def test_resumed_is_uninterrupted_whatever_the_step(model, monkeypatch, isolated):
     """One run stopped after step 1, then 2, then 3, ...: each start goes on from the last
     checkpoint, across epochs and across the start of the KL and the initialisation of the prior.
@@ -460,7 +462,9 @@ def test_a_history_that_lacks_its_last_row_is_written_again():
 # What a run leaves ---------------------------------------------------------------------------
 
 TERMS = {"tr_s": {"loss", "nll"}, "ga_b": {"loss", "reconstruction", "kl", "length"},
-         "fl_s": {"loss", "reconstruction", "kl", "length"}}
+         "fl_s": {"loss", "reconstruction", "kl", "length"}, "na_b": {"loss", "nll", "length"},
+         "da_b": {"loss", "nll", "impossible"}, "dp_b": {"loss", "best_path", "impossible"},
+         "ct_b": {"loss", "nll", "impossible"}, "md_b": {"loss", "nll", "length"}}
 
 
 @pytest.mark.parametrize("model", TERMS)
@@ -543,7 +547,7 @@ def test_patience_counts_validations_at_full_kl_weight(monkeypatch):
     assert (trainer.step, trainer.best_bleu) == (12, 30.0)
 
 
-@pytest.mark.parametrize("model", ["tr_s", "ga_b", "fl_s"])
+@pytest.mark.parametrize("model", ["tr_s", "ga_b", "fl_s", "na_b", "dp_b", "ct_b", "md_b"])
 def test_validation_disturbs_nothing(model):
     """Neither the random state nor the weights; and it gives the same scores twice."""
     trainer = Trainer(small(model), progress=False)

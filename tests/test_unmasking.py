@@ -3,7 +3,7 @@
 import pytest
 import torch
 from scipy.stats import chisquare
-from tiny import INDEPENDENT, MASKED, batch_of, model_of, sources_of, strings
+from tiny import INDEPENDENT, MASKED, batch_of, model_of, near_lengths, sources_of, strings
 
 from lib.decoding.unmasking import draws, greedy, unmask
 from lib.subword import EOS
@@ -14,12 +14,8 @@ SOURCES = [[3, 4], [5], [4, 3, 3, 5, 5, 3]]
 
 
 def short(model, padded=4):
-    """Lengths are all but certain: the padded one of the first two sources."""
-    with torch.no_grad():
-        model.length_predictor.outer.weight.zero_()
-        model.length_predictor.outer.bias.fill_(-60.0)
-        model.length_predictor.outer.bias[30 + padded - 3:31 + padded - 3] = 0.0
-    return model
+    """Targets of the first source, which has 3 subwords with EOS, have that padded length."""
+    return near_lengths(model, range(padded - 3, padded - 2))
 
 
 def test_greedy_takes_the_best_subword_at_each_position():
@@ -54,7 +50,7 @@ def by_hand(model, source, goals):
 def test_unmasking_by_hand(steps):
     for seed in range(3):
         torch.manual_seed(seed)
-        model = model_of(MASKED, 6, spread=0.3)
+        model = near_lengths(model_of(MASKED, 6, spread=0.3))
 
         def goals(length):
             taken = min(steps or length, length)
