@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 import torch
 from sacrebleu.metrics import BLEU
+from test_training import small
 
 from lib.bleu import bleu_from_counts
 from lib.config import load_config
-from lib.errors import CheckpointError
+from lib.errors import CheckpointError, ConfigError
 from lib.evaluation import decoding_settings, evaluate
 from lib.evaluation.scoring import load_run
 from lib.runs import run_folder
@@ -20,6 +21,7 @@ from lib.subword import text_fingerprint
 from lib.task import Task
 from lib.training import Trainer, checkpoints
 from lib.training.history import Validations
+from lib.translate import Translator
 
 TINY = {"steps": 2, "validate_every": 1, "dev_sentences": 8, "start_from": "", "kl_start": 0,
         "kl_ramp": 0, "samples": 5, "d_model": 16, "d_filter": 32}
@@ -91,6 +93,39 @@ def test_the_checkpoint_of_the_best_likelihood_is_scored_where_it_is_another(iso
     assert other["log_likelihood"]["strict"]["mean"] == pytest.approx(strict, 1e-4)
     assert strict != pytest.approx(metrics["log_likelihood"]["strict"]["mean"], 1e-4)
     assert folder.read_metrics().best_ll == other
+
+
+@pytest.mark.parametrize(("model", "likelihood", "objective"), [
+    ("tr_d", "exact", "likelihood"), ("na_b", "exact", "likelihood"), ("da_b", "exact", "marginal"),
+    ("dp_b", "exact", "best_path"), ("ct_b", "exact", "marginal"), ("md_b", "bound", "ELBO")])
+def test_a_whole_run_of_every_other_family(model, likelihood, objective, isolated):
+    """Trained, evaluated, and translating, on 20 sentences."""
+    changes = {"mbr_samples": 2, "samples": 3, "unmaskings": [1], "steps": 3}
+    config = small(model, **changes)
+    Trainer(config, progress=False).run()
+    metrics = evaluate(config, progress=False)
+    folder = run_folder(config)
+    assert json.loads(folder.metrics.read_text()) == metrics
+    assert (metrics["likelihood"], metrics["objective"]) == (likelihood, objective)
+    assert list(metrics["bleu"]) == decoding_settings(config)
+    assert folder.read_metrics().objective == objective
+    sentences = folder.read_sentences()
+    assert len(sentences) == 20
+    per_sentence = (sentences["log_prob"] + sentences["log_p_length"]).mean()
+    found = metrics["log_likelihood"]["per_sentence"]
+    assert found["mean"] == pytest.approx(per_sentence, 1e-4)
+    assert found["samples"] == (3 if likelihood == "bound" else 1)
+    assert metrics["convergence"]["statement"].startswith(
+        "a lower bound from 3 importance samples" if likelihood == "bound" else "exact")
+    assert metrics["diagnostics"] == {}
+    described = json.loads(folder.config.read_text())
+    assert described["impossible_pairs"] == 0
+    assert len(Translator(config, weights="fp32")(["Nothing known.", "", "x"])) == 3
+
+
+def test_another_familys_headline_is_refused(isolated):
+    with pytest.raises(ConfigError, match="unknown headline 'beam4': known: greedy, mbr16-chrf"):
+        evaluate(load_config("na_b", headline="beam4"))
 
 
 def test_bleu_is_by_the_tokeniser_of_the_data_set(isolated):

@@ -55,6 +55,21 @@ def test_accountings_by_hand():
     assert found["strict"]["standard_error"] == pytest.approx(math.sqrt(2 * 2 * 1.25**2) / 8)
 
 
+def test_sentences_of_probability_0_have_no_mean_and_are_counted():
+    table = pd.DataFrame({"log_prob": [-8.0, -math.inf, -4.0], "log_p_length": 0.0,
+                          "n_tokens": [2, 9, 4], "n_tokens_padded": [2, 9, 4],
+                          "n_chars": [3, 9, 5], "elbo": math.nan, "released_estimate": math.nan})
+    found, possible = accountings(table, 1), accountings(table.drop(1), 1)
+    for name, entry in found.items():
+        assert entry == {"mean": None, "standard_error": None, "impossible": 1, "samples": 1,
+                         "mean_of_possible": possible[name]["mean"],
+                         "standard_error_of_possible": possible[name]["standard_error"]}
+    assert found["strict"]["mean_of_possible"] == -2.0
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert convergence(table, 1) == {
+        "lower_bound": False, "statement": "exact; 1 of 3 sentences have probability 0"}
+
+
 def test_the_standard_error_of_a_ratio_is_that_of_repeated_test_sets():
     rng = np.random.default_rng(0)
 

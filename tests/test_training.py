@@ -15,7 +15,7 @@ import torch
 
 from lib import training
 from lib.config import Config, load_config
-from lib.errors import CheckpointError, TrainingError
+from lib.errors import CheckpointError, ConfigError, TrainingError
 from lib.objectives import kl_weight, learning_rate
 from lib.paths import ROOT
 from lib.runs import run_folder
@@ -498,6 +498,12 @@ def test_files_of_a_run(model):
     ll, bleu = kept.resampled(np.ones((1, len(kept.tokens))))  # each sentence once
     assert ll[0] == pytest.approx([row["dev_ll"] for row in rows], rel=1e-6)
     assert bleu[0] == pytest.approx([row["dev_bleu"] for row in rows], abs=1e-9)
+
+
+def test_a_corpus_that_the_slots_are_too_few_for_is_refused():
+    with pytest.raises(ConfigError, match=r"upsampling = 1: \d+ of 80 training pairs .* have no "
+                                          r"path through their frames; upsampling = 2 loses 0"):
+        Trainer(small("ct_b", upsampling=1), progress=False)
 
 
 def test_train_terms_in_the_history_are_per_token():
