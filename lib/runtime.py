@@ -22,6 +22,7 @@ __all__ = ["autocast", "commit", "cores", "device", "device_positions", "halving
 Rows = TypeVar("Rows", list, np.ndarray)
 Result = TypeVar("Result")
 
+FAST_MATH = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
 POSITION_BYTES = 2**16  # of a GPU's memory that a position takes while its sentence is decoded
 MOST_POSITIONS = 2**18  # a GPU is full with fewer
 
@@ -44,8 +45,12 @@ def prepare(batch: int | None = None) -> int:
     One thread for batches of one sentence: their products are too small to share. "medium" sends
     fp32 products through oneDNN on a CPU: twice as fast on AMD, and fp32-accurate where oneDNN has
     no faster format to round them to. Elsewhere (TF32 on a GPU, bf16 with AMX or on Arm) they stay
-    fp32: rounding would move exact likelihoods and the flow's 1x1 products.
+    fp32: rounding would move exact likelihoods and the flow's 1x1 products. Nor does the variable
+    that has oneDNN round them at any precision (fast math on Arm) hold from here on.
     """
+    for name in FAST_MATH:
+        if name in os.environ:
+            os.environ[name] = "STRICT"
     threads = 1 if batch == 1 else cores()
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("highest" if _rounds_medium() else "medium")

@@ -31,6 +31,7 @@ from lib.likelihood.annealing import (
 )
 from lib.paths import ROOT
 from lib.runs import RunFolder
+from lib.task import Task
 from tests.closed_form import ParityModel
 from tests.tiny import FLOW, GAUSSIAN, batch_of, model_of, ragged
 
@@ -229,15 +230,39 @@ def test_audits_are_read_if_they_suffice(shipped):
     text = metrics.read_text()
     metrics.write_text(text.replace('"step": ', '"step": 9'))
     assert read_audit(shipped) is None, "of other weights than those that were evaluated"
+    metrics.write_text(text.replace('"references": "', '"references": "0'))
+    assert read_audit(shipped) is None, "of another test text than was scored"
     metrics.write_text(text)
     whole = table.read_text()
     table.write_text(whole[:whole.index("\n") + 1] + whole.split("\n")[1] + "\n")
     assert read_audit(shipped) is None, "unfinished"
-    assert "python -m lib.evaluation.audit --model ga_b" in stopped_audit(shipped, SMALL)
+    assert stopped_audit(shipped, SMALL) == (
+        "`python -m lib.evaluation.audit --model ga_b --dataset toy --scale smoke --sentences 6 "
+        "--samples 20 --temperatures 3 --chains 2 --leapfrog-steps 1`")
     assert stopped_audit(shipped, replace(SMALL, sentences=7)) == "", "not as fine"
     report.write_text("{")
     with pytest.raises(DataError, match="python -m lib.evaluation.audit --model ga_b"):
         read_audit(shipped)
+
+
+@pytest.mark.parametrize("harm", ["", "line,n_tokens\n1,2,3\n4\n", "{"])
+def test_a_damaged_audit_is_made_again(shipped, harm):
+    audit(shipped, SMALL, progress=False)
+    table, report = files(shipped)
+    whole = pd.read_csv(table)
+    (report if harm == "{" else table).write_text(harm)
+    pd.testing.assert_frame_equal(audit(shipped, SMALL, progress=False), whole)
+
+
+def test_an_audit_does_not_go_on_with_another_test_text(shipped, monkeypatch):
+    audit(shipped, SMALL, progress=False)
+    before = json.loads(files(shipped)[1].read_text())
+    references = Task.references
+    monkeypatch.setattr(Task, "references", lambda task, split: references(task, split)[::-1])
+    audit(shipped, SMALL, progress=False)
+    after = json.loads(files(shipped)[1].read_text())
+    assert after["references"] != before["references"]
+    assert after["sources"] == before["sources"]
 
 
 def test_exact_likelihoods_need_no_audit(isolated):
@@ -262,7 +287,7 @@ def test_command_reads_its_settings(shipped, capsys):
 
 @pytest.mark.parametrize(("wrong", "message"), [
     ({"sentences": 0}, "sentences is 0"), ({"samples": 0}, "samples is 0"),
-    ({"precision": "bf16"}, "unknown precision 'bf16'"),
+    ({"precision": "bf16"}, "unknown precision 'bf16'"), ({"seed": -1}, "seed is -1"),
 ])
 def test_settings_out_of_range_are_refused(wrong, message):
     with pytest.raises(ConfigError, match=message):

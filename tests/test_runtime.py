@@ -55,6 +55,14 @@ def test_products_are_not_rounded_where_a_processor_would(machine, amx, expected
     assert torch.get_float32_matmul_precision() == expected
 
 
+def test_fast_math_is_no_choice_of_the_environment(monkeypatch):
+    monkeypatch.setenv("DNNL_DEFAULT_FPMATH_MODE", "BF16")
+    monkeypatch.delenv("ONEDNN_DEFAULT_FPMATH_MODE", raising=False)
+    runtime.prepare()
+    assert os.environ["DNNL_DEFAULT_FPMATH_MODE"] == "STRICT"
+    assert "ONEDNN_DEFAULT_FPMATH_MODE" not in os.environ
+
+
 def test_precision_by_name():
     cpu = torch.device("cpu")
     a = torch.randn(4, 4)

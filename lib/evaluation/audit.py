@@ -66,6 +66,8 @@ class AuditSettings:
         for name in ("sentences", "samples"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}: give 1 or more")
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}: give 0 or more")
         if self.precision not in PRECISIONS:
             raise ConfigError(f"unknown precision '{self.precision}': {' or '.join(PRECISIONS)}")
 
@@ -237,8 +239,10 @@ def _resume(config: Config, head: dict) -> tuple[list[dict], float]:
     try:
         folder = run_folder(config).path
         told = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
-        if {name: told[name] for name in head} == head:
-            return pd.read_csv(folder / "audit.csv").to_dict("records"), float(told["seconds"])
+        frame = pd.read_csv(folder / "audit.csv")
+        whole = frame[["line", "simulated_upper"]].notna().all(axis=None)
+        if whole and {name: told[name] for name in head} == head:
+            return frame.to_dict("records"), float(told["seconds"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         pass  # none, or a damaged one: made again
     return [], 0.0
@@ -263,7 +267,13 @@ def stopped_audit(config: Config, wanted: AuditSettings | None = None) -> str:
     Errors: DataError for a damaged file.
     """
     stored = _stored(config, wanted)
-    return "" if stored is None or stored[2] else _command(config)
+    return "" if stored is None or stored[2] else _command(config, _settings(stored[1]))
+
+
+def _settings(told: dict) -> AuditSettings:
+    """What audit.json says that the audit was made with."""
+    return AuditSettings(**told["settings"] | {
+        "annealing": Annealing(**told["settings"]["annealing"])})
 
 
 def _stored(config: Config, wanted: AuditSettings | None,
@@ -275,8 +285,7 @@ def _stored(config: Config, wanted: AuditSettings | None,
     try:
         told = json.loads((folder.path / "audit.json").read_text(encoding="utf-8"))
         metrics = json.loads(folder.metrics.read_text(encoding="utf-8"))
-        settings = AuditSettings(**told["settings"] | {
-            "annealing": Annealing(**told["settings"]["annealing"])})
+        settings = _settings(told)
         frame = pd.read_csv(folder.path / "audit.csv")
         scored = {name: metrics[name] for name in ("step", "dev_bleu")}
         scored |= {name: metrics["test_set"][name] for name in ("references", "sources")
@@ -315,9 +324,18 @@ def summarise(frame: pd.DataFrame) -> dict[str, float | int]:
     return result | {"released_above_upper": int((columns["released_minus_upper"] > 0).sum())}
 
 
-def _command(config: Config) -> str:
+def _command(config: Config, settings: AuditSettings | None = None) -> str:
+    """The line that makes an audit of this run with these settings, defaults left out."""
+    settings, default = settings or AuditSettings(), AuditSettings()
+    chosen = {"train-data": (config.train_data, "raw"), "run-seed": (config.seed, 1)}
+    chosen |= {name: (getattr(settings, name), getattr(default, name))
+               for name in ("sentences", "samples", "seed", "precision")}
+    chosen |= {name.replace("_", "-"): (getattr(settings.annealing, name),
+                                        getattr(default.annealing, name))
+               for name in ("temperatures", "chains", "leapfrog_steps")}
+    words = [f" --{name} {value}" for name, (value, usual) in chosen.items() if value != usual]
     return (f"`python -m lib.evaluation.audit --model {config.model} "
-            f"--dataset {config.dataset.name} --scale {config.scale}`")
+            f"--dataset {config.dataset.name} --scale {config.scale}{''.join(words)}`")
 
 
 def main(arguments: list[str] | None = None) -> pd.DataFrame:
