@@ -89,7 +89,7 @@ def test_a_download_with_the_wrong_checksum_leaves_nothing(server, folder):
         fetch("corpus", [remote])
     for part in (str(folder / "x.txt"), remote.address, remote.checksum, sha256(CONTENT)):
         assert part in str(error.value)
-    assert names(folder) == []
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(("path", "reason"), [
@@ -98,7 +98,18 @@ def test_a_failed_download_leaves_nothing(server, folder, path, reason):
     remote = Remote("x.txt", f"{server.address}/{path}", sha256(CONTENT))
     with pytest.raises(DataError, match=reason):
         fetch("corpus", [remote])
-    assert names(folder) == []
+    assert not folder.exists() and folder.parent.exists()
+
+
+def test_a_failed_download_leaves_the_folders_that_were_there(server, folder):
+    folder.parent.rmdir()
+    with pytest.raises(DataError, match="HTTP status 404"):
+        fetch("corpus", [Remote("x.txt", f"{server.address}/missing", sha256(CONTENT))])
+    assert not folder.parent.exists()
+    folder.mkdir(parents=True)
+    with pytest.raises(DataError, match="HTTP status 404"):
+        fetch("corpus", [Remote("x.txt", f"{server.address}/missing", sha256(CONTENT))])
+    assert folder.exists()
 
 
 def test_an_interrupted_download_leaves_nothing(folder, monkeypatch):
@@ -109,7 +120,7 @@ def test_an_interrupted_download_leaves_nothing(folder, monkeypatch):
     monkeypatch.setattr(archives.pooch, "HTTPDownloader", lambda **_: download)
     with pytest.raises(KeyboardInterrupt):
         fetch("corpus", [Remote("x.txt", "http://example.org/x", sha256(CONTENT))])
-    assert names(folder) == []
+    assert not folder.exists()
 
 
 def test_without_a_network_one_message_says_what_to_do(server, folder):
@@ -124,7 +135,8 @@ def test_without_a_network_one_message_says_what_to_do(server, folder):
     message = str(error.value)
     assert message.startswith(f"{folder / 'x.tgz'} is missing and could not be fetched from "
                               f"{now.address} (ConnectionError)")
-    assert "Set DISCREPANCY_DATA to the folder that holds corpus/x.tgz" in message
+    assert ("Set DISCREPANCY_DATA (in a notebook: %env DISCREPANCY_DATA=/the/folder, in its first "
+            "cell) to the folder that holds corpus/x.tgz") in message
     assert message.split("\n")[1:] == [
         f"  curl -L --create-dirs -o {folder / 'x.tgz'} '{now.address}'",
         f"  curl -L --create-dirs -o {folder / 'dev.tgz'} {later.address}"]
@@ -195,7 +207,7 @@ def test_a_cache_that_cannot_be_written_only_costs_a_hash(placed, isolated, hash
     fetch("corpus", [placed])
     fetch("corpus", [placed])
     assert len(hashed) == 2
-    assert "will be taken again" in caplog.text
+    assert "DISCREPANCY_CACHE may name a folder" in caplog.text
 
 
 # archives ------------------------------------------------------------------------------------

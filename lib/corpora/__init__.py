@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lib.config import Dataset, unknown
 from lib.corpora import formats
-from lib.corpora.archives import fetch, members, nested_members
+from lib.corpora.archives import POINT_TO, fetch, members, nested_members
 from lib.corpora.sources import Part, public_sets
 from lib.errors import ConfigError, DataError
 from lib.paths import data_root
@@ -112,10 +112,10 @@ def _own_file(dataset: Dataset, stem: str, language: str) -> Path:
     plain, compressed = folder / f"{stem}.{language}", folder / f"{stem}.{language}.gz"
     there = [path for path in (plain, compressed) if path.is_file()]
     if not there:
-        raise DataError(f"{plain} is missing (and so is {compressed.name}). Set DISCREPANCY_DATA "
-                        f"to the folder that holds {dataset.folder}/, or put the file there: one "
-                        "sentence a line, UTF-8, aligned with the other language's file. Dataset "
-                        f"{dataset.name} has no address to download it from")
+        raise DataError(f"{plain} is missing (and so is {compressed.name}). {POINT_TO} "
+                        f"{dataset.folder}/, or put the file there: one sentence a line, UTF-8, "
+                        f"aligned with the other language's file. Dataset {dataset.name} has no "
+                        "address to download it from")
     if len(there) > 1:
         raise DataError(f"{plain} and {compressed.name} are both there: remove the one that isn't "
                         "meant")

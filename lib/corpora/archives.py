@@ -19,9 +19,12 @@ import pooch
 from lib.errors import DataError
 from lib.paths import cache_root, data_root, write_cache
 
-__all__ = ["Remote", "fetch", "members", "nested_members"]
+__all__ = ["POINT_TO", "Remote", "fetch", "members", "nested_members"]
 
 logger = logging.getLogger(__name__)
+
+POINT_TO = ("Set DISCREPANCY_DATA (in a notebook: %env DISCREPANCY_DATA=/the/folder, in its first "
+            "cell) to the folder that holds")
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,12 @@ def _missing(folder: str, remote: Remote, wanted: Iterable[Remote], error: OSErr
         f"  curl -L --create-dirs -o {shlex.quote(str(where / r.name))} {shlex.quote(r.address)}"
         for r in dict.fromkeys(wanted) if not (where / r.name).exists())
     return (f"{where / remote.name} is missing and could not be fetched from {remote.address} "
-            f"({reason}). Set DISCREPANCY_DATA to the folder that holds {folder}/{remote.name}, or "
-            f"fetch what is missing where there is a network:\n{commands}")
+            f"({reason}). {POINT_TO} {folder}/{remote.name}, or fetch what is missing where there "
+            f"is a network:\n{commands}")
 
 
 def _download(path: Path, remote: Remote) -> None:
+    new = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     # Servers that compress on the way would hand over other bytes than the checksum's.
@@ -89,6 +93,9 @@ def _download(path: Path, remote: Remote) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+        for folder in new:  # from the innermost; one that has the file stays
+            with contextlib.suppress(OSError):
+                folder.rmdir()
     _remember(path, remote)
 
 
