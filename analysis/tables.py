@@ -283,7 +283,8 @@ def _described(column: str, cell: str) -> str:
     if column != "accounting":
         return cell
     accounting = accounting_named(cell)
-    return f"{cell} ({accounting.label}, {accounting.unit})"
+    note = f"; {accounting.note}" if accounting.note else ""
+    return f"{cell} ({accounting.label}, {accounting.unit}{note})"
 
 
 def _cell(cell: object, digits: int) -> str:

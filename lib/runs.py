@@ -10,8 +10,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from zipfile import BadZipFile
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Int
 
 from lib.config import Config
 from lib.errors import DataError
@@ -70,6 +73,11 @@ class RunFolder:
     def sentences_ll(self) -> Path:
         """The same of the checkpoint with the best dev LL, where that is another one."""
         return self.path / "sentences_ll.csv"
+
+    @property
+    def bleu_counts(self) -> Path:
+        """BLEU's counts of each test sentence in every decoding setting, as NumPy arrays."""
+        return self.path / "bleu_counts.npz"
 
     @property
     def checkpoints(self) -> Path:
@@ -140,6 +148,21 @@ class RunFolder:
         `kl_weight`. Errors: DataError where it is missing.
         """
         return self._read(self.history, pd.read_csv, self.train_command)
+
+    def read_bleu_counts(self) -> dict[str, Int[np.ndarray, "sentences 10"]]:
+        """`lib.bleu.bleu_statistics` of each decoding setting, from which settings and runs can be
+        resampled together; none where the run was evaluated before they were kept.
+
+        Errors: DataError where the file is damaged.
+        """
+        if not self.bleu_counts.exists():
+            return {}
+        try:
+            with np.load(self.bleu_counts, allow_pickle=False) as kept:
+                return {name: kept[name].astype(np.int64) for name in kept.files}
+        except (OSError, ValueError, EOFError, BadZipFile) as error:
+            raise DataError(f"{self.bleu_counts} is damaged ({error}): {self.evaluate_command}"
+                            ) from error
 
     def _read(self, file: Path, reader: Callable, command: str = ""):
         """What `reader` makes of the file, or the command that makes the file anew."""

@@ -53,6 +53,10 @@ def test_a_whole_run(model, isolated):
     mbr = sentences["hypothesis_mbr"].tolist()
     assert metrics["bleu"]["mbr16-chrf"]["score"] == pytest.approx(
         BLEU().corpus_score(mbr, [Task(config).references("test")]).score)
+    counts = folder.read_bleu_counts()
+    assert list(counts) == list(metrics["bleu"])
+    for name, entry in metrics["bleu"].items():
+        assert bleu_from_counts(counts[name].sum(0)) == pytest.approx(entry["score"], abs=1e-9)
     first, *others = metrics["bleu"].values()
     assert "gain" not in first
     for entry in others:

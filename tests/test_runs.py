@@ -6,6 +6,7 @@ import math
 import pytest
 from made_up import made_up_references, made_up_run
 
+from lib.bleu import bleu_from_counts
 from lib.config import load_config
 from lib.errors import DataError
 from lib.paths import outputs_root
@@ -79,3 +80,17 @@ def test_a_damaged_file_is_made_again(isolated, text, message):
     run.metrics.write_text(text)
     with pytest.raises(DataError, match=f"{message}.*03_eval"):
         run.read_metrics()
+
+
+def test_counts_of_bleu_are_none_before_they_were_kept_and_named_where_damaged(isolated):
+    run = made_up_run("ga_b", 0.1, 1.0)
+    counts = run.read_bleu_counts()
+    assert {"k0", "k4"} <= set(counts)
+    assert float(bleu_from_counts(counts["k4"].sum(0))) == pytest.approx(
+        run.read_metrics().bleu["k4"].score)
+    for harm in (b"", b"PK", run.bleu_counts.read_bytes()[:100]):
+        run.bleu_counts.write_bytes(harm)
+        with pytest.raises(DataError, match=r"bleu_counts.npz is damaged .*03_eval"):
+            run.read_bleu_counts()
+    run.bleu_counts.unlink()
+    assert run.read_bleu_counts() == {}

@@ -136,7 +136,8 @@ def test_write_names_the_accounting_and_repeats_itself(isolated):
     assert csv == isolated / "outputs" / "tables" / "table1.csv"
     written = text.read_text(encoding="utf-8")
     assert written.startswith("dataset: toy\n\nscale: mini\n\n")
-    assert "accounting: strict (log-likelihood of the string, nats per token)" in written
+    assert ("accounting: strict (log-likelihood of the string, nats per token; a lower bound: one "
+            "padding and one segmentation of the string count)") in written
     assert "BLEU low" not in written                     # no intervals were computed
     assert written.endswith("\nSeeds are averaged.\n")
     assert len(pd.read_csv(csv)) == 5

@@ -45,7 +45,7 @@ MIB = 2**20
 SPARE = 15.0  # seconds kept for packing at the end
 POLL = 0.2  # seconds
 KEPT = ("config.json", "history.csv", "metrics.json", "sentences.csv", "sentences_ll.csv",
-        "validations.npz")
+        "bleu_counts.npz", "validations.npz")
 
 
 # ---- plans ----

@@ -1,8 +1,9 @@
 """Scoring a trained run on the test set: BLEU of every decoding setting, every likelihood.
 
-Writes `metrics.json` and `sentences.csv` into the run's folder.
+Writes `metrics.json`, `sentences.csv` and `bleu_counts.npz` into the run's folder.
 """
 
+import io
 import json
 import time
 from pathlib import Path
@@ -14,13 +15,19 @@ from sacrebleu.metrics import CHRF
 
 from lib import runtime
 from lib.batching import collate, evaluation_batches, padded_length
-from lib.bleu import bleu, resample_weights, resampled_bleu, with_interval
+from lib.bleu import (
+    bleu,
+    bleu_from_counts,
+    bleu_statistics,
+    resample_weights,
+    with_interval,
+)
 from lib.config import Config, unknown
 from lib.decoding import Options
 from lib.errors import ConfigError
 from lib.evaluation.scoring import TrainedRun, accountings, convergence, likelihoods, load_run
 from lib.models import count_parameters, model_class
-from lib.paths import writable, write_text
+from lib.paths import writable, write_bytes, write_text
 from lib.runs import run_folder
 from lib.subword import text_fingerprint
 from lib.training.validation import DECODING_TOKENS, translate
@@ -57,14 +64,16 @@ def evaluate(config: Config, progress: bool = True) -> dict:
     sentences = _sentences(run, lines[config.evaluation.headline], samples, progress)
     if config.evaluation.mbr_samples:
         sentences["hypothesis_mbr"] = lines[mbr_setting(config)]
+    tokenizer = config.dataset.bleu_tokenizer
+    counts = {setting: bleu_statistics(lines[setting], references, tokenizer=tokenizer)
+              for setting in settings}
     metrics = {
         "model": config.model, "family": config.architecture.family,
         "objective": config.objective, "likelihood": run.model.likelihood,
         "dataset": config.dataset.name, "scale": config.scale, "train_data": config.train_data,
         "seed": config.seed, "parameters": count_parameters(run.model), "step": run.step,
         "dev_bleu": run.dev_bleu,
-        "bleu": _scores({s: lines[s] for s in settings}, references,
-                        config.dataset.bleu_tokenizer),
+        "bleu": _scores({s: lines[s] for s in settings}, references, tokenizer, counts),
         "headline": config.evaluation.headline,
         "log_likelihood": accountings(sentences, samples),
         "convergence": convergence(sentences, samples),
@@ -82,6 +91,7 @@ def evaluate(config: Config, progress: bool = True) -> dict:
         "best_ll": _best_by_likelihood(config, run, samples, progress),
     }
     folder = run_folder(config)
+    _write_counts(folder.bleu_counts, counts)
     _write_sentences(folder.sentences, sentences)
     write_text(folder.metrics, json.dumps(metrics, indent=2) + "\n")
     return metrics
@@ -114,8 +124,10 @@ def _best_by_likelihood(config: Config, run: TrainedRun, samples: int, progress:
     lines = _translations(other, [setting], progress)
     sentences = _sentences(other, lines[setting], samples, progress, resumable=False)
     _write_sentences(folder.sentences_ll, sentences)
+    references, tokenizer = run.task.references("test"), config.dataset.bleu_tokenizer
     return {"step": other.step, "dev_bleu": other.dev_bleu,
-            "bleu": _scores(lines, run.task.references("test"), config.dataset.bleu_tokenizer),
+            "bleu": _scores(lines, references, tokenizer, {setting: bleu_statistics(
+                lines[setting], references, tokenizer=tokenizer)}),
             "log_likelihood": accountings(sentences, samples)}
 
 
@@ -138,16 +150,17 @@ def _speed(run: TrainedRun, setting: str) -> float:
         return len(data) / (time.perf_counter() - started)
 
 
-def _scores(lines: dict[str, list[str]], references: list[str],
-            tokenizer: str) -> dict[str, dict]:
+def _scores(lines: dict[str, list[str]], references: list[str], tokenizer: str,
+            counts: dict[str, np.ndarray]) -> dict[str, dict]:
     """BLEU and chrF of each setting, with 95% intervals over resampled test sentences.
 
-    `gain` is over the first setting (greedy search, or no refinement), on the same resamples.
+    `counts`: BLEU's, of each setting and sentence. `gain` is over the first setting (greedy search,
+    or no refinement), on the same resamples.
     """
     weights, entries, first = resample_weights(len(references), RESAMPLES), {}, None
     for setting, texts in lines.items():
         score, signature = bleu(texts, references, tokenizer)
-        drawn = resampled_bleu(texts, references, weights, tokenizer)[1]
+        drawn = bleu_from_counts(weights @ counts[setting])
         entries[setting] = {**with_interval("score", score.score, drawn), "signature": signature,
                             "chrf": CHRF().corpus_score(texts, [references]).score}
         if first is None:
@@ -187,6 +200,13 @@ def _diagnostics(run: TrainedRun, sentences: pd.DataFrame, references: list[str]
             "bleu_posterior": bleu(lines, references, run.config.dataset.bleu_tokenizer)[0].score,
             "share_lengths_right": right / len(data),
             "effective_sample_size": float(sentences["effective_sample_size"].median())}
+
+
+def _write_counts(path: Path, counts: dict[str, np.ndarray]) -> None:
+    """BLEU's counts, an array a decoding setting, in one move."""
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **{name: table.astype(np.uint16) for name, table in counts.items()})
+    write_bytes(path, packed.getvalue())
 
 
 def _write_sentences(path: Path, sentences: pd.DataFrame) -> None:
