@@ -15,7 +15,7 @@ BOUNDED = (("gaussian", "flow"), ("masked",))  # families whose likelihood is a 
 
 
 def check(frame: pd.DataFrame, accountings: Iterable[str] = ()) -> None:
-    """Refuse rows of `correlation.collect` whose numbers have no common scale.
+    """Refuse rows of `systems.collect` whose numbers have no common scale.
 
     Of one data set and scale, all must be of one test text and one tokeniser of BLEU; under an
     accounting per subword, of one vocabulary; and bounds of one kind at one number of samples.

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,19 +12,18 @@ from jaxtyping import Float, Num
 from scipy.stats import rankdata
 
 from analysis import comparable
-from analysis.resampling import Resamples, bootstrap, with_accounting
-from analysis.significance import average_seeds
-from lib.bleu import tokenizer_of
+from analysis.resampling import Resamples
+from analysis.systems import RUN_COLUMNS, average_seeds
+from lib.bleu import resample_weights
+from lib.config import FAMILIES
 from lib.errors import DataError
-from lib.likelihood.accounting import ACCOUNTINGS, accounting_named
+from lib.likelihood.accounting import accounting_named
 from lib.runs import RunFolder, find_runs
+from lib.training.history import Validations
 
-__all__ = [
-    "COEFFICIENTS", "RUN_COLUMNS", "Correlation", "collect", "correlate", "kendall",
-    "models_table", "pearson", "permutation_p", "resample_runs", "spearman", "two_decoders",
-]
+__all__ = ["COEFFICIENTS", "Correlation", "across_checkpoints", "correlate", "kendall",
+           "models_table", "pearson", "permutation_p", "spearman", "two_decoders"]
 
-RUN_COLUMNS = ["dataset", "scale", "model", "family", "train_data", "seed", "parameters"]
 EXACT_UP_TO = 8      # 8! = 40,320 permutations
 CHUNK = 500          # permutations at a time, to bound memory
 
@@ -141,74 +141,18 @@ def correlate(x: Num[np.ndarray, " n"], y: Num[np.ndarray, " n"], *,
     return Correlation(**fields)
 
 
-# ---------------------------------------------------------------- run folders
-
-def collect(runs: Iterable[RunFolder] | None = None) -> pd.DataFrame:
-    """One row a run: what its metrics.json says, and where it lies.
-
-    Columns: dataset, scale, model, family, train_data, seed, parameters, setting (the headline's
-    decoding), bleu, chrf, signature, bleu_mbr (minimum Bayes risk; NaN where it wasn't run), each
-    accounting (`paper` ...), its `_error` (standard error) and `_samples`, vocabulary, precision,
-    test_set, lines, references and sources (fingerprints), run (the `RunFolder`). `runs` defaults
-    to `find_runs()`.
-
-    Errors: DataError for runs that can't be compared (`comparable.check`).
-    """
-    rows = []
-    for run in find_runs() if runs is None else runs:
-        metrics = run.read_metrics()
-        row = {name: getattr(metrics, name) for name in RUN_COLUMNS}
-        row |= {"setting": metrics.headline, "bleu": metrics.own.score, "chrf": metrics.own.chrf,
-                "signature": metrics.own.signature,
-                "bleu_mbr": metrics.mbr.score if metrics.mbr else math.nan}
-        for name in ACCOUNTINGS:
-            found = metrics.log_likelihood.get(name)
-            row |= {name: found.mean if found else math.nan,
-                    f"{name}_error": found.standard_error if found else math.nan,
-                    f"{name}_samples": float(found.samples) if found else math.nan}
-        rows.append(row | {"vocabulary": metrics.vocabulary, "precision": metrics.precision,
-                           "test_set": metrics.test_set.name, "lines": metrics.test_set.lines,
-                           "references": metrics.test_set.references,
-                           "sources": metrics.test_set.sources, "run": run})
-    columns = [*RUN_COLUMNS, "setting", "bleu", "chrf", "signature", "bleu_mbr",
-               *(f"{name}{end}" for name in ACCOUNTINGS for end in ("", "_error", "_samples")),
-               "vocabulary", "precision", "test_set", "lines", "references", "sources", "run"]
-    frame = pd.DataFrame(rows, columns=columns)
-    comparable.check(frame)
-    return frame
-
-
-def resample_runs(frame: pd.DataFrame, references: Sequence[str], *accountings: str,
-                  hypotheses: str = "hypothesis", **options: int | bool | str,
-                  ) -> dict[str, Resamples]:
-    """Accounting -> `bootstrap` of the runs of `collect`'s rows (one data set), from their
-    sentences.csv; the same resamples for all.
-
-    hypotheses: the column that BLEU is of; `hypothesis_mbr` for minimum Bayes risk.
-    Errors: DataError for runs that can't be compared under these accountings, or of another test
-    text than `references`.
-    """
-    comparable.check(frame, accountings)
-    comparable.check_text(frame, references)
-    options["tokenizer"] = next(iter(frame["signature"].map(tokenizer_of)), "13a")
-    tables = [run.read_sentences(hypotheses) for run in frame["run"]]
-    first, *others = dict.fromkeys(accountings)
-    drawn = {first: bootstrap(tables, references, first, **options)}
-    seed = {name: value for name, value in options.items() if name == "seed"}
-    return drawn | {name: with_accounting(drawn[first], tables, name, **seed) for name in others}
-
+# ---------------------------------------------------------------- across models
 
 def models_table(frame: pd.DataFrame, accounting: str, *, resamples: Resamples | None = None,
                  ) -> pd.DataFrame:
     """Correlation of log-likelihood and BLEU across the models of one data set and scale.
 
-    frame: `collect`'s rows; several seeds of a model are one point, their mean.
+    frame: `systems.collect`'s rows; several seeds of a model are one point, their mean.
     resamples: of the same rows, from `resample_runs(frame, ...)`; gives the intervals.
-    One row a `scope` ("autoregressive", "gaussian", "flow": within a family; "latent": gaussian
-    and flow; "all": across families) and a `train_data`; then `accounting` and the fields of
-    `Correlation`. Bits per character enter with their sign turned, so that a positive coefficient
-    always means that better likelihood goes with better BLEU. Scopes of fewer than three models
-    have n and NaN.
+    One row a `scope` (a family; "latent": gaussian and flow; "all": across families) and a
+    `train_data`; then `accounting` and the fields of `Correlation`. Bits per character enter with
+    their sign turned, so that a positive coefficient always means that better likelihood goes with
+    better BLEU. Scopes of fewer than three models have n and NaN.
     """
     sign = accounting_named(accounting).sign
     comparable.check(frame, [accounting])
@@ -217,12 +161,13 @@ def models_table(frame: pd.DataFrame, accounting: str, *, resamples: Resamples |
                         + ", ".join(sorted({f"{d}/{s}" for d, s in
                                             zip(frame["dataset"], frame["scale"], strict=True)})))
     frame, averaged = average_seeds(frame, {} if resamples is None else {accounting: resamples})
-    scopes = {"autoregressive": ["autoregressive"], "gaussian": ["gaussian"], "flow": ["flow"],
-              "latent": ["gaussian", "flow"], "all": ["autoregressive", "gaussian", "flow"]}
+    families = list(FAMILIES.values())
+    scopes = {family: [family] for family in families} | {"latent": ["gaussian", "flow"],
+                                                          "all": families}
     rows = []
     for data in sorted(frame["train_data"].unique(), reverse=True):   # raw before distilled
-        for scope, families in scopes.items():
-            chosen = ((frame["train_data"] == data) & frame["family"].isin(families)
+        for scope, members in scopes.items():
+            chosen = ((frame["train_data"] == data) & frame["family"].isin(members)
                       & frame[accounting].notna()).to_numpy()
             if not chosen.any():
                 continue
@@ -248,3 +193,45 @@ def two_decoders(frame: pd.DataFrame, accounting: str, *, headline: Resamples | 
              for name, (runs, drawn) in kinds.items()]
     table = pd.concat(found, ignore_index=True)
     return table[["decoder", *(column for column in table if column != "decoder")]]
+
+
+# ---------------------------------------------------------------- across checkpoints
+
+def across_checkpoints(runs: Iterable[RunFolder] | None = None, *, resamples: int = 1000,
+                       ) -> pd.DataFrame:
+    """For each run, dev log-likelihood against dev BLEU over its checkpoints.
+
+    One row a run: dataset, scale, model, family, train_data, seed, the fields of `Correlation`
+    over the rows of history.csv at full KL weight (`dev_ll` in nats per token, strict accounting),
+    and `pearson_changes`, Pearson's r of the changes from each checkpoint to the next, which a
+    trend that both share doesn't raise, with its interval `_low` to `_high`. While the KL weight
+    rises, a latent model's objective is another one, and its likelihood rises with it alone.
+    Intervals are over resampled dev sentences, the same at every checkpoint, NaN for a run without
+    validations.npz; checkpoints of one run aren't independent, so the p-value is a description, not
+    a test.
+    """
+    rows = []
+    for run in find_runs() if runs is None else runs:
+        history = run.read_history().dropna(subset=["dev_ll", "dev_bleu"])
+        if "kl_weight" in history:
+            history = history[history["kl_weight"] == history["kl_weight"].max()]
+        ll, bleu = history["dev_ll"].to_numpy(), history["dev_bleu"].to_numpy()
+        drawn = _resampled(run.validations, history["step"].tolist(), resamples)
+        found = asdict(correlate(ll, bleu, resampled=drawn))
+        found |= {"pearson_changes": float(pearson(np.diff(ll), np.diff(bleu))),
+                  "pearson_changes_low": math.nan, "pearson_changes_high": math.nan}
+        if drawn is not None and not math.isnan(found["pearson_changes"]):
+            changes = pearson(*(np.diff(values, axis=1) for values in drawn))
+            found["pearson_changes_low"], found["pearson_changes_high"] = np.nanquantile(
+                changes, [0.025, 0.975])
+        rows.append({name: getattr(run.read_metrics(), name) for name in RUN_COLUMNS[:-1]} | found)
+    return pd.DataFrame(rows)
+
+
+def _resampled(file: Path, steps: Sequence[int], resamples: int,
+               ) -> tuple[np.ndarray, np.ndarray] | None:
+    """Dev LL and BLEU after these steps, each [resamples, steps]; None where none were kept."""
+    if not file.exists():
+        return None
+    kept = Validations.read(file).at(steps)
+    return kept.resampled(resample_weights(len(kept.tokens), resamples))

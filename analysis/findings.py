@@ -4,29 +4,56 @@ Read are the pairs of models that notebooks/05_correlation.ipynb compares (outpu
 significance_* and concordance_*), the run folders' metrics.json, and the speeds that
 notebooks/08_speed.ipynb measures (outputs/tables/table4_*). A difference counts only where its 95%
 interval leaves zero out, and a claim about several models or pairs is decided only where more than
-half of them are.
+half of them are. `python -m analysis.findings` writes outputs/findings.md.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown
 
-from analysis.published import FINDINGS, MODELS, Finding
-from analysis.significance import FAMILIES, seed_spread
-from analysis.tables import interval
+from analysis import published
+from analysis.published import FINDINGS, Finding
+from analysis.significance import seed_spread
+from analysis.style import family_name
+from analysis.systems import model_order
+from analysis.tables import interval, markdown
+from lib.config import LATENT, family_of, model_name
 from lib.paths import outputs_root
 from lib.runs import find_runs
 
-__all__ = ["ACCOUNTINGS_SHOWN", "Verdict", "overview", "paragraph", "sentences", "verdicts"]
+__all__ = ["ACCOUNTINGS_SHOWN", "Evidence", "Verdict", "evidence_table", "main", "overview",
+           "places", "show", "verdicts"]
 
 ACCOUNTINGS_SHOWN = ("strict", "released")
+FAMILIES = ("autoregressive", *LATENT)  # those that the paper compares
 HOLDS, IN_PART, FAILS, UNDECIDED, UNTESTED = (
     "holds", "holds in part", "does not hold", "undecided", "not testable yet")
-NAN = float("nan")
-TABLES = "notebooks/05_correlation.ipynb"
-SPEEDS = "notebooks/08_speed.ipynb run on them"
+YES, NO = "yes", "no"
+DATA = ("raw", "distilled")
+NAN = math.nan
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One number that bears on a finding.
+
+    train_data: what the models were trained on. value: with its 95% interval, NaN where there is
+    none. digits: shown after the point. answer: whether it is as the finding claims: "yes", "no",
+    "undecided" where the interval contains zero or is unknown, "" where it only tells the story.
+    """
+
+    train_data: str
+    quantity: str
+    value: float
+    low: float = NAN
+    high: float = NAN
+    digits: int = 1
+    answer: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,8 +61,8 @@ class Verdict:
     """What the results of one data set and scale say of one finding.
 
     accounting: of the log-likelihood, "" where the finding is about BLEU and speed alone.
-    verdict: "holds", "holds in part", "does not hold", "undecided" or "not testable yet".
-    evidence: the numbers with their intervals, or what is missing.
+    verdict: "holds", "holds in part", "does not hold", "undecided" or "not testable yet"; `needs`
+    says what is missing for the last.
     """
 
     finding: Finding
@@ -43,213 +70,186 @@ class Verdict:
     scale: str
     accounting: str
     verdict: str
-    evidence: str
+    evidence: tuple[Evidence, ...] = ()
+    needs: str = ""
+
+
+def places() -> list[tuple[str, str]]:
+    """Every (dataset, scale) whose models were compared."""
+    return sorted(path.stem.removeprefix("significance_").rpartition("_")[::2]
+                  for path in (outputs_root() / "tables").glob("significance_*.csv"))
 
 
 def verdicts(dataset: str, scale: str, accountings: Sequence[str] = ACCOUNTINGS_SHOWN,
              ) -> list[Verdict]:
     """All findings on one data set and scale, each under every accounting that it depends on."""
-    tables = {name: _read(f"{name}_{dataset}_{scale}")
-              for name in ("significance", "concordance")}
+    pairs, summary = (_read(f"{name}_{dataset}_{scale}") for name in ("significance",
+                                                                      "concordance"))
     found = []
     for finding, test in zip(FINDINGS[:3], (_within, _across, _distillation), strict=True):
         for accounting in accountings:
-            parts = [None if table is None else table[table["accounting"] == accounting]
-                     for table in (tables["significance"], tables["concordance"])]
-            if parts[0] is None or parts[0].empty:
-                told = UNTESTED, f"needs two evaluated models and {TABLES} run on them"
-            else:
-                told = test(*parts)
-            found.append(Verdict(finding, dataset, scale, accounting, *told))
-    found.append(Verdict(FINDINGS[3], dataset, scale, "", *_refinement(dataset, scale)))
-    found.append(Verdict(FINDINGS[4], dataset, scale, "",
-                         *_speed(dataset, scale, tables["significance"])))
+            given = [None if table is None else table[table["accounting"] == accounting]
+                     for table in (pairs, summary)]
+            result = test(*given) if given[0] is not None and len(given[0]) else (
+                "two evaluated models, and notebooks/05_correlation.ipynb run on them")
+            found.append(_verdict(finding, dataset, scale, accounting, result))
+    found.append(_verdict(FINDINGS[3], dataset, scale, "", _refinement(dataset, scale)))
+    found.append(_verdict(FINDINGS[4], dataset, scale, "", _speed(dataset, scale, pairs)))
     return found
 
 
-def sentences(finding: Finding, places: Iterable[tuple[str, str]]) -> list[str]:
-    """One sentence (Markdown) on the finding for each (dataset, scale)."""
-    told = []
-    for dataset, scale in places:
-        found = [verdict for verdict in verdicts(dataset, scale) if verdict.finding == finding]
-        told.append(f"{dataset}, {scale}: {_sentence(found)}")
-    return told
+# ---- the findings, one by one: (answers, evidence), or what is missing ----
+
+Result = tuple[list[str], list[Evidence]] | str
 
 
-def overview(places: Sequence[tuple[str, str]]) -> str:
-    """A Markdown table: a row a finding, a column a (dataset, scale) and accounting, the verdicts.
-
-    A finding that is about BLEU and speed alone has the same verdict under every accounting.
-    """
-    told = {place: verdicts(*place) for place in places}
-    heads = ["finding", *(f"{dataset} {scale}, {name}" for dataset, scale in places
-                          for name in ACCOUNTINGS_SHOWN)]
-    lines = [heads, ["---"] * len(heads)]
-    for finding in FINDINGS:
-        cells = [next(v.verdict for v in told[place]
-                      if v.finding == finding and v.accounting in (name, ""))
-                 for place in places for name in ACCOUNTINGS_SHOWN]
-        lines.append([f"{finding.number}. {finding.claim}", *cells])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def paragraph(places: Sequence[tuple[str, str]]) -> str:
-    """A Markdown list: each finding, and below it one sentence for each (dataset, scale)."""
-    lines = []
-    for finding in FINDINGS:
-        lines += [f"{finding.number}. **{finding.claim}**",
-                  *(f"   - {sentence}" for sentence in sentences(finding, places))]
-    return "\n".join(lines)
-
-
-# ---- the findings, one by one: (verdict, evidence) ----
-
-def _within(pairs: pd.DataFrame, summary: pd.DataFrame) -> tuple[str, str]:
+def _within(pairs: pd.DataFrame, summary: pd.DataFrame) -> Result:
     """1: within a family LL and BLEU rank models alike."""
-    same = pairs[pairs["scope"].isin(FAMILIES) & (pairs["train_data"] != "mixed")]
+    same = pairs[(pairs["scope"] != "across") & (pairs["train_data"] != "mixed")]
     if same.empty:
-        return UNTESTED, "needs two models of one family trained on the same data"
-    counts = same["order"].value_counts()
-    agree, disagree = int(counts.get("agree", 0)), int(counts.get("disagree", 0))
-    within = summary[(summary["scope"] == "within")
-                     & summary["train_data"].isin(["raw", "distilled"])]
-    shares = ", ".join(
-        f"{row.train_data} {interval(row.alike, row.alike_low, row.alike_high, digits=2)}"
-        for row in within.itertuples())
-    undecided = len(same) - agree - disagree
-    answer = _all_told(["yes"] * agree + ["no"] * disagree + ["undecided"] * undecided)
-    return _verdict([answer]), (
-        f"of {_number(len(same), 'pair')} within a family {agree} agree, {disagree} disagree, "
-        f"{undecided} are undecided (share ordered alike, decided or not: {shares})")
+        return "two models of one family trained on the same text"
+    counts = same["order"].value_counts().reindex(["agree", "disagree", "undecided"], fill_value=0)
+    evidence = [Evidence("either", f"pairs of {len(same)} within a family: {order}",
+                         float(count), digits=0) for order, count in counts.items()]
+    shares = summary[(summary["scope"] == "within") & summary["train_data"].isin(DATA)]
+    evidence += [Evidence(row.train_data, "share of these pairs ordered alike, decided or not",
+                          row.alike, row.alike_low, row.alike_high, 2)
+                 for row in shares.itertuples()]
+    return [_most([YES] * counts["agree"] + [NO] * counts["disagree"]
+                  + [UNDECIDED] * counts["undecided"])], evidence
 
 
-def _across(pairs: pd.DataFrame, summary: pd.DataFrame) -> tuple[str, str]:
+def _across(pairs: pd.DataFrame, summary: pd.DataFrame) -> Result:
     """2: flow priors have the best LL and the worst BLEU."""
-    answers, told, lacking = [], [], set(FAMILIES)
-    for data in ("raw", "distilled"):
-        best = {name: _best(pairs, data, name) for name in ("ll", "bleu")}
-        lacking &= set(FAMILIES) - set(best["bleu"])
-        if set(best["bleu"]) != set(FAMILIES):
+    evidence, lacking = [], set(FAMILIES)
+    for data in DATA:
+        ll, bleu = (_best(pairs, data, name) for name in ("ll", "bleu"))
+        lacking &= set(FAMILIES) - set(bleu)
+        if set(bleu) != set(FAMILIES):
             continue
-        ll, bleu = best["ll"], best["bleu"]
-        rival = max((ll[family] for family in FAMILIES[:2]), key=lambda model: model[1])
-        lowest = min((bleu[family] for family in FAMILIES[:2]), key=lambda model: model[1])
-        density = _gap(pairs, ll["flow"][0], rival[0], data, "ll")
-        quality = _gap(pairs, bleu["flow"][0], lowest[0], data, "bleu")
-        answers += [_side(density[1:]), _side(quality[1:], positive=False)]
+        rival = max((ll[family] for family in FAMILIES[:2]), key=lambda model: model[1])[0]
+        lowest = min((bleu[family] for family in FAMILIES[:2]), key=lambda model: model[1])[0]
+        for best, other, name, digits, more in ((ll["flow"][0], rival, "ll", 3, True),
+                                                (bleu["flow"][0], lowest, "bleu", 1, False)):
+            gap = _gap(pairs, best, other, data, name)
+            which = "best LL" if more else "best BLEU"
+            against = "the best of the other families" if more else "the worst other family's best"
+            evidence.append(Evidence(
+                data, f"{which} of a flow prior ({model_name(best)}) minus {against} "
+                f"({model_name(other)})", *gap, digits, _side(gap[1:], positive=more)))
         counts = summary[(summary["train_data"] == data) & (summary["scope"] == "across")].iloc[0]
-        told.append(
-            f"trained on {data} text, {counts['agree']} of {_number(int(counts['pairs']), 'pair')} "
-            f"across families agree and {counts['disagree']} disagree, "
-            f"best LL of a flow prior ({MODELS[ll['flow'][0]]}) minus the best of "
-            f"the others ({MODELS[rival[0]]}) {interval(*density, digits=3, plus=True)}, "
-            f"best BLEU of a flow prior ({MODELS[bleu['flow'][0]]}) minus that of the next worse "
-            f"family ({MODELS[lowest[0]]}) {interval(*quality, plus=True)}")
-    if not answers:
-        needed = ", ".join(family for family in FAMILIES if family in lacking)
-        return UNTESTED, "needs an evaluated model of every family on the same data" + (
-            f" (missing: {needed})" if needed else "")
-    return _verdict(answers), "; ".join(told)
+        evidence += [Evidence(data, f"pairs of {counts['pairs']} across families: {order}",
+                              float(counts[order]), digits=0) for order in ("agree", "disagree")]
+    if not evidence:
+        missing = ", ".join(family_name(family) for family in FAMILIES if family in lacking)
+        return "an evaluated model of every family of the paper on the same text" + (
+            f" (missing: {missing})" if missing else "")
+    return [part.answer for part in evidence if part.answer], evidence
 
 
-def _distillation(pairs: pd.DataFrame, _summary: pd.DataFrame) -> tuple[str, str]:
+def _distillation(pairs: pd.DataFrame, _summary: pd.DataFrame) -> Result:
     """3: distillation lowers LL and raises BLEU of the non-autoregressive models."""
     same = pairs[(pairs["first"] == pairs["second"]) & (pairs["first_data"] == "raw")
                  & (pairs["second_data"] == "distilled")]
-    latent = same[same["scope"] != "autoregressive"]
-    if latent.empty:
-        return UNTESTED, ("needs a non-autoregressive model trained on raw and on distilled text, "
-                          "both evaluated")
-    falls = [(row.ll_delta, row.ll_low, row.ll_high, row.first) for row in same.itertuples()]
-    rises = [(-row.bleu_delta, -row.bleu_high, -row.bleu_low, row.first)
-             for row in latent.itertuples()]
-    answers = [_all_told([_side(effect[1:3]) for effect in effects]) for effects in (falls, rises)]
-    return _verdict(answers), (
-        f"LL falls for {_told(falls, 3)}; BLEU of non-autoregressive models rises for "
-        f"{_told(rises, 1)}")
+    parallel = same[same["scope"] != "autoregressive"]
+    if parallel.empty:
+        return ("a non-autoregressive model trained on raw and on distilled text, both evaluated")
+    falls = [Evidence("both", f"LL of {model_name(row.first)}, distilled minus raw", -row.ll_delta,
+                      -row.ll_high, -row.ll_low, 3, _side((row.ll_low, row.ll_high)))
+             for row in same.itertuples()]
+    rises = [Evidence("both", f"BLEU of {model_name(row.first)}, distilled minus raw",
+                      -row.bleu_delta, -row.bleu_high, -row.bleu_low, 1,
+                      _side((-row.bleu_high, -row.bleu_low))) for row in parallel.itertuples()]
+    return [_most([part.answer for part in of]) for of in (falls, rises)], [*falls, *rises]
 
 
-def _refinement(dataset: str, scale: str) -> tuple[str, str]:
+def _refinement(dataset: str, scale: str) -> Result:
     """4: refinement gains more BLEU with Gaussian priors than with flow priors."""
     gains = _refinement_gains(dataset, scale)
-    both = [data for data in ("raw", "distilled") if {"gaussian", "flow"} <= set(
-        gains.loc[gains["train_data"] == data, "family"])]
-    if not both:
-        return UNTESTED, ("needs an evaluated Gaussian and an evaluated flow model on the same "
-                          "data, with BLEU at k = 0 and k = 4")
-    answers, told = [], []
-    for data in both:
+    answers, evidence = [], []
+    for data in DATA:
         found = gains[gains["train_data"] == data]
-        ours, theirs = (found[found["family"] == family] for family in ("gaussian", "flow"))
+        if not set(LATENT) <= set(found["family"]):
+            continue
+        evidence += [Evidence(data, f"BLEU of {model_name(row.model)} after four steps minus "
+                              "before any", row.gain, row.low, row.high)
+                     for row in found.itertuples()]
+        ours, theirs = (found[found["family"] == family] for family in LATENT)
         ahead = ours["gain"].mean() - theirs["gain"].mean()
-        spread = float(np.hypot(*(np.linalg.norm(half) / len(half) for half in (
-            (part["high"] - part["low"]).to_numpy() / 2 for part in (ours, theirs)))))
-        ends = (ahead, ahead) if np.isnan(spread) else (ahead - spread, ahead + spread)
-        answers.append("undecided" if np.isnan(spread) else
-                       _side(ends) if ours["gain"].mean() > 0 else "no")
-        told.append(f"trained on {data} text, four steps change BLEU by " + ", ".join(
-            f"{MODELS[row.model]} {interval(row.gain, row.low, row.high, plus=True)}"
-            for row in found.itertuples()) + "; mean change with "
-            "Gaussian priors minus that with flow priors "
-            f"{interval(ahead, *((NAN, NAN) if np.isnan(spread) else ends), plus=True)}")
-    without = gains.loc[gains["train_data"].isin(both), "low"].isna().any()
-    return _verdict(answers), "; ".join(told) + (
-        " (without an interval where neither metrics.json nor Table 3 has one)" if without else "")
+        half = math.hypot(*(np.linalg.norm(part["high"] - part["low"]) / 2 / len(part)
+                            for part in (ours, theirs)))
+        answer = UNDECIDED if math.isnan(half) else (
+            _side((ahead - half, ahead + half)) if ours["gain"].mean() > 0 else NO)
+        answers.append(answer)
+        evidence.append(Evidence(data, "mean gain of Gaussian priors minus that of flow priors",
+                                 ahead, ahead - half, ahead + half, 1, answer))
+    if not answers:
+        return ("an evaluated Gaussian and an evaluated flow model on the same text, with BLEU at "
+                "k = 0 and k = 4")
+    return answers, evidence
 
 
-def _speed(dataset: str, scale: str, pairs: pd.DataFrame | None) -> tuple[str, str]:
+def _speed(dataset: str, scale: str, pairs: pd.DataFrame | None) -> Result:
     """5: a Gaussian prior, distilled and refined, beats what lacks one of the three, and is fast.
 
     Compared are the headlines of the best Gaussian and the best flow model trained on distilled
     text, the former with the same model trained on raw text and before refinement, and its speed
-    with the flow's and with the baseline of Table 4, beam search (of models trained on distilled
-    text, or else on raw text: an architecture's speed hardly depends on it). Where a flow model is
-    the better one, the claim fails.
+    as the paper decodes (k = 1) with the flow's and with beam search (timed on models trained on
+    distilled text, or else on raw text: an architecture's speed hardly depends on it). Where a flow
+    model is the better one, the claim fails.
     """
     speeds = _read(f"table4_{dataset}_{scale}_distilled")
     speeds = _read(f"table4_{dataset}_{scale}") if speeds is None else speeds
-    needs = "distilled runs of both priors" if pairs is None or pairs.empty else ""
-    if not needs:
+    best = {}
+    if pairs is not None and len(pairs):
         pairs = pairs[pairs["accounting"] == pairs["accounting"].iloc[0]]  # BLEU is of all alike
         best = _best(pairs, "distilled", "bleu")
-        if not {"gaussian", "flow"} <= set(best):
-            needs = "distilled runs of both priors"
-    if needs or speeds is None:
-        return UNTESTED, "needs " + " and ".join(
-            filter(None, (needs, "" if speeds is not None else SPEEDS)))
-    (ours, _), (theirs, _) = best["gaussian"], best["flow"]
-    prior = _gap(pairs, ours, theirs, "distilled", "bleu")
-    told = [f"of distilled models with four steps the best with a Gaussian prior "
-            f"({MODELS[ours]}) minus the best with a flow prior ({MODELS[theirs]}) "
-            f"{interval(*prior, plus=True)} BLEU"]
-    answers = [_side(prior[1:])]
-    same = pairs[(pairs["first"] == ours) & (pairs["second"] == ours)]
-    for row in same.itertuples():  # raw comes first
-        answers.append(_side((-row.bleu_high, -row.bleu_low)))
-        told.append("distillation gives it "
-                    + interval(-row.bleu_delta, -row.bleu_high, -row.bleu_low, plus=True))
+    needs = ([] if set(LATENT) <= set(best) else ["distilled runs of both priors"]) + (
+        [] if speeds is not None else ["notebooks/08_speed.ipynb run on them"])
+    if needs:
+        return " and ".join(needs)
+    ours, theirs = (best[family][0] for family in LATENT)
+    gap = _gap(pairs, ours, theirs, "distilled", "bleu")
+    evidence = [Evidence("distilled", f"BLEU of {model_name(ours)} minus {model_name(theirs)}, the "
+                         "best with either prior", *gap, 1, _side(gap[1:]))]
+    for row in pairs[(pairs["first"] == ours) & (pairs["second"] == ours)].itertuples():
+        evidence.append(Evidence("both", f"BLEU of {model_name(ours)}, distilled minus raw",
+                                 -row.bleu_delta, -row.bleu_high, -row.bleu_low, 1,
+                                 _side((-row.bleu_high, -row.bleu_low))))
     gains = _refinement_gains(dataset, scale)
     for row in gains[(gains["model"] == ours) & (gains["train_data"] == "distilled")].itertuples():
-        known = not np.isnan(row.low)
-        answers.append(_side((row.low, row.high)) if known else "undecided")
-        told.append(f"refinement {interval(row.gain, row.low, row.high, plus=True)}")
-    answer, ratios = _ratios(speeds, ours, theirs)
-    found = FAILS if answers[0] == "no" else _verdict([*answers, *answer])
-    return found, ", ".join([*told, *ratios])
+        evidence.append(Evidence("distilled", f"BLEU of {model_name(ours)} after four steps minus "
+                                 "before any", row.gain, row.low, row.high, 1,
+                                 _side((row.low, row.high))))
+    evidence += _ratios(speeds, ours, theirs)
+    answers = [part.answer for part in evidence if part.answer]
+    return ([NO] if evidence[0].answer == NO else answers), evidence
 
 
-def _ratios(speeds: pd.DataFrame, ours: str, theirs: str) -> tuple[list[str], list[str]]:
-    """Whether `ours` with four steps is faster than `theirs`, and than beam search; in words."""
-    against = next((name for name in speeds if name.startswith("vs ") and "beam" in name), None)
-    timed = speeds[speeds["weights"] == "auto"].set_index(["system", "setting"])
-    if against is None or not {(ours, "k4"), (ours, "k0"), (theirs, "k4")} <= set(timed.index):
-        return ["undecided"], [f"their speeds weren't measured: {SPEEDS}"]
-    refined, plain, flow = (timed.loc[key, against] for key in (
-        (ours, "k4"), (ours, "k0"), (theirs, "k4")))
-    return ["yes" if ratio > 1 else "no" for ratio in (refined / flow, refined)], [
-        f"and translating one sentence at a time it runs at {refined / flow:.1f} times the flow "
-        f"model's speed and {refined:.2f} times that of {against.removeprefix('vs ')} (unrefined "
-        f"{plain:.2f}; a ratio of one run, without interval)"]
+def _ratios(speeds: pd.DataFrame, ours: str, theirs: str) -> list[Evidence]:
+    """Whether `ours` is faster than `theirs`, both after one step, and than beam search. The
+    interval is from the least to the most that any two rounds give.
+    """
+    against = next((name for name in speeds if name.startswith("vs ") and "beam" in name
+                    and not name.endswith(("_low", "_high"))), "vs ")
+    columns = [against, f"{against}_low", f"{against}_high"]
+    timed = speeds[speeds["weights"] == "auto"].drop_duplicates(["system", "setting"])
+    timed = timed.set_index(["system", "setting"]).reindex(columns=columns)
+    rows = [((ours, "k1"), (theirs, "k1")), ((ours, "k1"), None), ((ours, "k4"), None)]
+    found = []
+    for own, other in rows:
+        if {own, other} - {None} - set(timed.index):
+            continue
+        value, low, high = timed.loc[own]
+        name = against.removeprefix("vs ")
+        if other is not None:
+            value, low, high = np.array([value, low, high]) / timed.loc[other].iloc[[0, 2, 1]]
+            name = f"{model_name(other[0])} {other[1]}"
+        answer = "" if own[1] != "k1" else UNDECIDED if math.isnan(low) else _side(
+            (math.log(low), math.log(high)))
+        found.append(Evidence("distilled", f"speed of {model_name(own[0])} {own[1]} over {name}, "
+                              "one sentence at a time", value, low, high, 2, answer))
+    return found or [Evidence("distilled", "speed after one step", NAN, answer=UNDECIDED)]
 
 
 # ---- parts ----
@@ -263,43 +263,38 @@ def _read(name: str) -> pd.DataFrame | None:
     return table.astype(dict.fromkeys(measured, float))     # whole numbers are read as integers
 
 
-def _sentence(told: Sequence[Verdict]) -> str:
-    """Verdict and evidence; those of several accountings in one sentence."""
-    if len({(verdict.verdict, verdict.evidence) for verdict in told}) == 1:
-        return f"*{told[0].verdict}*{_joined(told[0])}."
-    return "; ".join(f"{verdict.accounting} LL: *{verdict.verdict}*{_joined(verdict)}"
-                     for verdict in told).replace("; released LL", ". Released LL") + "."
+def _verdict(finding: Finding, dataset: str, scale: str, accounting: str, result: Result,
+             ) -> Verdict:
+    if isinstance(result, str):
+        return Verdict(finding, dataset, scale, accounting, UNTESTED, needs=result)
+    return Verdict(finding, dataset, scale, accounting, decide(result[0]), tuple(result[1]))
 
 
-def _joined(verdict: Verdict) -> str:
-    return f": {verdict.evidence}"
-
-
-def _verdict(answers: Sequence[str]) -> str:
-    """From the answers ("yes", "no", "both", "undecided") to the parts of a claim."""
-    if all(answer == "yes" for answer in answers):
+def decide(answers: Sequence[str]) -> str:
+    """From the answers to the parts of a claim ("yes", "no", "both", "undecided") to a verdict."""
+    if all(answer == YES for answer in answers):
         return HOLDS
-    if not {"no", "both"} & set(answers):
+    if not {NO, "both"} & set(answers):
         return UNDECIDED
-    return IN_PART if {"yes", "both"} & set(answers) else FAILS
+    return IN_PART if {YES, "both"} & set(answers) else FAILS
 
 
-def _all_told(answers: Sequence[str]) -> str:
+def _most(answers: Sequence[str]) -> str:
     """One answer for several models or pairs: undecided unless more than half of them are decided,
     which then speak for all.
     """
-    said = [answer for answer in answers if answer != "undecided"]
-    if 2 * len(said) <= len(answers):
-        return "undecided"
-    return "both" if len(set(said)) == 2 else said[0]
+    decided = [answer for answer in answers if answer != UNDECIDED]
+    if 2 * len(decided) <= len(answers):
+        return UNDECIDED
+    return "both" if len(set(decided)) == 2 else decided[0]
 
 
 def _side(ends: Sequence[float], *, positive: bool = True) -> str:
     """Whether an interval lies on the claimed side of zero."""
     low, high = ends
-    if low <= 0 <= high:
-        return "undecided"
-    return "yes" if (low > 0) == positive else "no"
+    if not (low > 0 or high < 0):
+        return UNDECIDED
+    return YES if (low > 0) == positive else NO
 
 
 def _gap(pairs: pd.DataFrame, one: str, other: str, data: str, name: str,
@@ -321,59 +316,29 @@ def _best(pairs: pd.DataFrame, data: str, name: str) -> dict[str, tuple[str, flo
     reference = same["first"].iloc[0]
     ahead = {reference: 0.0} | {row.second: -getattr(row, f"{name}_delta")
                                 for row in same[same["first"] == reference].itertuples()}
-    families = {model: _family(model) for model in ahead}
-    return {family: max(((model, ahead[model]) for model in ahead if families[model] == family),
-                        key=lambda found: found[1])
-            for family in FAMILIES if family in families.values()}
-
-
-def _family(model: str) -> str:
-    return dict(zip(("tr", "ga", "fl"), FAMILIES, strict=True))[model.partition("_")[0]]
-
-
-def _told(effects: Sequence[tuple], digits: int) -> str:
-    """How many effects lie above zero, and the smallest and largest with their intervals."""
-    sides = [_side(effect[1:3]) for effect in effects]
-    told = f"{sides.count('yes')} of {_number(len(effects), 'model')}"
-    rest = [f"{sides.count(kind)} {word}" for kind, word in
-            (("no", "the other way"), ("undecided", "undecided")) if kind in sides]
-    ends = [min(effects), max(effects)] if len(effects) > 1 else list(effects)
-    sizes = " to ".join(f"{interval(*effect[:3], digits=digits)} ({MODELS[effect[3]]})"
-                        for effect in ends)
-    return told + (f" ({', '.join(rest)})" if rest else "") + f", by {sizes}"
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
+    best: dict[str, tuple[str, float]] = {}
+    for model, lead in ahead.items():
+        if lead > best.get(family_of(model), ("", -math.inf))[1]:
+            best[family_of(model)] = model, lead
+    return best
 
 
 def _refinement_gains(dataset: str, scale: str) -> pd.DataFrame:
     """BLEU after four steps minus before any, a row a latent system: model, family, train_data,
     gain, low, high.
 
-    From metrics.json (means over seeds, the interval widened by theirs); where it
-    has no interval, from Table 3 if that has the system, else without one.
+    From metrics.json: means over seeds, the interval widened by theirs.
     """
-    rows = {}
+    rows: dict[tuple, list] = {}
     for run in find_runs(dataset, scale):
         metrics = run.read_metrics()
         if {"k0", "k4"} <= set(metrics.bleu):
             refined = metrics.bleu["k4"]
-            rows.setdefault((metrics.model, metrics.family, metrics.train_data), []).append((
+            rows.setdefault((run.model, metrics.family, run.train_data), []).append((
                 refined.score - metrics.bleu["k0"].score, refined.gain_low, refined.gain_high))
-    found = {key: _over_seeds(np.array(gains)) for key, gains in rows.items()}
-    for data, end in (("raw", ""), ("distilled", "_distilled")):
-        table = _read(f"table3_{dataset}_{scale}{end}")
-        if table is None or "bleu_gain_low" not in table:
-            continue
-        for row in table[table["k"] == 4].astype({"bleu_gain": float}).itertuples():
-            key = (row.model, _family(row.model), data)
-            if np.isnan(found.get(key, (NAN, NAN, NAN))[1]):
-                found[key] = row.bleu_gain, row.bleu_gain_low, row.bleu_gain_high
-    order = list(MODELS)
-    return pd.DataFrame([(*key, *gain) for key, gain in sorted(
-        found.items(), key=lambda item: order.index(item[0][0]))],
-        columns=["model", "family", "train_data", "gain", "low", "high"])
+    table = pd.DataFrame([(*key, *_over_seeds(np.array(gains))) for key, gains in rows.items()],
+                         columns=["model", "family", "train_data", "gain", "low", "high"])
+    return table.loc[model_order(table["model"]).sort_values(kind="stable").index]
 
 
 def _over_seeds(gains: np.ndarray) -> tuple[float, float, float]:
@@ -382,3 +347,79 @@ def _over_seeds(gains: np.ndarray) -> tuple[float, float, float]:
     spread = seed_spread(gains[:, 0].std(ddof=1), len(gains)) if len(gains) > 1 else 0.0
     return float(gain), float(gain - np.hypot(gain - low, spread)), float(
         gain + np.hypot(high - gain, spread))
+
+
+# ---- what is shown ----
+
+def overview(of: Iterable[tuple[str, str]]) -> pd.DataFrame:
+    """A row a finding, a column a (dataset, scale) and accounting: the verdicts.
+
+    A finding that is about BLEU and speed alone has the same verdict under every accounting.
+    """
+    rows = [{"finding": f"{finding.number}. {finding.claim}"} for finding in FINDINGS]
+    for dataset, scale in of:
+        found = verdicts(dataset, scale)
+        for accounting in ACCOUNTINGS_SHOWN:
+            for row, finding in zip(rows, FINDINGS, strict=True):
+                row[f"{dataset} {scale}, {accounting}"] = next(
+                    verdict.verdict for verdict in found
+                    if verdict.finding == finding and verdict.accounting in (accounting, ""))
+    return pd.DataFrame(rows)
+
+
+def evidence_table(number: int, of: Iterable[tuple[str, str]]) -> pd.DataFrame:
+    """The numbers behind a finding, a row a number.
+
+    Columns: corpus, trained on, quantity, and the value with its 95% interval under each accounting
+    of the log-likelihood, or once where the finding doesn't depend on it; yes, no or undecided
+    after it says whether it is as the finding claims.
+    """
+    rows: dict[tuple, dict] = {}
+    for dataset, scale in of:
+        for verdict in verdicts(dataset, scale):
+            for part in verdict.evidence if verdict.finding.number == number else ():
+                row = rows.setdefault((dataset, scale, part.train_data, part.quantity), {
+                    "corpus": f"{dataset}, {scale}", "trained on": part.train_data,
+                    "quantity": part.quantity})
+                value = interval(part.value, part.low, part.high, digits=part.digits,
+                                 plus=bool(part.answer))
+                row[verdict.accounting or "value"] = f"{value} {part.answer}".strip()
+    return pd.DataFrame(rows.values()).fillna("")
+
+
+def show(*numbers: int, of: Iterable[tuple[str, str]] | None = None) -> Markdown:
+    """Findings with their verdicts on every corpus that was compared, for a notebook's opening."""
+    found = overview(places() if of is None else of)
+    chosen = found[[int(claim.split(".")[0]) in numbers for claim in found["finding"]]]
+    return Markdown(markdown(chosen) + "\nThe numbers behind each verdict: "
+                    "[outputs/findings.md](../outputs/findings.md).")
+
+
+def page(of: Sequence[tuple[str, str]]) -> str:
+    """outputs/findings.md: a section a finding, with what the paper's own tables show."""
+    parts = ["# The paper's findings, tested here", __doc__.split("\n\n")[1].replace("\n", " "),
+             "With one seed a model nothing here says how another training would turn out. "
+             + published.CAVEAT, markdown(overview(of))]
+    for finding in FINDINGS:
+        parts += [f"## {finding.number}. {finding.claim}", f"The paper's {finding.place}, counted:",
+                  markdown(published.counted(finding.number))]
+        table = evidence_table(finding.number, of)
+        parts += ["Here:", markdown(table)] if len(table) else []
+        for place in of:
+            needs = {verdict.needs for verdict in verdicts(*place)
+                     if verdict.finding == finding and verdict.needs}
+            parts += [f"{', '.join(place)}: not testable yet; it needs {need}."
+                      for need in sorted(needs)]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def main() -> Path:
+    """Write outputs/findings.md; returns where."""
+    path = outputs_root() / "findings.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page(places()), encoding="utf-8")
+    return path
+
+
+if __name__ == "__main__":
+    main()

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from PIL import Image
 
-__all__ = ["LARGEST", "Section", "anchor", "figure_html", "folded", "inline", "page",
-           "table_html"]
+__all__ = ["LARGEST", "anchor", "figure_html", "folded", "inline", "page", "table_html"]
 
 LARGEST = 2 * 2**20  # bytes of a page: what the repository keeps in one tracked file
-ROWS_SHOWN = 40      # a longer table is folded
+ROWS_SHOWN = 14      # a longer table is folded
 
 STYLE = """
 :root { --ink: #1f2328; --soft: #59636e; --line: #d1d9e0; --paper: #ffffff; --band: #f6f8fa;
@@ -25,45 +24,37 @@ STYLE = """
 }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 62rem; background: var(--paper);
-       color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", sans-serif; }
+       color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", sans-serif;
+       overflow-wrap: anywhere; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .5rem; }
 h2 { font-size: 1.4rem; margin: 3rem 0 .5rem; padding-bottom: .3rem;
      border-bottom: 1px solid var(--line); }
-h3 { font-size: 1.05rem; margin: 2.2rem 0 .3rem; overflow-wrap: anywhere; }
+h3 { font-size: 1.05rem; margin: 2.2rem 0 .3rem; }
 p, li { max-width: 46rem; }
 a { color: var(--link); }
 nav { background: var(--band); border: 1px solid var(--line); border-radius: 8px;
-      padding: .75rem 1.25rem; margin: 1.5rem 0; columns: 20rem; font-size: .92rem; }
-nav ul { list-style: none; padding-left: .9rem; margin: .1rem 0 .6rem; break-inside: avoid; }
-nav > ul > li { font-weight: 600; } nav li li { font-weight: 400; overflow-wrap: anywhere; }
+      padding: .25rem 1.25rem; margin: 1.5rem 0; font-size: .92rem; }
+nav ul { padding-left: 1.1rem; margin: .3rem 0 .6rem; }
 figure { margin: .8rem 0; }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; padding: .5rem; }
-.wide { overflow-x: auto; }
+.close { display: none; position: fixed; top: .5rem; right: .5rem; padding: .2rem .8rem;
+         background: var(--band); border: 1px solid var(--line); border-radius: 6px; }
+figure:target { position: fixed; inset: 0; margin: 0; overflow: auto; background: var(--paper);
+                z-index: 1; }
+figure:target img { max-width: none; } figure:target .close { display: block; }
+.wide { overflow-x: auto; max-width: 100%; }
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left;
-         white-space: nowrap; }
-th { border-bottom-width: 2px; font-weight: 600; } td.number, th.number { text-align: right; }
+         vertical-align: top; overflow-wrap: normal; }
+th { border-bottom-width: 2px; font-weight: 600; }
+td.number, th.number { text-align: right; white-space: nowrap; }
 tbody tr:nth-child(even) { background: var(--band); }
 .soft { color: var(--soft); font-size: .92rem; } code { font-size: .9em; }
 summary { cursor: pointer; color: var(--link); margin: .5rem 0; }
 """.strip()
 
-
-class Section:
-    """A heading, and below it parts that each have a heading of their own, in reading order."""
-
-    def __init__(self, title: str):
-        self.title = title
-        self.parts: list[tuple[str, str]] = []
-
-    def add(self, title: str, body: str) -> None:
-        """Put a part at the end: its title as plain text, its body as HTML."""
-        self.parts.append((title, body))
-
-    @property
-    def size(self) -> int:
-        """Characters of what has been put in."""
-        return sum(len(title) + len(body) for title, body in self.parts)
+Section = tuple[str, Sequence[tuple[str, str]]]
+"""A heading, and below it parts: a heading of each (may be empty) and its HTML."""
 
 
 def anchor(*titles: str) -> str:
@@ -72,46 +63,54 @@ def anchor(*titles: str) -> str:
 
 
 def inline(text: str) -> str:
-    """One line of Markdown as HTML: escaped, with its links, **strong** and *emphasised* words."""
+    """One line of Markdown as HTML: escaped, with its links, `code`, **strong** and *emphasised*
+    words.
+    """
     text = html.escape(text)
     text = re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", r'<a href="\2">\1</a>', text)
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
     text = re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", text)
     return re.sub(r"(?<![\w*])\*([^*\s][^*]*)\*(?![\w*])", r"<em>\1</em>", text)
 
 
 def page(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """The whole document: title, lead (HTML), table of contents, then all sections.
+    """The whole document: title, the first section with the answer, then the folded contents and
+    the lead (Markdown), then the other sections.
 
     No script, no font and no file from elsewhere; the same sections give the same text.
     """
-    filled = [section for section in sections if section.parts]
     contents = "".join(
-        f'<li><a href="#{anchor(section.title)}">{html.escape(section.title)}</a><ul>' + "".join(
-            f'<li><a href="#{anchor(section.title, name)}">{html.escape(name)}</a></li>'
-            for name, _ in section.parts if name) + "</ul></li>\n" for section in filled)
-    lines = ["<!doctype html>", '<html lang="en">', "<head>", '<meta charset="utf-8">',
-             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-             f"<title>{html.escape(title)}</title>", f"<style>\n{STYLE}\n</style>", "</head>",
-             "<body>", f"<h1>{html.escape(title)}</h1>", lead,
-             f'<nav aria-label="Contents"><ul>\n{contents}</ul></nav>' if contents else
-             "<p>There are no results yet: <code>make demo</code>.</p>"]
-    for section in filled:
-        lines.append(f'<h2 id="{anchor(section.title)}">{html.escape(section.title)}</h2>')
-        for name, body in section.parts:
-            if name:
-                lines.append(f'<h3 id="{anchor(section.title, name)}">{html.escape(name)}</h3>')
-            lines.append(body)
-    return "\n".join([*lines, "</body>", "</html>", ""])
+        f'<li><a href="#{anchor(name)}">{html.escape(name)}</a><ul>' + "".join(
+            f'<li><a href="#{anchor(name, part)}">{html.escape(part)}</a></li>'
+            for part, _ in parts if part) + "</ul></li>\n" for name, parts in sections)
+    nav = ('<nav aria-label="Contents"><details><summary>Contents</summary>'
+           f"<ul>\n{contents}</ul></details></nav>" if sections else
+           "<p>There are no results yet: <code>make demo</code>.</p>")
+    body = [_section(*section) for section in sections]
+    return "\n".join([
+        "<!doctype html>", '<html lang="en">', "<head>", '<meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{html.escape(title)}</title>", f"<style>\n{STYLE}\n</style>", "</head>", "<body>",
+        f"<h1>{html.escape(title)}</h1>", f"<p>{inline(lead)}</p>", nav, *body,
+        "</body>", "</html>", ""])
 
 
-def figure_html(picture: Path, sentence: str) -> str:
-    """A PNG inside the page, in 256 colours, with one sentence (Markdown) below it, which is also
-    what it is called to those who can't see it.
+def _section(title: str, parts: Iterable[tuple[str, str]]) -> str:
+    lines = [f'<h2 id="{anchor(title)}">{html.escape(title)}</h2>']
+    for name, body in parts:
+        lines += [f'<h3 id="{anchor(title, name)}">{html.escape(name)}</h3>'] if name else []
+        lines.append(body)
+    return "\n".join(lines)
+
+
+def figure_html(picture: Path, caption: str, note: str) -> str:
+    """A PNG inside the page, in 256 colours, that opens in full size when it is tapped; with a note
+    (Markdown) below it. The caption is what it is called to those who can't see it.
     """
-    data = base64.b64encode(_fewer_colours(picture)).decode("ascii")
-    told = html.escape(re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", sentence))
-    return (f'<figure><img alt="{told}" src="data:image/png;base64,{data}">'
-            f'<figcaption class="soft">{inline(sentence)}</figcaption></figure>')
+    data, name = base64.b64encode(_fewer_colours(picture)).decode("ascii"), anchor(picture.stem)
+    return (f'<figure id="{name}"><a href="#{name}"><img alt="{html.escape(caption)}" '
+            f'src="data:image/png;base64,{data}"></a><a class="close" href="#{name}-note">close</a>'
+            f'<figcaption class="soft" id="{name}-note">{inline(note)}</figcaption></figure>')
 
 
 def _fewer_colours(picture: Path) -> bytes:
@@ -134,10 +133,10 @@ def table_html(text: str) -> str:
     lines = text.split("\n")
     rows = [line for line in lines if line.startswith("|")]
     before, after, seen = [], [], False
-    for line in lines:
-        seen = seen or line.startswith("|")
-        if line and not line.startswith("|"):
-            (after if seen else before).append(line)
+    for row in lines:
+        seen = seen or row.startswith("|")
+        if row and not row.startswith("|"):
+            (after if seen else before).append(row)
     parts = [f'<p class="soft">{inline("; ".join(before))}</p>'] if before else []
     if len(rows) > 1:
         parts.append(_table(rows))
@@ -150,9 +149,7 @@ def _table(rows: Sequence[str]) -> str:
     body = "\n".join(f"<tr>{_row('td', _cells(row), right)}</tr>" for row in rows[2:])
     table = (f'<div class="wide"><table>\n<thead><tr>{_row("th", heads, right)}</tr></thead>\n'
              f"<tbody>\n{body}\n</tbody></table></div>")
-    if len(rows) - 2 <= ROWS_SHOWN:
-        return table
-    return folded(f"All {len(rows) - 2} rows", table)
+    return table if len(rows) - 2 <= ROWS_SHOWN else folded(f"All {len(rows) - 2} rows", table)
 
 
 def _cells(row: str) -> list[str]:
@@ -161,7 +158,6 @@ def _cells(row: str) -> list[str]:
 
 
 def _row(tag: str, cells: Iterable[str], right: Sequence[bool]) -> str:
-    return "".join(f'<{tag}{" class=" + chr(34) + "number" + chr(34) if number else ""}>'
-                   f"{inline(cell)}</{tag}>"
+    return "".join(f'<{tag} class="number">{inline(cell)}</{tag}>' if number else
+                   f"<{tag}>{inline(cell)}</{tag}>"
                    for cell, number in zip(cells, right, strict=True))
-

@@ -1,155 +1,189 @@
-"""What Lee, Tran, Firat and Cho (2020) published, cell by cell, each with where it was read.
+"""What Lee, Tran, Firat and Cho (2020) published, and what their own tables show when counted.
 
-"On the Discrepancy between Density Estimation and Sequence Generation", arXiv 2002.07233.
-
-Every cell of Tables 1 to 4 has its place here, but most are NaN: only the paper's abstract and
-what this project's design notes quote from it (parameter counts, two speed ratios, the findings)
-could be read when this file was written, and nothing is given from memory. A NaN means "not
-transcribed", never "not published". Whoever has the paper at hand fills the four `_TABLE`
-constants below; every table and figure picks them up.
+"On the Discrepancy between Density Estimation and Sequence Generation", arXiv 2002.07233. The
+numbers of Tables 1 to 4 lie in params/published/, whose README says what each table is of.
 """
 
+import functools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations
 
+import numpy as np
 import pandas as pd
 
-__all__ = [
-    "COLUMNS", "DATASETS", "FINDINGS", "MODELS", "PARAMETERS", "REFINEMENT_STEPS", "SOURCES",
-    "Finding", "column", "table1", "table2", "table3", "table4", "value",
-]
+from lib.config import family_of, load_dataset
+from lib.paths import PARAMS
 
-DATASETS = {
-    "iwslt16_de_en": "IWSLT'16 De-En",
-    "wmt14_de_en": "WMT'14 De-En",
-    "wmt14_en_de": "WMT'14 En-De",
-    "wmt16_en_ro": "WMT'16 En-Ro",
-    "wmt16_ro_en": "WMT'16 Ro-En",
-}
-"""This repository's name of a data set -> the paper's name of it."""
+__all__ = ["CAVEAT", "FINDINGS", "Finding", "agreement", "column", "counted", "paper_setting",
+           "parameters", "table", "value"]
 
-MODELS = {
-    "tr_s": "Tr-S", "tr_b": "Tr-B", "tr_l": "Tr-L", "ga_b": "Ga-B", "ga_l": "Ga-L",
-    "fl_s": "Fl-S", "fl_b": "Fl-B", "fl_l": "Fl-L",
-}
-"""This repository's name of a model -> the paper's name of it, in the order of every table."""
-
-REFINEMENT_STEPS = (0, 1, 2, 4, 8)
-"""The numbers of delta-posterior steps k of Table 3."""
-
-SOURCES = {
-    "abstract": "the abstract of arXiv 2002.07233",
-    "design": "the paper, as quoted in this project's design notes",
-    "paper": "the table of that number in arXiv 2002.07233",
-    "missing": "not transcribed: the tables of the paper could not be read",
-}
-"""Key of the column `source` -> where a value was read."""
-
-PARAMETERS = {
-    "tr_s": 17e6, "tr_b": 60e6, "tr_l": 208e6, "ga_b": 75e6, "ga_l": 95e6,
-    "fl_s": math.nan, "fl_b": 75e6, "fl_l": 258e6,
-}
-"""Parameters at the WMT sizes with a vocabulary of 32K (source: design; Fl-L is Ma et al.'s)."""
-
-# (dataset, model, train_data) -> (test BLEU, test log-likelihood in nats per token)
-_TABLE1: dict[tuple[str, str, str], tuple[float, float]] = {}
-# (dataset, model) -> Pearson's correlation of log-likelihood and BLEU across checkpoints
-_TABLE2: dict[tuple[str, str], float] = {}
-# (model, k) -> (BLEU, ELBO)
-_TABLE3: dict[tuple[str, int], tuple[float, float]] = {}
-# (model, refinement steps or None for beam search) -> speed over that of Tr-B's beam, batch size 1.
-# For Fl-B the notes do not say after how many steps of refinement it was timed.
-_TABLE4: dict[tuple[str, int | None], float] = {("tr_b", None): 1.0, ("ga_b", 1): 8.0,
-                                                ("fl_b", None): 2.2}
-
-COLUMNS = ["table", "dataset", "model", "train_data", "setting", "metric", "value", "source"]
-"""Columns of every table here; a cell is one row, and `value` is NaN where not transcribed."""
+CAVEAT = ("Which estimator and which average stand behind the published log-likelihoods isn't "
+          "known: the paper says 1,000 importance samples and the true length, its released code "
+          "computes something else.")
+"""To be read with every published log-likelihood of a latent model."""
 
 
 @dataclass(frozen=True)
 class Finding:
     """One claim of the paper that this repository tests.
 
-    number: its place in the project's list. claim: one sentence. source: a key of `SOURCES`.
+    number: its place in the README. claim: one sentence. place: where the paper makes it.
     """
 
     number: int
     claim: str
-    source: str
+    place: str
 
 
 FINDINGS = (
-    Finding(1, "Within a family, log-likelihood and BLEU rank models alike.", "abstract"),
+    Finding(1, "Within a family, log-likelihood and BLEU rank models alike.", "Tables 1 and 2"),
     Finding(2, "Across families they do not: flow priors give the best log-likelihood and the "
-               "worst BLEU.", "abstract"),
-    Finding(3, "Distillation hurts log-likelihood and helps non-autoregressive BLEU.", "design"),
+               "worst BLEU.", "Table 1"),
+    Finding(3, "Distillation hurts log-likelihood and helps non-autoregressive BLEU.", "Table 1"),
     Finding(4, "Delta-posterior refinement helps Gaussian priors much more than flow priors.",
-            "design"),
+            "Table 3"),
     Finding(5, "For fast generation a simple prior with distillation and refinement is best.",
-            "design"),
+            "Table 4"),
 )
 """The paper's findings, numbered as in the README."""
 
 
-def table1() -> pd.DataFrame:
-    """Test BLEU and log-likelihood (nats per token) for 5 data sets x 7 models x raw, distilled.
+@functools.cache
+def table(number: int) -> pd.DataFrame:
+    """Table 1 to 4 as published, a row a system; NaN where the paper prints nothing.
 
-    Which accounting and which estimator stand behind the published log-likelihoods isn't known.
+    Table 1: bleu and log_likelihood (nats per token). 2: pearson, over checkpoints. 3: bleu and
+    elbo after refinement_steps. 4: bleu, sentences_per_second, parameters by decoding setting.
     """
-    rows = []
-    for dataset, model, data in product(DATASETS, list(MODELS)[:7], ("raw", "distilled")):
-        cell = _TABLE1.get((dataset, model, data), (math.nan, math.nan))
-        rows += [_row(1, dataset, model, data, "", metric, number)
-                 for metric, number in zip(("bleu", "log_likelihood"), cell, strict=True)]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.read_csv(PARAMS / "published" / f"table{number}.csv")
 
 
-def table2() -> pd.DataFrame:
-    """Pearson's correlation of log-likelihood and BLEU across the checkpoints of one run."""
-    rows = [_row(2, dataset, model, "raw", "", "pearson", _TABLE2.get((dataset, model), math.nan))
-            for dataset, model in product(DATASETS, list(MODELS)[:7])]
-    return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def table3() -> pd.DataFrame:
-    """BLEU and ELBO after k steps of refinement, for the Gaussian and flow priors.
-
-    The data set of the published table isn't transcribed, so `dataset` is empty.
+def value(number: int, name: str, **keys: str | int) -> float:
+    """The published number in the column `name` of the one row whose columns equal `keys`; NaN
+    where there is none.
     """
-    rows = []
-    for model, k in product(("ga_b", "ga_l", "fl_s", "fl_b"), REFINEMENT_STEPS):
-        cell = _TABLE3.get((model, k), (math.nan, math.nan))
-        rows += [_row(3, "", model, "", f"k{k}", metric, number)
-                 for metric, number in zip(("bleu", "elbo"), cell, strict=True)]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    chosen = table(number)
+    for key, wanted in keys.items():
+        chosen = chosen[chosen[key] == wanted]
+    if len(chosen) > 1:
+        raise ValueError(f"{len(chosen)} rows of Table {number} match {keys}")
+    return float(chosen[name].iloc[0]) if len(chosen) else math.nan
 
 
-def table4() -> pd.DataFrame:
-    """Sizes (parameters) and speeds relative to Tr-B's beam search at batch size 1."""
-    rows = [_row(4, "", model, "", "", "parameters", number) for model, number in
-            PARAMETERS.items()]
-    rows += [_row(4, "", model, "", "" if k is None else f"k{k}", "speed_ratio", number)
-             for (model, k), number in _TABLE4.items()]
-    return pd.DataFrame(rows, columns=COLUMNS)
+def parameters() -> dict[str, float]:
+    """Parameters by model at the WMT sizes, 32,000 subwords (Table 4); Fl-L is Ma et al.'s."""
+    known = table(4).drop_duplicates("model").set_index("model")["parameters"]
+    return {model.removesuffix("_ma"): float(number) for model, number in known.items()}
 
 
 def column(dataset: str) -> str | None:
     """The paper's name of a data set, None where the paper has no counterpart (toy, Multi30k)."""
-    return DATASETS.get(dataset)
+    return load_dataset(dataset).published
 
 
-def value(table: pd.DataFrame, **keys: str) -> float:
-    """The value of the one row of `table` whose columns equal `keys`; NaN where there is none."""
-    chosen = table
-    for name, key in keys.items():
-        chosen = chosen[chosen[name] == key]
-    if len(chosen) > 1:
-        raise ValueError(f"{len(chosen)} rows match {keys}; name more columns of {COLUMNS}")
-    return float(chosen["value"].iloc[0]) if len(chosen) else math.nan
+def paper_setting(family: str) -> str:
+    """How the paper decodes: beam search of width 4, and one refinement step of latent models."""
+    return "beam4" if family == "autoregressive" else "k1"
 
 
-def _row(table: int, dataset: str, model: str, train_data: str, setting: str, metric: str,
-         number: float) -> tuple:
-    source = "missing" if math.isnan(number) else "design" if table == 4 else "paper"
-    return table, dataset, model, train_data, setting, metric, number, source
+def agreement() -> pd.DataFrame:
+    """The paper's own Table 1, pair by pair: does the model with the better log-likelihood have
+    the better BLEU?
+
+    A row a data set (the paper's name), training data and scope: "within" families, "AR, latent"
+    (a Transformer and a latent model), "Gaussian, flow", "across" (both of these) and "all". Then
+    pairs, agree (both differences have one sign; the paper gives no intervals) and share, and over
+    the models of the scope "all" Spearman's rho with n.
+    """
+    rows = []
+    for dataset, data, found in _systems():
+        pairs = pd.DataFrame([_pair(a, b) for a, b in combinations(found.itertuples(), 2)],
+                             columns=["scope", "alike"])
+        across = pairs["scope"] != "within"
+        parts = [(scope, pairs["scope"] == scope) for scope in dict.fromkeys(pairs["scope"])]
+        for scope, chosen in [*parts, ("across", across), ("all", across | ~across)]:
+            rows.append({"corpus": dataset, "train_data": data, "scope": scope,
+                         "pairs": int(chosen.sum()), "agree": int(pairs.loc[chosen, "alike"].sum()),
+                         "share": pairs.loc[chosen, "alike"].mean(), "n": len(found),
+                         "spearman": found["bleu"].corr(found["log_likelihood"], "spearman")
+                         if scope == "all" else math.nan})
+    return pd.DataFrame(rows)
+
+
+def counted(finding: int) -> pd.DataFrame:
+    """What the paper's own tables show of a finding, ready to be printed."""
+    return {1: _agreement_by_corpus, 2: _flow_priors, 3: _distillation, 4: _refinement,
+            5: _speed}[finding]()
+
+
+# ---- parts ----
+
+def _systems() -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """(corpus, training data, rows of Table 1 that the authors trained themselves with a column
+    `family`) of each half of a column of Table 1.
+    """
+    ours = table(1)[~table(1)["model"].str.endswith("_ma")]
+    for (dataset, data), found in ours.groupby(["dataset", "train_data"], sort=False):
+        yield column(dataset), data, found.assign(family=found["model"].map(family_of))
+
+
+def _pair(a: tuple, b: tuple) -> tuple[str, bool]:
+    """Scope of a pair of models, and whether likelihood and BLEU order it alike."""
+    of = {a.family, b.family}
+    scope = ("within" if len(of) == 1 else "AR, latent" if "autoregressive" in of
+             else "Gaussian, flow")
+    return scope, bool(np.sign(a.bleu - b.bleu) == np.sign(a.log_likelihood - b.log_likelihood))
+
+
+def _agreement_by_corpus() -> pd.DataFrame:
+    """`agreement` as "agree of pairs" by corpus and training data, a column a scope."""
+    found = agreement()
+    told = found.assign(told=[f"{row.agree} of {row.pairs}" for row in found.itertuples()])
+    keys = ["corpus", "train_data"]
+    wide = told.pivot_table(index=keys, columns="scope", values="told", aggfunc="first",
+                            sort=False)
+    rho = found.dropna(subset="spearman").set_index(keys)[["spearman", "n"]]
+    return wide.join(rho).reset_index()
+
+
+def _flow_priors() -> pd.DataFrame:
+    """How far the best flow prior is from the best, and from the worst, of the other families."""
+    rows = []
+    for corpus, data, found in _systems():
+        best = found.groupby("family")[["log_likelihood", "bleu"]].max()
+        flow, others = best.loc["flow"], best.drop("flow")
+        rows.append((corpus, data, flow["log_likelihood"] - others["log_likelihood"].max(),
+                     flow["bleu"] - others["bleu"].min()))
+    return pd.DataFrame(rows, columns=["corpus", "train_data", "LL: best flow - best other",
+                                       "BLEU: best flow - worst other family's best"])
+
+
+def _distillation() -> pd.DataFrame:
+    """Mean change of LL over all models, and of BLEU over the latent ones."""
+    found = pd.concat([part.assign(corpus=corpus) for corpus, _, part in _systems()])
+    wide = found.pivot_table(index=["corpus", "family", "model"], columns="train_data",
+                             values=["log_likelihood", "bleu"], sort=False).swaplevel(axis=1)
+    change = (wide["distilled"] - wide["raw"]).reset_index()
+    latent = change[change["family"] != "autoregressive"]
+    return pd.DataFrame({
+        "mean change of LL": change.groupby("corpus", sort=False)["log_likelihood"].mean(),
+        "of latent models' BLEU": latent.groupby("corpus", sort=False)["bleu"].mean(),
+    }).reset_index()
+
+
+def _refinement() -> pd.DataFrame:
+    """BLEU after k steps."""
+    wide = table(3).pivot_table(index="model", columns="refinement_steps", values="bleu",
+                                sort=False)
+    gain = wide[4] - wide[0]
+    return wide.rename(columns=lambda k: f"BLEU, k = {k}").assign(gain=gain).reset_index()
+
+
+def _speed() -> pd.DataFrame:
+    """BLEU, and speed over Tr-B's beam search."""
+    shown = table(4).dropna(subset="sentences_per_second")
+    baseline = value(4, "sentences_per_second", model="tr_b", setting="beam4")
+    return shown[["model", "train_data", "setting", "bleu"]].assign(
+        **{"speed over Tr-B beam4": shown["sentences_per_second"] / baseline})

@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from lib.bleu import SEED, bleu_from_counts, bleu_statistics, resample_weights
+from analysis import comparable
+from lib.bleu import SEED, bleu_from_counts, bleu_statistics, resample_weights, tokenizer_of
 from lib.errors import DataError
 from lib.likelihood.accounting import bound_slack, likelihood_terms
 
-__all__ = ["Resamples", "bootstrap", "with_accounting"]
+__all__ = ["Resamples", "bootstrap", "resample_runs", "with_accounting"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,26 @@ class Resamples:
         return Resamples(*(getattr(self, name) @ mean for name in (
             "likelihood", "bleu", "likelihood_resampled", "bleu_resampled")),
             slack=(np.zeros(len(groups)) + self.slack) @ mean)
+
+
+def resample_runs(frame: pd.DataFrame, references: Sequence[str], *accountings: str,
+                  hypotheses: str = "hypothesis", **options: int | bool | str,
+                  ) -> dict[str, Resamples]:
+    """Accounting -> `bootstrap` of the runs of `systems.collect`'s rows (one data set), from their
+    sentences.csv; the same resamples for all.
+
+    hypotheses: the column that BLEU is of; `hypothesis_mbr` for minimum Bayes risk.
+    Errors: DataError for runs that can't be compared under these accountings, or of another test
+    text than `references`.
+    """
+    comparable.check(frame, accountings)
+    comparable.check_text(frame, references)
+    options["tokenizer"] = next(iter(frame["signature"].map(tokenizer_of)), "13a")
+    tables = [run.read_sentences(hypotheses) for run in frame["run"]]
+    first, *others = dict.fromkeys(accountings)
+    drawn = {first: bootstrap(tables, references, first, **options)}
+    seed = {name: value for name, value in options.items() if name == "seed"}
+    return drawn | {name: with_accounting(drawn[first], tables, name, **seed) for name in others}
 
 
 def bootstrap(sentences: Sequence[pd.DataFrame], references: Sequence[str], accounting: str, *,

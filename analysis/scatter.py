@@ -11,40 +11,36 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import Bbox, BboxBase
 
-from analysis.correlation import models_table
-from analysis.published import MODELS
 from analysis.resampling import Resamples
-from analysis.significance import ORDERS, average_seeds
-from analysis.style import FAINT, FAMILY_COLOURS, INK, SIZE_MARKERS, finish, style
+from analysis.significance import ORDERS
+from analysis.style import FAINT, INK, family_keys, finish, size_keys, style
+from analysis.systems import average_seeds
+from lib.config import model_name
 from lib.likelihood.accounting import accounting_named
 
-__all__ = ["ORDER_COLOURS", "answer", "ll_against_bleu", "two_decoders"]
+__all__ = ["ORDER_COLOURS", "answer", "ll_against_bleu"]
 
 ORDER_COLOURS = {"agree": "#4d4d4d", "undecided": "#dedede", "disagree": "#E69F00"}
 """One colour for each way in which BLEU and likelihood can order a pair of models."""
 
 
-def ll_against_bleu(frame: pd.DataFrame, accounting: str, *,
-                    resamples: Resamples | None = None) -> Figure:
-    """Log-likelihood against BLEU of every model of one data set, its correlations below.
+def ll_against_bleu(frame: pd.DataFrame, accounting: str, *, resamples: Resamples | None = None,
+                    decoding: str = "") -> Figure:
+    """Log-likelihood against BLEU of every model of one data set.
 
-    frame: rows of `correlation.collect`. resamples: of the same rows, from
-    `correlation.resample_runs(frame, ...)`, for 95% intervals. A marker is a mean over seeds, the
-    seeds themselves are dots; filled markers are models trained on raw, hollow ones on distilled
-    text, an arrow leads from one to the other; bars are a standard error over test sentences.
+    frame: rows of `systems.collect`. resamples: of the same rows, for the bars of BLEU. A marker is
+    a mean over seeds, the seeds themselves are dots; filled markers are models trained on raw,
+    hollow ones on distilled text, an arrow leads from one to the other; bars are a standard error
+    over test sentences. decoding: whose BLEU it is, where it isn't each run's own.
     """
-    caption = _caption(models_table(frame, accounting, resamples=resamples))
-    below = 0.75 + 0.16 * caption.count("\n")             # inches: axis label and caption
-    height = 3.7 + below
-    figure = Figure(figsize=(7.2, height))
-    axes = figure.add_axes((0.09, (below + 0.2) / height, 0.69, 3.3 / height))
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.subplots()
     shown = _points(axes, frame, accounting, resamples)
-    _name_points(figure, axes, shown, accounting)
-    figure.legend(handles=_legend(shown), loc="upper left",
-                  bbox_to_anchor=(0.785, 1 - 0.12 / height), frameon=False, fontsize=9,
+    if decoding:
+        axes.set_ylabel(f"BLEU of {decoding}, better →")
+    figure.legend(handles=_legend(shown), loc="outside right upper", frameon=False, fontsize=9,
                   handletextpad=0.4)
-    figure.text(0.03, (below - 0.4) / height, caption, family="monospace", fontsize=7.6, va="top",
-                color=INK, linespacing=1.35)
+    _name_points(figure, [(axes, shown, accounting)])
     return figure
 
 
@@ -52,7 +48,8 @@ def answer(frame: pd.DataFrame, drawn: Mapping[str, Resamples], summary: pd.Data
     """Under each accounting of `drawn`: every model as in `ll_against_bleu`, and below it how many
     pairs of models BLEU and likelihood order alike, within and across families.
 
-    frame, drawn: from `correlation`. summary: of `significance.concordance`.
+    frame: of `systems.collect`. drawn: resamples of its rows. summary: of
+    `significance.concordance`.
     """
     kinds = summary[["train_data", "scope"]].drop_duplicates()
     kinds = kinds[kinds["scope"].isin(["within", "across"])
@@ -60,50 +57,22 @@ def answer(frame: pd.DataFrame, drawn: Mapping[str, Resamples], summary: pd.Data
     tall, low = 3.6, 0.55 + 0.22 * max(1, len(kinds))
     figure = Figure(figsize=(4.3 * len(drawn) + 1.5, tall + low), layout="constrained")
     panels = figure.subplots(2, len(drawn), squeeze=False, height_ratios=(tall, low))
-    drawn_points = []
+    points = []
     for place, (accounting, resamples) in enumerate(drawn.items()):
         top, bottom = panels[:, place]
         shown = _points(top, frame, accounting, resamples)
-        drawn_points.append((top, shown, accounting))
+        points.append((top, shown, accounting))
         _orders(bottom, summary[summary["accounting"] == accounting], kinds, names=place == 0)
         quantity = accounting_named(accounting)
-        top.set_xlabel(f"“{accounting}” LL ({quantity.unit}), "
+        top.set_title(f"“{accounting}”: {quantity.label}", fontsize=9.5, color=INK, loc="left")
+        top.set_xlabel(f"LL ({quantity.unit}), "
                        + ("better →" if quantity.sign > 0 else "← better"))
         top.set_ylabel("" if place else top.get_ylabel())
-    keys = [*_legend(shown), Line2D([], [], ls="", label=" "),
+    keys = [*_legend(shown), Line2D([], [], ls="", label="LL and BLEU"),
             *(Patch(color=ORDER_COLOURS[order], label=order) for order in ORDERS)]
     figure.legend(handles=keys, loc="outside right upper", frameon=False, fontsize=9,
                   handletextpad=0.4)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")          # names are placed where the axes now lie
-    for axes, shown, accounting in drawn_points:
-        _name_points(figure, axes, shown, accounting)
-    return figure
-
-
-def two_decoders(frame: pd.DataFrame, accounting: str, *, headline: Resamples | None = None,
-                 mbr: Resamples | None = None) -> Figure:
-    """Log-likelihood against BLEU twice, on one scale: of each run's own decoding, and of minimum
-    Bayes risk, which draws from the model instead of searching it.
-
-    frame: rows of `correlation.collect` that have a `bleu_mbr`.
-    headline, mbr: resamples of the same rows, for the bars.
-    """
-    figure = Figure(figsize=(10.2, 3.9), layout="constrained")
-    panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    kinds = (("each run's own decoding", frame, headline),
-             ("minimum Bayes risk", frame.assign(bleu=frame["bleu_mbr"]), mbr))
-    drawn = []
-    for axes, (title, runs, resamples) in zip(panels, kinds, strict=True):
-        drawn.append((axes, _points(axes, runs, accounting, resamples)))
-        axes.set_title(title, fontsize=10, color=INK, loc="left")
-    panels[1].set_ylabel("")
-    figure.legend(handles=_legend(drawn[0][1]), loc="outside right upper", frameon=False,
-                  fontsize=9, handletextpad=0.4)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")          # names are placed where the axes now lie
-    for axes, shown in drawn:
-        _name_points(figure, axes, shown, accounting)
+    _name_points(figure, points)
     return figure
 
 
@@ -164,64 +133,34 @@ def _orders(axes: Axes, summary: pd.DataFrame, kinds: Sequence[Sequence[str]], *
     axes.spines[:].set_color(FAINT)
 
 
-def _name_points(figure: Figure, axes: Axes, shown: pd.DataFrame, accounting: str) -> None:
-    """Each model's name once: beside its raw marker, or the only one that it has."""
-    named = shown.drop_duplicates("model")         # raw comes first
-    x, y = (shown[name].to_numpy(np.float64) for name in (accounting, "bleu"))
-    _label_points(figure, axes, x, y,
-                  dict(zip(shown.index.get_indexer(named.index).tolist(), named["model"],
-                           strict=True)))
-
-
 def _legend(shown: pd.DataFrame) -> list[Line2D]:
     """Keys for the families, sizes and training sets that the figure holds."""
-    keys = [Line2D([], [], color=colour, marker="o", ls="", ms=8, label=family)
-            for family, colour in FAMILY_COLOURS.items() if family in set(shown["family"])]
-    sizes = {model[-1] for model in shown["model"]}
-    keys += [Line2D([], [], color="#888888", marker=marker, ls="", ms=8,
-                    label=f"size {size.upper()}")
-             for size, marker in SIZE_MARKERS.items() if size in sizes]
+    keys = [*family_keys(shown["model"]), *size_keys(shown["model"])]
     if "distilled" in set(shown["train_data"]):
         keys += [Line2D([], [], color="#888888", marker="o", mfc=fill, mew=1.5, ls="", ms=8,
-                        label=f"{data} data")
+                        label=f"trained on {data} text")
                  for data, fill in (("raw", "#888888"), ("distilled", "white"))]
     if (shown["seeds"] > 1).any():
         keys += [Line2D([], [], color="#888888", marker=".", ls="", ms=5, label="one seed")]
     return keys
 
 
-def _caption(table: pd.DataFrame) -> str:
-    """The correlations as lines of text: scope, n, Pearson and Spearman with interval and p."""
-    table = table[table["n"] > 2] if len(table) else table
-    if table.empty:
-        return "fewer than three models have this accounting: no correlation"
-    names = {"all": "across families", "latent": "latent families"}
-    lines = [f"{'':<27}n   {'Pearson':<35}Spearman"]
-    for row in table.itertuples():
-        scope = f"{row.train_data}, {names.get(row.scope, row.scope)}"
-        parts = "".join(f"{_estimate(row, name):<35}" for name in ("pearson", "spearman"))
-        lines.append(f"{scope:<27}{row.n:<4}{parts}".rstrip())
-    resampled = table["pearson_low"].notna().any()
-    lines.append("p by permutation of the models" + (
-        "; brackets: 95% interval over resampled test sentences" if resampled else ""))
-    return "\n".join(lines)
+def _name_points(figure: Figure, drawn: Sequence[tuple[Axes, pd.DataFrame, str]]) -> None:
+    """Each model's name once a panel: beside its raw marker, or the only one that it has."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")          # names are placed where the axes now lie
+    for axes, shown, accounting in drawn:
+        named = shown.drop_duplicates("model")         # raw comes first
+        x, y = (shown[name].to_numpy(np.float64) for name in (accounting, "bleu"))
+        _label_points(axes, x, y, dict(zip(shown.index.get_indexer(named.index).tolist(),
+                                           named["model"], strict=True)))
 
 
-def _estimate(row: tuple, name: str) -> str:
-    value, low = getattr(row, name), getattr(row, f"{name}_low")
-    if np.isnan(value):
-        return "–"
-    interval = "" if np.isnan(low) else f" [{low:+.2f}, {getattr(row, f'{name}_high'):+.2f}]"
-    text = f"{value:+.2f}{interval}  p = {getattr(row, f'{name}_p'):.3f}"
-    return text.replace("-", "\N{MINUS SIGN}")
-
-
-def _label_points(figure: Figure, axes: Axes, x: Num[np.ndarray, " n"], y: Num[np.ndarray, " n"],
+def _label_points(axes: Axes, x: Num[np.ndarray, " n"], y: Num[np.ndarray, " n"],
                   models: Mapping[int, str]) -> None:
     """Name points (place -> model), each at that of 16 places that hides the least of points and
     names.
     """
-    figure.draw_without_rendering()      # settles the axes' limits
     pixels = axes.transData.transform(np.column_stack([x, y])) if len(x) else np.empty((0, 2))
     taken = [Bbox.from_bounds(px - 8, py - 8, 16, 16) for px, py in pixels]
     frame = axes.get_window_extent()
@@ -230,7 +169,7 @@ def _label_points(figure: Figure, axes: Axes, x: Num[np.ndarray, " n"], y: Num[n
     for point, model in models.items():
         best, least = None, np.inf
         for dx, dy in places:
-            text = axes.annotate(MODELS[model], (x[point], y[point]), xytext=(dx, dy),
+            text = axes.annotate(model_name(model), (x[point], y[point]), xytext=(dx, dy),
                                  textcoords="offset points", fontsize=9, va="center",
                                  ha="left" if dx > 1 else "right" if dx < -1 else "center",
                                  color=style(model)[0])

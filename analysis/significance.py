@@ -15,16 +15,15 @@ import pandas as pd
 from jaxtyping import Float
 from scipy.stats import t as student
 
-from analysis.published import MODELS
 from analysis.resampling import Resamples
+from analysis.systems import average_seeds
+from analysis.tables import interval, signed
+from lib.config import FAMILIES, model_name
 from lib.likelihood.accounting import accounting_named
 
-__all__ = [
-    "FAMILIES", "ORDERS", "PAIR_COLUMNS", "SUMMARY_COLUMNS", "average_seeds",
-    "concordance", "pair_name", "paired_p", "pairs", "seed_spread",
-]
+__all__ = ["ORDERS", "PAIR_COLUMNS", "SUMMARY_COLUMNS", "compact_pairs", "compact_summary",
+           "concordance", "pair_name", "paired_p", "pairs", "seed_spread"]
 
-FAMILIES = ("autoregressive", "gaussian", "flow")
 ORDERS = ("agree", "undecided", "disagree")
 """Both quantities prefer the same model; one interval contains zero; they prefer different ones."""
 
@@ -35,42 +34,7 @@ PAIR_COLUMNS = [
 ]
 SUMMARY_COLUMNS = ["dataset", "scale", "accounting", "train_data", "scope", "pairs", *ORDERS,
                    "alike", "alike_low", "alike_high"]
-SYSTEM = ["dataset", "scale", "model", "train_data"]
 TAILS = [0.025, 0.975]
-
-
-def average_seeds(frame: pd.DataFrame, drawn: Mapping[str, Resamples] | None = None,
-                  ) -> tuple[pd.DataFrame, dict[str, Resamples]]:
-    """One row a system (data set, scale, model, training data) in the paper's order, raw first.
-
-    frame: `correlation.collect`'s rows. Numbers are means over the seeds; `<name>_error`, the
-    standard error over the same test sentences, is the largest of the seeds'. Added: `seeds`, how
-    many, and the standard deviation over them of BLEU and of every accounting (`<name>_sd`, NaN
-    for one seed). drawn, by accounting, is averaged in the same way. What is averaged already is
-    returned as it is.
-    """
-    drawn = dict(drawn or {})
-    if "seeds" in frame:
-        return frame, drawn
-    order = {model: place for place, model in enumerate(MODELS)}
-    keys = {tuple(key): None for key in frame[SYSTEM].itertuples(index=False, name=None)}
-    names = sorted(keys, key=lambda key: (key[0], key[1], key[3] != "raw", order[key[2]]))
-    groups = np.array([names.index(tuple(key)) for key in
-                       frame[SYSTEM].itertuples(index=False, name=None)], dtype=np.int64)
-    errors = [name for name in frame if name.endswith("_error")]
-    scores = ["bleu", *(name.removesuffix("_error") for name in errors)]
-    rows = []
-    for group in range(len(names)):
-        runs = frame[groups == group]
-        row = runs.iloc[0].drop("seed", errors="ignore").to_dict() | {"seeds": len(runs)}
-        row |= {name: runs[name].mean() for name in (*scores, "chrf") if name in runs}
-        row |= {name: runs[name].max() for name in errors}
-        row |= {f"{name}_sd": runs[name].std(ddof=1) for name in scores}
-        rows.append(row)
-    columns = [*frame.columns.drop("seed", errors="ignore"), "seeds",
-               *(f"{name}_sd" for name in scores)]
-    return pd.DataFrame(rows, columns=columns), {
-        name: resamples.averaged(groups) for name, resamples in drawn.items()}
 
 
 def paired_p(difference: float, resampled: Float[np.ndarray, " resamples"]) -> float:
@@ -87,8 +51,8 @@ def paired_p(difference: float, resampled: Float[np.ndarray, " resamples"]) -> f
 def pairs(frame: pd.DataFrame, drawn: Mapping[str, Resamples]) -> pd.DataFrame:
     """Every pair of systems of one data set and scale under every accounting: `PAIR_COLUMNS`.
 
-    frame: `correlation.collect`'s rows; seeds are averaged. drawn: accounting -> resamples of the
-    same rows, from `correlation.resample_runs`.
+    frame: `systems.collect`'s rows; seeds are averaged. drawn: accounting -> resamples of the
+    same rows, from `resampling.resample_runs`.
     A delta is the first system's value minus the second's, better likelihood positive (bits per
     character change their sign). `scope` is the family of both or "across", `train_data` what both
     were trained on or "mixed". Intervals are 95% percentiles over paired resamples of the test
@@ -160,7 +124,46 @@ def pair_name(first: str, first_data: str, second: str, second_data: str) -> str
     """A pair as readers know it: "Tr-S, Ga-B" or, of different data, "Ga-B, Ga-B distilled"."""
     data = [f" {kind}" if first_data != second_data and kind != "raw" else ""
             for kind in (first_data, second_data)]
-    return f"{MODELS[first]}{data[0]}, {MODELS[second]}{data[1]}"
+    return f"{model_name(first)}{data[0]}, {model_name(second)}{data[1]}"
+
+
+def compact_pairs(pairs: pd.DataFrame, accountings: Sequence[str] = ("strict", "released"),
+                  ) -> pd.DataFrame:
+    """`significance.pairs` for reading: a row a pair, differences with their intervals, p, and
+    under each accounting whether likelihood orders the pair as BLEU does.
+    """
+    kept = [name for name in accountings if name in set(pairs["accounting"])]
+    names = ["first", "first_data", "second", "second_data"]
+    rows = {}
+    for found in pairs[pairs["accounting"].isin(kept)].to_dict("records"):
+        key = tuple(found[name] for name in names)
+        row = rows.setdefault(key, {
+            "first, second": pair_name(*(found[name] for name in
+                                         ("first", "first_data", "second", "second_data"))),
+            "scope": found["scope"], "train data": found["train_data"],
+            "BLEU difference": interval(found["bleu_delta"], found["bleu_low"],
+                                        found["bleu_high"]),
+            "p": f"{found['bleu_p']:.3f}"})
+        row[f"LL difference, {found['accounting']}"] = (
+            f"{signed(found['ll_delta'], 3)} ± {found['ll_error']:.3f}")
+        row[f"order, {found['accounting']}"] = found["order"]
+    return pd.DataFrame(rows.values())
+
+
+def compact_summary(summary: pd.DataFrame, accountings: Sequence[str] = ("strict", "released"),
+                    ) -> pd.DataFrame:
+    """`significance.concordance` for reading: a row a scope, agree / undecided / disagree and the
+    share of pairs ordered alike under each accounting.
+    """
+    rows = {}
+    for found in summary[summary["accounting"].isin(accountings)].to_dict("records"):
+        row = rows.setdefault((found["train_data"], found["scope"]), {
+            "train data": found["train_data"], "scope": found["scope"], "pairs": found["pairs"]})
+        row[f"agree / undecided / disagree, {found['accounting']}"] = (
+            f"{found['agree']} / {found['undecided']} / {found['disagree']}")
+        row[f"alike, {found['accounting']}"] = interval(
+            found["alike"], found["alike_low"], found["alike_high"], digits=2)
+    return pd.DataFrame(rows.values())
 
 
 # ---- parts ----
@@ -205,8 +208,8 @@ def _scopes(found: pd.DataFrame) -> Iterator[tuple[str, str, np.ndarray]]:
             found["train_data"] == data).to_numpy()
         if data == "all" and found["train_data"].nunique() < 2:
             continue
-        within = found["scope"].isin(FAMILIES).to_numpy()
-        parts = {family: (found["scope"] == family).to_numpy() for family in FAMILIES}
+        within = (found["scope"] != "across").to_numpy()
+        parts = {family: (found["scope"] == family).to_numpy() for family in FAMILIES.values()}
         parts |= {"within": within, "across": ~within, "all": np.full(len(found), True)}
         for scope, chosen in parts.items():
             if (of_data & chosen).any():

@@ -17,9 +17,9 @@ from lib.errors import ConfigError
 from lib.paths import PARAMS
 
 __all__ = [
-    "FAMILIES", "MODELS", "SCALES", "TEACHERS", "TOKENIZERS", "Architecture", "Config", "Dataset",
-    "Evaluation", "Training", "build", "datasets", "family_of", "load_config", "load_dataset",
-    "model_name", "parse_overrides", "run_arguments", "unknown",
+    "FAMILIES", "LATENT", "MODELS", "SCALES", "TEACHERS", "TOKENIZERS", "Architecture", "Config",
+    "Dataset", "Evaluation", "Training", "build", "datasets", "family_of", "load_config",
+    "load_dataset", "model_name", "parse_overrides", "run_arguments", "unknown",
 ]
 
 MODELS = ("tr_s", "tr_b", "tr_l", "ga_b", "ga_l", "fl_s", "fl_b", "fl_l",
@@ -37,6 +37,8 @@ TEACHERS = ("tr_s", "tr_b", "tr_l")  # models with a beam search
 FAMILIES = {"tr": "autoregressive", "ga": "gaussian", "fl": "flow", "na": "independent",
             "da": "dag", "ct": "ctc", "md": "masked"}
 """How a model's name begins -> its family, in the order of every table and figure."""
+LATENT = ("gaussian", "flow")
+"""The families with continuous latent variables."""
 BEST_PATH = "dp"  # how the name of a DAG trained on its best path begins, an objective of its own
 
 

@@ -1,7 +1,7 @@
 """The errors that a user can cause, each raised with one message that names the fix."""
 
 __all__ = ["CheckpointError", "ConfigError", "DataError", "OutputError", "ReproError",
-           "TrainingError"]
+           "Stopped", "TrainingError"]
 
 
 class ReproError(Exception):
@@ -26,3 +26,7 @@ class OutputError(ReproError):
 
 class TrainingError(ReproError):
     """Training can't go on: a loss term is not finite, or another process trains the same run."""
+
+
+class Stopped(ReproError):
+    """The user interrupted what can go on later."""

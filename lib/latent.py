@@ -1,6 +1,6 @@
 """Latent-variable non-autoregressive models: p(y|x) = sum_T p(T|x) int p(y|z,x) p(z|x) dz.
 
-Source: Lee et al. (2020), sections 3 and 4; Shu et al. (2020), LaNMT. The networks return
+Source: Lee et al. (2020), sections 2.2 and 4; Shu et al. (2020), LaNMT. The networks return
 distributions, so that the ELBO is one line.
 """
 

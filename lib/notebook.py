@@ -1,31 +1,33 @@
-"""What every notebook starts with: threads, figures, progress, and errors of one line."""
+"""What every notebook starts with: threads, figures, checked parameters, errors of one line."""
 
+import contextlib
 import os
 import sys
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from IPython.core.pylabtools import select_figure_formats
 from IPython.display import display
 from matplotlib.figure import Figure
 
 from lib import runtime
-from lib.errors import ReproError
+from lib.config import MODELS, model_name, unknown
+from lib.errors import ConfigError, ReproError, Stopped
 
-__all__ = ["follow", "setup", "shows_progress"]
+__all__ = ["check", "check_models", "file_stem", "follow", "interruptible", "setup",
+           "shows_progress"]
 
 
 def setup() -> None:
-    """Threads, figures as pictures, and errors of the user's own as one line; call it first.
+    """Threads, sharp pictures, and errors of the user's own as one line; call it first.
 
     An error of `lib.errors` still fails the cell, and papermill with it; only its traceback goes.
+    So does that of an interruption.
     """
     runtime.prepare()
-    warnings.filterwarnings("ignore", message="IProgress not found")  # text bars serve as well
     shell = _shell()
     if shell is not None:
-        shell.set_custom_exc((ReproError,), _one_line)
-        select_figure_formats(shell, {"png"})
+        shell.set_custom_exc((ReproError, KeyboardInterrupt), _one_line)
+        select_figure_formats(shell, {"retina"})
 
 
 def shows_progress() -> bool:
@@ -46,15 +48,76 @@ def follow(draw: Callable[[], Figure]) -> Callable[[dict], None]:
     return redraw
 
 
+@contextlib.contextmanager
+def interruptible(where: Callable[[], str]) -> Iterator[None]:
+    """What is interrupted in it ends with one line that says `where()` it stopped, and how it goes
+    on.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Stopped(f"stopped {where()}; run the notebook again to go on") from None
+
+
+# ---- parameters ----
+
+def check(name: str, value, kind: type | Sequence, least: float | None = None,
+          most: float | None = None) -> None:
+    """Refuse a parameter in one line: of another type, not one of several values, out of range.
+
+    kind: a type, or the values that there are. Errors: ConfigError.
+    """
+    if not isinstance(kind, type):
+        if value not in kind:
+            raise ConfigError(unknown(name, value, kind))
+        return
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        hint = " (papermill: -y, not -p)" if kind in (dict, list) else ""
+        raise ConfigError(f"{name} = {value!r} must be of type {kind.__name__}{hint}")
+    if not (least is None or value >= least) or not (most is None or value <= most):
+        span = f"{least} or more" if most is None else f"from {least} to {most}"
+        raise ConfigError(f"{name} = {value} must be {span}")
+
+
+def check_models(name: str, value, among: Sequence[str] = MODELS, *, empty: bool = False) -> None:
+    """Refuse a parameter that isn't a list of models of `among`, in one line: ConfigError.
+
+    empty: whether the list may be empty.
+    """
+    check(name, value, list)
+    if not value and not empty:
+        raise ConfigError(f"{name} = []: name at least one of {', '.join(among)}")
+    for model in value:
+        if model not in MODELS:
+            raise ConfigError(f"{name}: {unknown('model', model, among)}")
+        if model not in among:
+            raise ConfigError(f"{name}: {model_name(model)} won't do here: {', '.join(among)}")
+
+
+def file_stem(dataset: str, scale: str, train_data: str = "raw", seed: int = 1,
+              *reductions: str) -> str:
+    """How the files that a notebook writes are called after what made them: "toy_smoke", and
+    whatever differs from the usual: "toy_smoke_distilled_s2_n20".
+    """
+    parts = [dataset, scale, train_data if train_data != "raw" else "",
+             f"s{seed}" if seed != 1 else "", *reductions]
+    return "_".join(filter(None, parts))
+
+
+# ---- parts ----
+
 def _shell():
     """The running IPython, None in a plain Python."""
     module = sys.modules.get("IPython")
     return None if module is None else module.get_ipython()
 
 
-def _one_line(shell, kind: type, error: ReproError, _traceback, tb_offset: int | None = None,
+def _one_line(shell, kind: type, error: BaseException, _traceback, tb_offset: int | None = None,
               ) -> list[str]:
     """Show the error as its message alone; the kernel reports it as it would any other."""
-    lines = [f"{kind.__name__}: {error}"]
+    lines = [f"{kind.__name__}: {error}" if str(error) else
+             f"{kind.__name__}: interrupted; run the notebook again"]
     shell._showtraceback(kind, error, lines)
     return lines

@@ -16,10 +16,10 @@ from lib.evaluation.audit import (
     AuditSettings,
     annealing_path,
     audit,
+    complete,
     main,
     read_audit,
     simulate,
-    stopped_audit,
     summarise,
 )
 from lib.likelihood import effective_sample_size, iw_bound
@@ -222,7 +222,6 @@ def test_audits_are_read_if_they_suffice(shipped):
     frame, told = read_audit(shipped)
     assert len(frame) == told["lines"] == 6
     assert read_audit(shipped, replace(SMALL, samples=10)) is not None
-    assert stopped_audit(shipped) == ""
     assert read_audit(shipped, replace(SMALL, sentences=7)) is None
     assert read_audit(shipped, replace(SMALL, annealing=Annealing(4, 2, 1))) is None
     table, report = files(shipped)
@@ -236,10 +235,12 @@ def test_audits_are_read_if_they_suffice(shipped):
     whole = table.read_text()
     table.write_text(whole[:whole.index("\n") + 1] + whole.split("\n")[1] + "\n")
     assert read_audit(shipped) is None, "unfinished"
-    assert stopped_audit(shipped, SMALL) == (
-        "`python -m lib.evaluation.audit --model ga_b --dataset toy --scale smoke --sentences 6 "
-        "--samples 20 --temperatures 3 --chains 2 --leapfrog-steps 1`")
-    assert stopped_audit(shipped, replace(SMALL, sentences=7)) == "", "not as fine"
+    with pytest.warns(UserWarning, match=(
+            "ga_b was stopped halfway: `python -m lib.evaluation.audit --model ga_b --dataset toy "
+            "--scale smoke --sentences 6 --samples 20 --temperatures 3 --chains 2 "
+            "--leapfrog-steps 1`")):
+        complete([shipped], SMALL, progress=False)
+    assert read_audit(shipped) is None, "it is left as it is"
     report.write_text("{")
     with pytest.raises(DataError, match="python -m lib.evaluation.audit --model ga_b"):
         read_audit(shipped)
@@ -312,3 +313,13 @@ def test_summary_hand_worked():
     assert found["released_minus_ais"] == pytest.approx((0.25 - 0.25) / 2)
     assert found["released_minus_upper"] == pytest.approx((0.5 - 0.5) / 2)
     assert found["released_above_upper"] == 1
+
+
+def test_what_has_no_audit_is_completed(shipped):
+    exact = load_config("tr_s")
+    complete([exact, load_config("fl_s"), shipped], SMALL, progress=False)  # Fl-S isn't evaluated
+    table, _ = files(shipped)
+    before = table.stat().st_mtime_ns
+    assert read_audit(shipped, SMALL) is not None
+    complete([shipped], SMALL, progress=False)
+    assert table.stat().st_mtime_ns == before

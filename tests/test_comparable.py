@@ -7,7 +7,9 @@ from made_up import made_up_references, made_up_run
 from sacrebleu.metrics import BLEU
 
 from analysis import comparable, tables
-from analysis.correlation import collect, models_table, resample_runs
+from analysis.correlation import models_table
+from analysis.resampling import resample_runs
+from analysis.systems import collect
 from lib.errors import DataError
 from lib.subword import text_fingerprint
 

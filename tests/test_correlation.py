@@ -6,12 +6,15 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import made_up_references, made_up_run
+from made_up import made_up_references, made_up_run, made_up_validations
+from sacrebleu.metrics import BLEU
 from scipy import stats
 
 from analysis import correlation as module
+from analysis import systems
+from analysis.resampling import Resamples, resample_runs
 from lib.errors import ConfigError, DataError
-from lib.runs import find_runs
+from lib.runs import RunFolder, find_runs
 
 FAMILY = {"tr": "autoregressive", "ga": "gaussian", "fl": "flow"}
 
@@ -108,46 +111,30 @@ def runs(tmp_path, monkeypatch):
     return find_runs("toy", "smoke")
 
 
-def test_collect_reads_the_headline_and_every_accounting(runs):
-    frame = module.collect().set_index("model")
-    assert len(frame) == 5
-    assert frame.loc["tr_b", "bleu"] == 33.0
-    assert frame.loc["tr_b", "strict"] == -1.8
-    assert frame.loc["tr_b", "setting"] == "beam4"
-    assert math.isnan(frame.loc["tr_b", "paper"])
-    assert module.collect([]).empty
-
-
 def test_models_table_within_and_across_families(runs):
-    table = module.models_table(module.collect(runs), "strict").set_index("scope")
+    table = module.models_table(systems.collect(runs), "strict").set_index("scope")
     assert table.loc["autoregressive", "pearson"] == pytest.approx(1.0, abs=0.05)
     assert table.loc["autoregressive", "spearman"] == 1.0
     assert table.loc["all", "n"] == 5
     assert table.loc["all", "spearman"] < 0.5
     assert math.isnan(table.loc["latent", "pearson"])        # two runs only
     # bits per character rank the runs alike once the sign is turned
-    bits = module.models_table(module.collect(runs), "bits_per_char").set_index("scope")
+    bits = module.models_table(systems.collect(runs), "bits_per_char").set_index("scope")
     assert bits.loc["all", "pearson"] == pytest.approx(table.loc["all", "pearson"])
 
 
-def test_resampled_runs_give_intervals(runs):
-    frame = module.collect(runs)
-    references = ["null"] + [f"w{i} w w w x" for i in range(19)]
-    both = module.resample_runs(frame, references, "strict", "per_sentence", resamples=50)
-    assert list(both) == ["strict", "per_sentence"]
-    drawn = both["strict"]
-    np.testing.assert_array_equal(both["per_sentence"].bleu_resampled, drawn.bleu_resampled)
-    alone = module.resample_runs(frame, references, "per_sentence", resamples=50)["per_sentence"]
-    np.testing.assert_array_equal(both["per_sentence"].likelihood_resampled,
-                                  alone.likelihood_resampled)
-    assert drawn.bleu_resampled.shape == (50, 5)
-    assert drawn.bleu[0] > 0                                  # "null" was read as a word
-    found = module.models_table(frame, "strict", resamples=drawn)
-    assert set(found["scope"]) == {"autoregressive", "gaussian", "flow", "latent", "all"}
+def test_resamples_give_intervals(runs):
+    frame = systems.collect(runs)
+    noise = np.random.default_rng(0).normal(0, 0.05, (50, 5))
+    drawn = Resamples(*(frame[name].to_numpy() for name in ("strict", "bleu")),
+                      *(frame[name].to_numpy() + noise for name in ("strict", "bleu")))
+    found = module.models_table(frame, "strict", resamples=drawn).set_index("scope")
+    assert set(found.index) == {"autoregressive", "gaussian", "flow", "latent", "all"}
+    assert found.loc["all", "pearson_low"] < found.loc["all", "pearson"]
 
 
 def test_several_seeds_of_a_model_are_one_point(runs):
-    frame = module.collect(runs)
+    frame = systems.collect(runs)
     again = frame[frame["model"] == "tr_s"].assign(seed=2, bleu=36.0, strict=-1.6)
     table = module.models_table(pd.concat([frame, again], ignore_index=True), "strict")
     table = table.set_index("scope")
@@ -158,8 +145,8 @@ def test_several_seeds_of_a_model_are_one_point(runs):
 
 def test_bad_input_has_one_clear_message(runs):
     with pytest.raises(ConfigError, match="unknown accounting"):
-        module.models_table(module.collect(runs), "nats")
-    mixed = module.collect(runs).assign(dataset=["a", "a", "a", "b", "b"])
+        module.models_table(systems.collect(runs), "nats")
+    mixed = systems.collect(runs).assign(dataset=["a", "a", "a", "b", "b"])
     with pytest.raises(DataError, match="several data sets"):
         module.models_table(mixed, "strict")
 
@@ -168,9 +155,9 @@ def test_two_decoders_correlates_with_both_and_resamples_the_hypotheses_asked_fo
     references = made_up_references()
     for model, wrong, nats in (("tr_s", 0.2, 1.0), ("ga_b", 0.4, 1.5), ("fl_s", 0.6, 1.2)):
         made_up_run(model, wrong, nats, references=references, mbr_wrong=1 - wrong)
-    runs = module.collect()
-    own = module.resample_runs(runs, references, "strict")["strict"]
-    mbr = module.resample_runs(runs, references, "strict", hypotheses="hypothesis_mbr")["strict"]
+    runs = systems.collect()
+    own = resample_runs(runs, references, "strict")["strict"]
+    mbr = resample_runs(runs, references, "strict", hypotheses="hypothesis_mbr")["strict"]
     assert np.allclose(own.bleu, runs["bleu"])
     assert np.allclose(mbr.bleu, runs["bleu_mbr"])
     table = module.two_decoders(runs, "strict", headline=own, mbr=mbr)
@@ -180,10 +167,83 @@ def test_two_decoders_correlates_with_both_and_resamples_the_hypotheses_asked_fo
     assert whole.loc["mbr", "spearman_low"] <= -0.5 <= whole.loc["mbr", "spearman_high"]
 
 
-def test_a_run_without_the_hypotheses_asked_for_is_named(isolated):
-    references = made_up_references()
-    made_up_run("tr_s", 0.2, 1.0, references=references)
-    runs = module.collect()
-    assert runs["bleu_mbr"].isna().all()
-    with pytest.raises(DataError, match="no column hypothesis_mbr"):
-        module.resample_runs(runs, references, "strict", hypotheses="hypothesis_mbr")
+# ---- across the checkpoints of one training ----
+
+REFERENCES = made_up_references(60)
+
+
+@pytest.fixture
+def run(isolated):
+    return made_up_run("ga_b", 0.3, 2.0, references=REFERENCES)
+
+
+def keep_history(run: RunFolder, **columns) -> None:
+    pd.DataFrame(columns).to_csv(run.history, index=False)
+
+
+def worse_and_worse(run: RunFolder, noise: float = 0.0) -> None:
+    """Keep `made_up_validations`, and their sums in the history."""
+    kept, texts = made_up_validations(REFERENCES, noise=noise)
+    kept.write(run.validations)
+    keep_history(run, step=kept.steps, dev_ll=kept.log_prob.sum(1) / kept.tokens.sum(),
+                 dev_bleu=[BLEU().corpus_score(lines, [REFERENCES]).score for lines in texts])
+
+
+def test_ranks_by_hand(run):
+    keep_history(run, step=range(5), dev_ll=[-2.8, -2.6, -2.4, -2.2, -2.0],
+                 dev_bleu=[1.0, 3.0, 2.0, 5.0, 6.0])
+    [row] = module.across_checkpoints([run]).to_dict("records")
+    assert (row["model"], row["n"]) == ("ga_b", 5)
+    assert row["spearman"] == pytest.approx(0.9)  # ranks 1 3 2 4 5: 1 - 6 * 2 / (5 * 24)
+    assert math.isnan(row["pearson_low"])  # no sentences were kept
+
+
+def test_changes_between_checkpoints_forget_the_common_trend(run):
+    steps = np.arange(1, 8)
+    wave = np.array([0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0])
+    keep_history(run, step=steps, dev_ll=steps + 0.5 * wave, dev_bleu=steps - 0.5 * wave)
+    table = module.across_checkpoints([run])
+    assert table["pearson"][0] > 0.9
+    assert table["pearson_changes"][0] == pytest.approx(-1.0)
+
+
+def test_checkpoints_before_the_full_kl_weight_are_left_out(run):
+    keep_history(run, step=range(1, 8), kl_weight=[0.1, 0.5, 0.9, 1.0, 1.0, 1.0, 1.0],
+                 dev_ll=[-15.0, -9.0, -6.0, -4.0, -3.0, -2.0, -1.0],
+                 dev_bleu=[1.0, 9.0, 12.0, 16.0, 15.0, 14.0, 13.0])
+    table = module.across_checkpoints([run])
+    assert table["n"][0] == 4
+    assert table["pearson"][0] == pytest.approx(-1.0)  # over all seven it is far above 0
+
+
+def test_the_interval_holds_the_correlation_and_widens_with_the_noise(run):
+    worse_and_worse(run)
+    [sure] = module.across_checkpoints([run]).to_dict("records")
+    # every resample loses the same nat a token: only BLEU varies
+    assert sure["pearson_low"] <= sure["pearson"] <= sure["pearson_high"]
+    assert sure["spearman_low"] == sure["spearman"] == 1.0
+    worse_and_worse(run, noise=6.0)
+    [noisy] = module.across_checkpoints([run]).to_dict("records")
+    assert noisy["pearson_low"] < noisy["pearson"] < noisy["pearson_high"]
+    assert (noisy["pearson_high"] - noisy["pearson_low"]
+            > 2 * (sure["pearson_high"] - sure["pearson_low"]))
+    assert noisy["pearson_changes_low"] < noisy["pearson_changes"] < noisy["pearson_changes_high"]
+
+
+def test_only_the_checkpoints_at_full_kl_weight_are_resampled(run):
+    worse_and_worse(run, noise=1.0)
+    history = pd.read_csv(run.history).assign(kl_weight=[0.5, 1.0, 1.0, 1.0, 1.0])
+    history.to_csv(run.history, index=False)
+    late = module.across_checkpoints([run])
+    history.iloc[1:].to_csv(run.history, index=False)
+    pd.testing.assert_frame_equal(late, module.across_checkpoints([run]))
+
+
+def test_bad_files_of_a_training_have_one_clear_message(run):
+    worse_and_worse(run)
+    run.validations.write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"damaged.*02_train"):
+        module.across_checkpoints([run])
+    run.history.unlink()
+    with pytest.raises(DataError, match=r"history.csv is missing.*02_train"):
+        module.across_checkpoints([run])

@@ -35,19 +35,19 @@ class Checker(HTMLParser):
 def document(tmp_path):
     picture = tmp_path / "a.png"
     Image.effect_noise((20, 10), 100).save(picture)
-    first, second = html_report.Section("Figures"), html_report.Section("Tables")
-    first.add("one", html_report.figure_html(picture, "Points & lines. Made by [x](x.ipynb)."))
-    second.add("one", html_report.table_html("dataset: toy\n\n| a | b |\n|---|---:|\n| x | 1 |\n"))
-    return html_report.page("T <1>", "lead", [first, second, html_report.Section("Empty")])
+    figure = html_report.figure_html(picture, "Points & lines", "Made by [x](x.ipynb).")
+    table = html_report.table_html("dataset: toy\n\n| a | b |\n|---|---:|\n| x | 1 |\n")
+    return html_report.page("T <1>", "lead", [("Figures", [("one", figure)]),
+                                              ("Tables", [("one", table)])])
 
 
 def test_every_tag_closes_and_every_heading_is_linked(document):
     checker = Checker()
     checker.feed(document)
     assert checker.open == []
-    assert len(set(checker.names)) == len(checker.names) == 4       # two sections, a part in each
+    assert len(set(checker.names)) == len(checker.names) == 6  # two sections, two parts, a figure
     assert {link[1:] for link in checker.links if link.startswith("#")} == set(checker.names)
-    assert "Empty" not in document and "T &lt;1&gt;" in document
+    assert "T &lt;1&gt;" in document and "<details><summary>Contents</summary>" in document
 
 
 def test_nothing_comes_from_elsewhere(document):
@@ -61,7 +61,7 @@ def test_nothing_comes_from_elsewhere(document):
 
 
 def test_a_figure_is_told_to_those_who_cannot_see_it(document):
-    assert 'alt="Points &amp; lines. Made by x."' in document
+    assert 'alt="Points &amp; lines"' in document
     assert 'Made by <a href="x.ipynb">x</a>.' in document
 
 
@@ -71,7 +71,7 @@ def test_a_plot_keeps_its_colours_with_a_palette_of_256(tmp_path):
     picture[:20] = (0, 114, 178)
     picture[:, 30:, 2] = np.linspace(0, 255, 30).astype(np.uint8)
     Image.fromarray(picture).save(tmp_path / "a.png")
-    body = html_report.figure_html(tmp_path / "a.png", "Colours")
+    body = html_report.figure_html(tmp_path / "a.png", "Colours", "")
     data = base64.b64decode(re.search(r'base64,([^"]+)"', body)[1])
     found = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
     assert found.shape == picture.shape
@@ -87,12 +87,12 @@ def test_tables_keep_numbers_right_and_bars_in_cells():
     assert text.endswith('<p class="soft">A note.</p>')
     assert "<details>" not in text
     rows = "| a |\n|---|\n" + "| x |\n" * (html_report.ROWS_SHOWN + 1)
-    assert "<summary>All 41 rows</summary>" in html_report.table_html(rows)
+    assert "<summary>All 15 rows</summary>" in html_report.table_html(rows)
 
 
 def test_inline_markdown_is_escaped_first():
-    assert html_report.inline("a < b, **c** and *holds*: [d_e](f_g.md)") == (
-        "a &lt; b, <strong>c</strong> and <em>holds</em>: "
+    assert html_report.inline("a < b, **c** and *holds*, `x`: [d_e](f_g.md)") == (
+        "a &lt; b, <strong>c</strong> and <em>holds</em>, <code>x</code>: "
         '<a href="f_g.md">d_e</a>')
     assert html_report.inline("2 * 3 * 4") == "2 * 3 * 4"
 

@@ -8,7 +8,7 @@ import pandas as pd
 import papermill
 import pytest
 
-from analysis.reports import exact_log_prob
+from analysis.data import exact_log_prob
 from lib.bleu import bleu
 from lib.config import MODELS, load_config
 from lib.decoding import Options

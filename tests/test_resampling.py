@@ -4,9 +4,9 @@ import time
 
 import numpy as np
 import pytest
-from made_up import noisy_lines, scored_sentences
+from made_up import made_up_references, made_up_run, noisy_lines, scored_sentences
 
-from analysis import resampling
+from analysis import resampling, systems
 from lib.errors import DataError
 
 
@@ -35,3 +35,21 @@ def test_eight_models_on_a_thousand_sentences_take_seconds():
 def test_runs_of_other_test_sets_are_refused():
     with pytest.raises(DataError, match="runs of one test set only"):
         resampling.bootstrap([scored_sentences(["a"], [-1.0])], ["a", "b"], "strict")
+
+
+def test_resampled_runs_read_their_sentences(isolated):
+    references = made_up_references(40)
+    for model in ("tr_s", "ga_b"):
+        made_up_run(model, 0.2, 1.0, references=references, mbr_wrong=0.9)
+    frame = systems.collect()
+    both = resampling.resample_runs(frame, references, "strict", "per_sentence", resamples=50)
+    assert list(both) == ["strict", "per_sentence"]
+    np.testing.assert_array_equal(both["per_sentence"].bleu_resampled,
+                                  both["strict"].bleu_resampled)
+    alone = resampling.resample_runs(frame, references, "per_sentence", resamples=50)
+    np.testing.assert_array_equal(both["per_sentence"].likelihood_resampled,
+                                  alone["per_sentence"].likelihood_resampled)
+    np.testing.assert_allclose(both["strict"].bleu, frame["bleu"])
+    mbr = resampling.resample_runs(frame, references, "strict", resamples=50,
+                                   hypotheses="hypothesis_mbr")
+    np.testing.assert_allclose(mbr["strict"].bleu, frame["bleu_mbr"])

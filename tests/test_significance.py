@@ -10,8 +10,9 @@ from made_up import made_up_references, made_up_run
 from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 
-from analysis import correlation, significance
-from analysis.resampling import Resamples
+from analysis import significance, systems
+from analysis.resampling import Resamples, resample_runs
+from analysis.tables import markdown
 
 
 def frame(rows):
@@ -36,8 +37,8 @@ def test_p_values_are_sacrebleus_own(isolated, monkeypatch):
     references = made_up_references(150)
     for model, wrong in (("tr_s", 0.30), ("tr_b", 0.31), ("ga_b", 0.34), ("fl_s", 0.42)):
         made_up_run(model, wrong, 2.0, references=references)
-    runs = correlation.collect()
-    table = significance.pairs(runs, correlation.resample_runs(runs, references, "strict"))
+    runs = systems.collect()
+    table = significance.pairs(runs, resample_runs(runs, references, "strict"))
     told = {model: run.read_sentences()["hypothesis"].tolist()
             for model, run in zip(runs["model"], runs["run"], strict=True)}
     for first, found in table.groupby("first"):
@@ -54,8 +55,8 @@ def test_the_likelihoods_error_is_the_paired_one(isolated):
     references = made_up_references(300)
     for model, nats in (("tr_s", 2.0), ("tr_b", 2.2)):
         made_up_run(model, 0.3, nats, references=references)
-    runs = correlation.collect()
-    row = significance.pairs(runs, correlation.resample_runs(runs, references, "strict")).iloc[0]
+    runs = systems.collect()
+    row = significance.pairs(runs, resample_runs(runs, references, "strict")).iloc[0]
     a, b = (run.read_sentences() for run in
             runs.set_index("model").loc[["tr_s", "tr_b"], "run"])
     gap, tokens = a["log_prob"] - b["log_prob"], a["n_tokens"]
@@ -114,16 +115,9 @@ def test_concordance_counts_every_pair_once():
     assert table.loc[("raw", "flow"), ["alike_low", "alike_high"]].tolist() == [0.0, 1.0]
 
 
-def test_seeds_are_averaged_and_widen_the_interval():
+def test_seeds_widen_the_interval():
     runs = frame([("tr_s", "raw", 1, 30.0, -2.0), ("tr_s", "raw", 2, 34.0, -2.2),
                   ("ga_b", "raw", 1, 28.0, -2.5)])
-    systems, drawn = significance.average_seeds(runs, resampled(runs))
-    assert systems["model"].tolist() == ["tr_s", "ga_b"]
-    assert systems["seeds"].tolist() == [2, 1]
-    assert systems.loc[0, "bleu"] == drawn["strict"].bleu[0] == 32.0
-    assert systems.loc[0, "bleu_sd"] == pytest.approx(math.sqrt(8))
-    assert systems.loc[0, "strict_error"] == 0.02
-    assert significance.average_seeds(systems, drawn)[0] is systems
     row = significance.pairs(runs, resampled(runs)).iloc[0]
     # standard error over seeds: sqrt(8 / 2) = 2 BLEU; sentences hardly vary here. Student's t with
     # one degree of freedom: tan(0.475 pi) = 12.7 at 97.5%
@@ -148,3 +142,19 @@ def test_fewer_bits_are_better():
 def test_names_of_pairs():
     assert significance.pair_name("tr_s", "raw", "ga_b", "raw") == "Tr-S, Ga-B"
     assert significance.pair_name("ga_b", "raw", "ga_b", "distilled") == "Ga-B, Ga-B distilled"
+
+
+def test_nothing_to_show_is_said():
+    empty = pd.DataFrame(columns=significance.PAIR_COLUMNS)
+    assert "nothing to show" in markdown(significance.compact_pairs(empty))
+
+
+def test_pairs_and_counts_are_told_compactly():
+    runs = frame([("tr_s", "raw", 1, 30.0, -2.0), ("ga_b", "raw", 1, 20.0, -2.5)])
+    drawn = resampled(runs)
+    pairs = significance.pairs(runs, drawn)
+    shown = significance.compact_pairs(pairs).iloc[0]
+    assert shown["first, second"] == "Tr-S, Ga-B" and shown["order, strict"] == "agree"
+    assert shown["BLEU difference"].startswith("10.0\N{NO-BREAK SPACE}[")
+    summary = significance.compact_summary(significance.concordance(pairs, runs, drawn))
+    assert summary.loc[0, "agree / undecided / disagree, strict"] == "1 / 0 / 0"

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import published, significance, tables
+from analysis import tables
 from analysis.resampling import Resamples
+from analysis.tables import NO_BREAK
 from lib.errors import ConfigError
 
 
@@ -19,7 +20,8 @@ def frame(dataset="wmt14_en_de"):
     return pd.DataFrame([{
         "dataset": dataset, "scale": "mini", "model": model, "family": family, "train_data": data,
         "seed": seed, "parameters": 12_345, "setting": "beam4", "bleu": bleu, "chrf": 50.0,
-        "strict": ll, "strict_error": 0.01 * seed} for model, family, data, seed, bleu, ll in rows])
+        "bleu_paper": bleu - 1, "strict": ll, "strict_error": 0.01 * seed,
+    } for model, family, data, seed, bleu, ll in rows])
 
 
 def test_table1_has_a_row_a_seed_and_their_mean_in_the_papers_order():
@@ -36,14 +38,14 @@ def test_table1_has_a_row_a_seed_and_their_mean_in_the_papers_order():
     assert tables.systems(table)["seed"].tolist() == ["mean", "1", "1"]
 
 
-def test_table1_shows_the_papers_number_where_there_is_one(monkeypatch):
-    monkeypatch.setattr(published, "_TABLE1", {("wmt14_en_de", "fl_b", "raw"): (18.0, -1.0)})
+def test_table1_shows_the_papers_number_where_there_is_one():
     table = tables.table1(frame(), "strict").set_index(["model", "train_data", "seed"])
-    assert table.loc[("fl_b", "raw", "1"), "published_bleu"] == 18.0
-    assert math.isnan(table.loc[("tr_s", "raw", "1"), "published_bleu"])
+    assert table.loc[("fl_b", "raw", "1"), "published_bleu"] == 18.57
+    assert table.loc[("fl_b", "raw", "1"), "bleu_paper"] == 19.0
     assert "published_bleu" not in tables.table1(frame("toy"), "strict")
     beside = tables.side_by_side(table.reset_index()).set_index("model")
-    assert beside.loc["Fl-B", "paper's LL, raw"] == -1.0
+    assert beside.loc["Fl-B", "paper's LL, raw"] == -1.23
+    assert beside.loc["Fl-B", "BLEU as the paper decodes, raw"] == 19.0
 
 
 def test_table1_intervals_come_from_the_resamples_of_the_right_runs():
@@ -61,7 +63,7 @@ def test_raw_and_distilled_stand_side_by_side():
                             "LL, distilled"]
     assert beside["model"].tolist() == ["Tr-S", "Fl-B"]
     assert beside.loc[0, "BLEU, raw"] == "31.0 (sd 1.4, 2 seeds)"
-    assert beside.loc[0, "LL, raw"] == "−2.100 ± 0.020 (sd 0.141, 2 seeds)"
+    assert beside.loc[0, "LL, raw"] == "−2.100 ± 0.020 (sd 0.141, 2 seeds)".replace(" ", NO_BREAK)
     assert beside.loc[0, "BLEU, distilled"] == "31.0"
     assert beside.loc[1, "BLEU, distilled"] == "–"
 
@@ -71,26 +73,26 @@ def test_unknown_accounting_is_refused():
         tables.table1(frame(), "nats")
 
 
-def test_table2_has_the_published_correlation(monkeypatch):
-    checkpoints = pd.DataFrame([{"dataset": "wmt14_en_de", "scale": "mini", "model": "tr_s",
-                                 "family": "autoregressive", "train_data": "raw", "seed": 1,
+def test_table2_has_the_published_correlation():
+    checkpoints = pd.DataFrame([{"dataset": "wmt14_en_de", "scale": "mini", "model": "tr_b",
+                                 "family": "autoregressive", "train_data": "distilled", "seed": 1,
                                  "n": 5, "pearson": 0.9}])
-    monkeypatch.setattr(published, "_TABLE2", {("wmt14_en_de", "tr_s"): 0.5})
     table = tables.table2(checkpoints)
-    assert table.loc[0, "published_pearson"] == 0.5
+    assert table.loc[0, "published_pearson"] == -0.758
     assert table.loc[0, "accounting"] == "strict"
 
 
 def test_checkpoints_are_shown_with_the_interval_in_the_cell():
     ends = {f"{name}{end}": value for name in ("pearson", "spearman", "kendall", "pearson_changes")
             for end, value in (("", 0.5), ("_low", -0.25), ("_high", 0.75))}
-    table = pd.DataFrame([{"model": "tr_s", "n": 6, **ends, "pearson_p": 0.01},
-                          {"model": "ga_b", "n": 4, **ends, "pearson_p": 0.02}])
-    table.loc[1, ["pearson_low", "pearson_high"]] = math.nan
-    shown = tables.compact_checkpoints(table)
-    assert list(shown) == ["model", "n", "pearson", "spearman", "kendall", "pearson_changes",
-                           "pearson_p"]
-    assert shown["pearson"].tolist() == ["0.50 [−0.25, 0.75]", "0.50"]
+    rows = [{"dataset": "toy", "scale": "mini", "model": model, "family": "gaussian",
+             "train_data": "raw", "seed": seed, "n": 6, **ends, "pearson_p": 0.01}
+            for model, seed in (("tr_s", 1), ("tr_s", 2), ("ga_b", 1))]
+    shown = tables.compact_checkpoints(tables.table2(pd.DataFrame(rows)))
+    assert list(shown) == ["model", "train_data", "seeds", "n", "pearson", "pearson_sd",
+                           "pearson_changes"]
+    assert shown["seeds"].tolist() == [2, 1]  # a row a system, the mean of several seeds
+    assert shown["pearson"].tolist() == ["0.50", "0.50 [−0.25, 0.75]".replace(" ", NO_BREAK)]
 
 
 def test_table2_averages_seeds_below_them():
@@ -111,23 +113,32 @@ def test_empty_tables_have_their_columns():
 
 
 def test_markdown_by_hand():
-    text = tables.markdown(pd.DataFrame({"model": ["a|b", "c"], "bleu_low": [1.234, math.nan],
-                                         "parameters": [12345, 6], "x": [-0.5, 2.0]}))
-    assert text == ("| model | BLEU low | parameters | x |\n"
-                    "| --- | ---: | ---: | ---: |\n"
-                    "| a\\|b | 1.23 | 12,345 | −0.50 |\n"
-                    "| c | – | 6 | 2.00 |\n")
+    text = tables.markdown(pd.DataFrame({
+        "model": ["tr_s", "a|b"], "bleu_low": [1.234, math.nan], "parameters": [12345, 6],
+        "x, sure": [-0.5, 1234.5], "p": [0.0123, 0.5], "known": [True, False]}), digits={"p": 3})
+    assert text == ("| model | BLEU low | parameters | x, sure | p | known |\n"
+                    "| --- | ---: | ---: | ---: | ---: | ---: |\n"
+                    "| Tr-S | 1.23 | 12,345 | −0.50 | 0.012 | yes |\n"
+                    "| a\\|b | – | 6 | 1,234.50 | 0.500 | no |\n")
 
 
-def test_an_interval_in_words():
-    assert tables.interval(1.25, 0.5, 2.0, digits=2) == "1.25 [0.50, 2.00]"
+def test_headings_keep_the_names_of_data_sets():
+    assert tables.markdown(pd.DataFrame({"multi30k_de_en mini, strict": ["x"]})).startswith(
+        "| multi30k_de_en mini, strict |")
+
+
+def test_an_interval_is_unbreakable():
+    assert tables.interval(1.25, 0.5, 2.0, digits=2) == f"1.25{NO_BREAK}[0.50,{NO_BREAK}2.00]"
     assert tables.interval(-1.0, math.nan, math.nan) == "−1.0"
-    assert tables.interval(1.0, -0.5, 2.5, plus=True) == "+1.0 [−0.5, +2.5]"
+    assert tables.interval(1.0, -0.5, 2.5, plus=True) == f"+1.0{NO_BREAK}[−0.5,{NO_BREAK}+2.5]"
+    drawn = tables.intervals(pd.DataFrame({"a": [1.0], "a_low": [0], "a_high": [2.0], "b": [3.0]}))
+    assert drawn.to_dict("list") == {"a": [tables.interval(1.0, 0.0, 2.0)], "b": [3.0]}
 
 
-def test_nothing_to_show_is_said():
-    assert "nothing to show" in tables.markdown(tables.compact_pairs(pd.DataFrame(
-        columns=significance.PAIR_COLUMNS)))
+def test_a_table_is_shown_in_one_way():
+    shown = tables.show(pd.DataFrame({"a": [1234]}), notes="A note.").data
+    assert shown == "| a |\n| ---: |\n| 1,234 |\n\nA note.\n"
+    assert "nothing to show" in tables.show(pd.DataFrame()).data
 
 
 def test_write_names_the_accounting_and_repeats_itself(isolated):
@@ -144,8 +155,3 @@ def test_write_names_the_accounting_and_repeats_itself(isolated):
     before = csv.read_bytes(), text.read_bytes()
     tables.write(table, "table1", notes=["Seeds are averaged."])
     assert before == (csv.read_bytes(), text.read_bytes())
-
-
-def test_write_says_when_the_papers_numbers_are_not_transcribed(isolated):
-    _, text = tables.write(tables.table1(frame(), "strict"), "table1")
-    assert text.read_text(encoding="utf-8").endswith(f"\n{tables.NOT_TRANSCRIBED}\n")

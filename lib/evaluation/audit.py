@@ -10,6 +10,8 @@ sentences at a time; the same command goes on where it was stopped.
 import argparse
 import json
 import time
+import warnings
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
@@ -40,8 +42,8 @@ from lib.paths import write_text
 from lib.runs import run_folder
 from lib.subword import text_fingerprint
 
-__all__ = ["AuditSettings", "annealing_path", "audit", "main", "read_audit", "simulate",
-           "stopped_audit", "summarise"]
+__all__ = ["AuditSettings", "annealing_path", "audit", "complete", "main", "read_audit",
+           "simulate", "summarise"]
 
 POSITIONS_AT_ONCE = 8192  # target positions, over all chains, that are on a CPU together
 POSITION_BYTES = 2**21  # of a GPU's memory that one takes with its gradients
@@ -260,14 +262,23 @@ def read_audit(config: Config, wanted: AuditSettings | None = None,
     return None if stored is None or not stored[2] else stored[:2]
 
 
-def stopped_audit(config: Config, wanted: AuditSettings | None = None) -> str:
-    """The command that finishes an audit with the settings `wanted` or finer that was stopped
-    halfway; empty where there is none.
-
-    Errors: DataError for a damaged file.
+def complete(configs: Iterable[Config], wanted: AuditSettings, progress: bool = True) -> None:
+    """Audit those evaluated runs with latent variables whose weights are here and that have no
+    audit as fine as `wanted`. One that was stopped halfway is left as it is, with a warning that
+    names the command that finishes it.
     """
-    stored = _stored(config, wanted)
-    return "" if stored is None or stored[2] else _command(config, _settings(stored[1]))
+    for config in configs:
+        folder = run_folder(config)
+        if not (model_class(config.architecture).latents and folder.metrics.exists()
+                and folder.best.exists()):
+            continue
+        stored = _stored(config, wanted)
+        if stored is None:
+            audit(config, wanted, progress)
+        elif not stored[2]:
+            command = _command(config, _settings(stored[1]))
+            warnings.warn(f"the audit of {config.model} was stopped halfway: {command} finishes it",
+                          stacklevel=2)
 
 
 def _settings(told: dict) -> AuditSettings:

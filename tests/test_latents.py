@@ -1,13 +1,12 @@
 """Samples of the three distributions over z, against search itself."""
 
-import numpy as np
 import pytest
 import torch
 from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, batch_of, model_of
 
-from analysis import sampling
 from lib.decoding.refinement import refine
 from lib.errors import ConfigError
+from lib.evaluation import latents
 
 PAIR = [([5, 6, 7], [8, 9, 10, 4, 5])]
 
@@ -16,7 +15,7 @@ def draw(architecture, samples=6, seed=0, **options):
     model = model_of(architecture, 12)
     batch = batch_of(PAIR, 4)
     generator = torch.Generator().manual_seed(seed)
-    return model, batch, sampling.latent_samples(
+    return model, batch, latents.latent_samples(
         model, batch.source, batch.source_mask, batch.target, samples, generator=generator,
         **options)
 
@@ -24,7 +23,7 @@ def draw(architecture, samples=6, seed=0, **options):
 @pytest.mark.parametrize("architecture", [GAUSSIAN, FLOW], ids=["gaussian", "flow"])
 def test_all_kinds_have_the_references_padded_length(architecture):
     _, _, drawn = draw(architecture)
-    assert tuple(drawn) == sampling.KINDS
+    assert tuple(drawn) == latents.KINDS
     assert {z.shape for z in drawn.values()} == {(6, 8, 32)}
     assert all(bool(torch.isfinite(z).all()) for z in drawn.values())
 
@@ -45,7 +44,7 @@ def test_delta_posterior_is_where_refinement_takes_the_priors_samples(architectu
     batch = batch_of(PAIR, 4)
     memory = model.encode(batch.source, batch.source_mask)
     start = model.prior(memory, 8, None).mean
-    settled = sampling._settle(model, memory, start.detach(), 3)
+    settled = latents._settle(model, memory, start.detach(), 3)
     found = refine(model, batch.source, batch.source_mask, [3], torch.tensor([8]))[3][0]
     ids = model.decode(settled, memory, None).argmax()[0].tolist()
     assert [i for i in ids[:ids.index(2) if 2 in ids else None] if i > 1] == found
@@ -55,9 +54,9 @@ def test_the_same_seed_gives_the_same_samples_and_chunks_change_nothing(monkeypa
     torch.manual_seed(0)
     _, _, first = draw(GAUSSIAN)
     torch.manual_seed(0)
-    monkeypatch.setattr(sampling, "CHUNK", 2)
+    monkeypatch.setattr(latents, "CHUNK", 2)
     _, _, second = draw(GAUSSIAN)
-    for kind in sampling.KINDS:
+    for kind in latents.KINDS:
         assert torch.allclose(first[kind], second[kind], atol=1e-5)
 
 
@@ -68,15 +67,3 @@ def test_the_same_seed_gives_the_same_samples_and_chunks_change_nothing(monkeypa
 def test_what_makes_no_sense_is_refused(architecture, options, message):
     with pytest.raises(ConfigError, match=message):
         draw(architecture, **options)
-
-
-def test_spread_table_measures_in_the_units_of_z():
-    kinds = {"prior": np.array([[0.0, 0.0], [0.0, 2.0]]),
-             "approximate posterior": np.array([[3.0, 1.0], [3.0, 1.0]]),
-             "delta posterior": np.array([[3.0, 5.0], [3.0, 5.0]])}
-    table = sampling.spread_table({"ga_b": kinds}).set_index("kind")
-    assert table["spread"].tolist() == [1.0, 0.0, 0.0]
-    assert table["from the posterior"].tolist() == [3.0, 0.0, 4.0]
-    assert table["distinct"].tolist() == [2, 1, 1]
-    said = sampling.spread_sentence({"ga_b": kinds})
-    assert said.startswith("Ga-B") and "1 distinct" in said and "4.00" in said and "3.00" in said

@@ -1,20 +1,16 @@
 """Samples of z for one sentence: prior, approximate posterior and delta posterior (Figure 1)."""
 
-from collections.abc import Mapping
-
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from analysis.published import MODELS
 from lib import runtime
 from lib.batching import collate
 from lib.errors import ConfigError
 from lib.evaluation.scoring import TrainedRun
 
-__all__ = ["KINDS", "latent_samples", "sentence_samples", "spread_sentence", "spread_table"]
+__all__ = ["KINDS", "latent_samples", "sentence_samples"]
 
 KINDS = ("prior", "approximate posterior", "delta posterior")
 CHUNK = 256  # samples decoded at once
@@ -29,7 +25,7 @@ def latent_samples(model, source: Int[Tensor, "1 source"],
     """`samples` draws of z from each of KINDS, for one sentence pair at the reference's length.
 
     prior: z ~ p(z|x). approximate posterior: z ~ q(z|y, x) at the reference y. delta posterior:
-    where refinement (Lee et al. 2020, 3.3) takes the very samples of the prior: `refinements`
+    where refinement (Lee et al. 2020, 2.2) takes the very samples of the prior: `refinements`
     times y = argmax p(y|z, x), then z = mean of q(z|y, x). It has no noise of its own, so its
     spread is that of its starting points, and samples that decode alike fall on one point. All
     three have the reference's padded length (the predicted one may differ), so that they lie in
@@ -60,7 +56,7 @@ def _settle(model, memory, z: Tensor, refinements: int) -> Tensor:
 
 def sentence_samples(run: TrainedRun, sentence: int, samples: int, *, refinements: int = 4,
                      seed: int = 0) -> dict[str, Float[np.ndarray, "samples values"]]:
-    """`latent_samples` of a test sentence (its line from 0), flattened, for `latent_projection`.
+    """`latent_samples` of a test sentence (its line from 0), flattened: {kind: [samples, values]}.
 
     Errors: ConfigError for a line that the test set doesn't have.
     """
@@ -74,36 +70,3 @@ def sentence_samples(run: TrainedRun, sentence: int, samples: int, *, refinement
         drawn = latent_samples(run.model, batch.source, batch.source_mask, batch.target, samples,
                                refinements=refinements, generator=generator)
     return {kind: z.flatten(1).double().cpu().numpy() for kind, z in drawn.items()}
-
-
-def spread_table(drawn: Mapping[str, Mapping[str, np.ndarray]]) -> pd.DataFrame:
-    """What the picture can't show, in the units of z: one row a model and kind.
-
-    spread: root mean squared distance of the samples from their own centre. from the posterior:
-    distance of that centre from the approximate posterior's. distinct: different points among the
-    samples. `drawn` is {model: `sentence_samples`}.
-    """
-    rows = []
-    for model, kinds in drawn.items():
-        reference = kinds["approximate posterior"].mean(0)
-        for kind, z in kinds.items():
-            centre = z.mean(0)
-            rows.append({"model": model, "kind": kind, "samples": len(z),
-                         "distinct": len(np.unique(z.round(3), axis=0)),
-                         "spread": float(np.sqrt(np.square(z - centre).sum(1).mean())),
-                         "from the posterior": float(np.linalg.norm(centre - reference))})
-    return pd.DataFrame(rows)
-
-
-def spread_sentence(drawn: Mapping[str, Mapping[str, np.ndarray]]) -> str:
-    """`spread_table` in a sentence a model."""
-    table = spread_table(drawn).set_index(["model", "kind"])
-    parts = []
-    for model in drawn:
-        prior, delta = (table.loc[(model, kind)] for kind in ("prior", "delta posterior"))
-        parts.append(
-            f"{MODELS[model]}: refinement takes {int(prior['samples'])} samples of the prior to "
-            f"{int(delta['distinct'])} distinct points; their centre lies "
-            f"{delta['from the posterior']:.2f} from the approximate posterior's, the prior's "
-            f"{prior['from the posterior']:.2f}.")
-    return " ".join(parts)

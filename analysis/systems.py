@@ -1,0 +1,129 @@
+"""What is compared: the evaluated runs as rows, their seeds averaged, and the families ranked."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+
+from analysis import comparable
+from analysis.published import paper_setting
+from analysis.resampling import Resamples
+from analysis.style import family_name
+from lib.config import FAMILIES, MODELS
+from lib.errors import DataError
+from lib.likelihood.accounting import ACCOUNTINGS
+from lib.runs import RunFolder, find_runs
+
+__all__ = ["MEAN", "RUN_COLUMNS", "average_seeds", "collect", "collected", "model_order",
+           "rank_families"]
+
+RUN_COLUMNS = ["dataset", "scale", "model", "family", "train_data", "seed", "parameters"]
+SYSTEM = ["dataset", "scale", "model", "train_data"]
+MEAN = "mean"  # in the column `seed` of a row that averages several
+
+
+def collect(runs: Iterable[RunFolder] | None = None) -> pd.DataFrame:
+    """One row a run: what its metrics.json says, and where it lies.
+
+    Columns: dataset, scale, model, family, train_data, seed, parameters, setting (the headline's
+    decoding), bleu, chrf, signature, bleu_mbr (minimum Bayes risk), bleu_paper (the paper's
+    decoding), both NaN where they weren't run, each accounting (`paper` ...), its `_error`
+    (standard error) and `_samples`, vocabulary, precision, test_set, lines, references and sources
+    (fingerprints), run (the `RunFolder`). `runs` defaults to `find_runs()`.
+
+    Errors: DataError for runs that can't be compared (`comparable.check`).
+    """
+    rows = []
+    for run in find_runs() if runs is None else runs:
+        metrics = run.read_metrics()
+        row = {name: getattr(metrics, name) for name in RUN_COLUMNS}
+        row |= {"setting": metrics.headline, "bleu": metrics.own.score, "chrf": metrics.own.chrf,
+                "signature": metrics.own.signature}
+        row |= {f"bleu_{name}": score.score if score else math.nan for name, score in (
+            ("mbr", metrics.mbr), ("paper", metrics.bleu.get(paper_setting(metrics.family))))}
+        for name in ACCOUNTINGS:
+            found = metrics.log_likelihood.get(name)
+            row |= {name: found.mean if found else math.nan,
+                    f"{name}_error": found.standard_error if found else math.nan,
+                    f"{name}_samples": float(found.samples) if found else math.nan}
+        rows.append(row | {"vocabulary": metrics.vocabulary, "precision": metrics.precision,
+                           "test_set": metrics.test_set.name, "lines": metrics.test_set.lines,
+                           "references": metrics.test_set.references,
+                           "sources": metrics.test_set.sources, "run": run})
+    columns = [*RUN_COLUMNS, "setting", "bleu", "chrf", "signature", "bleu_mbr", "bleu_paper",
+               *(f"{name}{end}" for name in ACCOUNTINGS for end in ("", "_error", "_samples")),
+               "vocabulary", "precision", "test_set", "lines", "references", "sources", "run"]
+    frame = pd.DataFrame(rows, columns=columns)
+    comparable.check(frame)
+    return frame
+
+
+def collected(dataset: str, scale: str) -> pd.DataFrame:
+    """`collect` of the evaluated runs of a data set and scale.
+
+    Errors: DataError, naming the commands, where there is none.
+    """
+    runs = find_runs(dataset, scale)
+    if not runs:
+        first = RunFolder(dataset, scale, MODELS[0])
+        raise DataError(f"no evaluated run of {dataset}/{scale}: `{first.train_command}`, then "
+                        f"`{first.evaluate_command}`, and so for every model to compare")
+    return collect(runs)
+
+
+def model_order(models: pd.Series) -> pd.Series:
+    """Where each model stands in every table; for `sort_values`."""
+    return models.map({model: place for place, model in enumerate(MODELS)}).fillna(len(MODELS))
+
+
+def average_seeds(frame: pd.DataFrame, drawn: Mapping[str, Resamples] | None = None,
+                  ) -> tuple[pd.DataFrame, dict[str, Resamples]]:
+    """One row a system (data set, scale, model, training data) in the paper's order, raw first.
+
+    frame: `collect`'s rows. Numbers are means over the seeds; `<name>_error`, the standard error
+    over the same test sentences, is the largest of the seeds'. Added: `seeds`, how many, and the
+    standard deviation over them of BLEU and of every accounting (`<name>_sd`, NaN for one seed).
+    drawn, by accounting, is averaged in the same way. What is averaged already is returned as it
+    is.
+    """
+    drawn = dict(drawn or {})
+    if "seeds" in frame:
+        return frame, drawn
+    order = model_order(frame["model"])
+    keys = list(zip(frame["dataset"], frame["scale"], frame["train_data"] != "raw", order,
+                    strict=True))
+    names = sorted(set(keys))
+    groups = np.array([names.index(key) for key in keys], dtype=np.int64)
+    errors = [name for name in frame if name.endswith("_error")]
+    scores = ["bleu", *(name.removesuffix("_error") for name in errors)]
+    rows = []
+    for group in range(len(names)):
+        runs = frame[groups == group]
+        row = runs.iloc[0].drop("seed", errors="ignore").to_dict() | {"seeds": len(runs)}
+        row |= {name: runs[name].mean() for name in (*scores, "chrf") if name in runs}
+        row |= {name: runs[name].max() for name in errors}
+        row |= {f"{name}_sd": runs[name].std(ddof=1) for name in scores}
+        rows.append(row)
+    columns = [*frame.columns.drop("seed", errors="ignore"), "seeds",
+               *(f"{name}_sd" for name in scores)]
+    return pd.DataFrame(rows, columns=columns), {
+        name: resamples.averaged(groups) for name, resamples in drawn.items()}
+
+
+def rank_families(frame: pd.DataFrame, column: str, error: str) -> str:
+    """The families by the best of their models in `column`, "autoregressive > Gaussian ≈ flow".
+
+    ≈ stands between two whose best models are less than two standard errors apart (unpaired, which
+    is the careful side). The one place that ranks families, for sentences and figures alike.
+    """
+    best = frame.loc[frame.groupby("family")[column].idxmax()]
+    best = best.assign(place=best["family"].map(list(FAMILIES.values()).index)).sort_values(
+        [column, "place"], ascending=[False, True])
+    words, before = "", None
+    for row in best.to_dict("records"):
+        if before is not None:
+            apart = before[column] - row[column] > 2 * math.hypot(before[error], row[error])
+            words += " > " if apart else " ≈ "
+        words, before = words + family_name(row["family"]), row
+    return words

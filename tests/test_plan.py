@@ -1,0 +1,22 @@
+"""What a run will do, told before it starts."""
+
+from lib.config import load_config
+from lib.runs import run_folder
+from lib.training import Trainer
+from lib.training.plan import training_plan
+
+
+def test_plan_leaves_no_trace_in_the_run(isolated):
+    config = load_config("tr_s", steps=50)
+    plan = training_plan(config, steps=1)
+    assert plan["steps"] == 50 and plan["steps done"] == 0
+    assert 0 < plan["tokens a step"] <= config.training.batch_tokens
+    assert plan["minutes left"] > 0
+    assert not run_folder(config).last.exists()
+
+
+def test_of_a_finished_run_no_speed_is_told(isolated):
+    config = load_config("tr_s", steps=2, validate_every=2, dev_sentences=4, batch_tokens=200)
+    Trainer(config, progress=False).run()
+    assert training_plan(config)["steps done"] == 2
+    assert "tokens a second" not in training_plan(config)
