@@ -70,9 +70,11 @@ endif
 
 demo: $(STAMP)  ## the whole experiment on the toy corpus: every model, tables, figures (minutes)
 	@$(PY) -m workflow.grid --seeds 1 2 3 --seeded tr_s ga_b fl_s
+	@$(PY) scripts/fill_readme.py
 
 grid: $(STAMP)  ## every model on raw and distilled text: DATASET=toy SCALE=smoke SLURM=1 (hours)
 	@$(PY) -m workflow.grid $(GRID)
+	@$(PY) scripts/fill_readme.py
 
 test: lint unit nbval  ## linter, tests, every notebook (minutes); what .ci/run calls
 

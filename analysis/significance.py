@@ -18,11 +18,11 @@ from scipy.stats import t as student
 from analysis.resampling import Resamples
 from analysis.systems import average_seeds
 from analysis.tables import interval, signed
-from lib.config import FAMILIES, model_name
+from lib.config import FAMILIES, LATENT, family_of, model_name
 from lib.likelihood.accounting import accounting_named
 
 __all__ = ["ORDERS", "PAIR_COLUMNS", "SUMMARY_COLUMNS", "compact_pairs", "compact_summary",
-           "concordance", "pair_name", "paired_p", "pairs", "seed_spread"]
+           "concordance", "orders_by_kind", "pair_name", "paired_p", "pairs", "seed_spread"]
 
 ORDERS = ("agree", "undecided", "disagree")
 """Both quantities prefer the same model; one interval contains zero; they prefer different ones."""
@@ -35,6 +35,9 @@ PAIR_COLUMNS = [
 SUMMARY_COLUMNS = ["dataset", "scale", "accounting", "train_data", "scope", "pairs", *ORDERS,
                    "alike", "alike_low", "alike_high"]
 TAILS = [0.025, 0.975]
+KINDS = ("Transformer, latent model", "Gaussian prior, flow prior", "other two families",
+         "one family", "raw, distilled")
+"""What the two models of a pair differ in, the first four trained on the same text."""
 
 
 def paired_p(difference: float, resampled: Float[np.ndarray, " resamples"]) -> float:
@@ -118,6 +121,31 @@ def concordance(table: pd.DataFrame, frame: pd.DataFrame, drawn: Mapping[str, Re
                          int(chosen.sum()), *(int(counts.get(order, 0)) for order in ORDERS),
                          observed[chosen].mean(), low, high])
     return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
+
+
+def orders_by_kind(table: pd.DataFrame) -> dict[str, tuple[int, int, int]]:
+    """Pairs that agree, disagree and are undecided, by what the two models differ in.
+
+    table: `pairs` under one accounting. Kinds: a Transformer and a latent model, a Gaussian and a
+    flow prior, any other two families, one family, all trained on the same text; and raw against
+    distilled text. Only kinds that there are.
+    """
+    kinds = [_pair_kind(row) for row in table.itertuples()]
+    orders = table["order"].to_numpy()
+    return {kind: tuple(int(((np.array(kinds) == kind) & (orders == order)).sum())
+                        for order in ("agree", "disagree", "undecided"))
+            for kind in KINDS if kind in kinds}
+
+
+def _pair_kind(row: tuple) -> str:
+    of = {family_of(row.first), family_of(row.second)}
+    if row.first_data != row.second_data:
+        return KINDS[4]
+    if len(of) == 1:
+        return KINDS[3]
+    if of == set(LATENT):
+        return KINDS[1]
+    return KINDS[0] if "autoregressive" in of and of & set(LATENT) else KINDS[2]
 
 
 def pair_name(first: str, first_data: str, second: str, second_data: str) -> str:

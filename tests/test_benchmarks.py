@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from made_times import times
 
-from benchmarks import gpu_decoding, gpu_training, likelihood, training
+from benchmarks import gpu_decoding, gpu_training, likelihood, page, training
 from benchmarks.machine import describe, matrix_rate, matrix_throughput
 from lib import runtime
+from lib.evaluation import speed
 
 
 def test_the_random_corpus_has_the_quantiles_it_was_given():
@@ -127,3 +129,28 @@ def test_the_gpu_benchmark_of_decoding_measures_every_part(isolated, monkeypatch
     ratios = pd.read_csv(bench / "gpu_protocol.csv").set_index("setting")
     assert ratios.loc["beam4", "vs Tr-B beam4"] == 1.0
     assert gpu_decoding.run(sizes, ["bulk"], 0.0, told.append) == []
+
+
+def test_other_systems_are_compared_through_the_yardstick_that_both_were_timed_by(isolated):
+    """FlowSeq at 9.8 where CTranslate2 makes 48.6; ours at 10 where it makes 20."""
+    frame = speed.speeds(times(("fl_s", "k0", "auto", 1, 0, 0, 9, 0.1),
+                               ("fl_s", "k0", "int8", 1, 0, 0, 9, 0.001),
+                               ("ctranslate2", "beam4", "float32", 1, 0, 0, 9, 0.05)))
+    table = page.other_systems(frame).set_index("other system")
+    assert list(table.index) == ["FlowSeq argmax"]  # what wasn't timed isn't compared
+    row = table.loc["FlowSeq argmax"]
+    assert row["theirs / CTranslate2"] == pytest.approx(9.8 / 48.6)
+    assert row["ours / CTranslate2"] == pytest.approx(0.5)
+    assert row["times as fast"] == pytest.approx(0.5 * 48.6 / 9.8) and row["goal"] == 4
+    assert np.isnan(row["by matrix rate"])  # of this machine nothing is known yet
+    (isolated / "outputs" / "bench").mkdir()
+    (isolated / "outputs" / "bench" / "likelihood.csv").write_text(
+        "threads,matrix_flops_per_cpu_second\n1,195e9\n2,1e9\n")
+    again = page.other_systems(frame).iloc[0]
+    assert again["by matrix rate"] == pytest.approx(2 * 10 / 9.8)  # half of its 390
+    assert page.other_systems(frame[frame["system"] == "fl_s"]) is None  # no yardstick
+    assert page.other_systems() is None  # nothing was timed
+
+
+def test_the_page_says_what_was_not_measured(isolated):
+    assert {block() for block in page.BLOCKS.values()} == {page.NOTHING}

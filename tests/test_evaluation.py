@@ -162,3 +162,14 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(isolated):
     checkpoints.save(path, {**content, "vocabulary": "0" * 64})
     with pytest.raises(CheckpointError, match="vocabulary"):
         load_run(replace(config, seed=config.seed))
+
+
+def test_fewer_samples_never_take_the_place_of_more(isolated):
+    config = load_config("ga_b", "toy", "smoke", **TINY)
+    Trainer(config, progress=False).run()
+    evaluate(config, progress=False)
+    fewer = load_config("ga_b", "toy", "smoke", **TINY | {"samples": 2})
+    with pytest.raises(ConfigError, match="is of 5 samples a sentence, 2 are fewer: delete it"):
+        evaluate(fewer, progress=False)
+    run_folder(config).metrics.unlink()
+    assert evaluate(fewer, progress=False)["log_likelihood"]["strict"]["samples"] == 2

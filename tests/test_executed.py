@@ -48,8 +48,14 @@ def test_clean_keeps_outputs_and_tags_and_drops_the_run():
     executed.clean(book)
     assert book.cells[0].metadata == {"tags": ["parameters"]}
     assert book.cells[0].outputs[0].data == {"text/plain": "./x", "image/png": "aGk="}
-    assert book.metadata == {"kernelspec": executed.KERNEL, "language_info": {"name": "python"}}
+    assert book.metadata == {"kernelspec": executed.KERNEL, "language_info": executed.LANGUAGE}
     nbformat.validate(book)
+
+
+def test_the_language_is_stored_as_jupyterlab_stores_it():
+    from ipykernel.ipkernel import IPythonKernel
+
+    assert IPythonKernel.language_info == executed.LANGUAGE
 
 
 def test_the_first_error_is_told_in_one_line():

@@ -158,3 +158,14 @@ def test_pairs_and_counts_are_told_compactly():
     assert shown["BLEU difference"].startswith("10.0\N{NO-BREAK SPACE}[")
     summary = significance.compact_summary(significance.concordance(pairs, runs, drawn))
     assert summary.loc[0, "agree / undecided / disagree, strict"] == "1 / 0 / 0"
+
+
+def test_orders_are_counted_by_what_the_two_models_differ_in():
+    table = pd.DataFrame([
+        ("tr_s", "raw", "ga_b", "raw", "agree"), ("tr_s", "raw", "fl_s", "raw", "disagree"),
+        ("ga_b", "raw", "fl_s", "raw", "undecided"), ("tr_s", "raw", "tr_b", "raw", "agree"),
+        ("ga_b", "raw", "da_b", "raw", "agree"), ("ga_b", "raw", "ga_b", "distilled", "disagree")],
+        columns=["first", "first_data", "second", "second_data", "order"])
+    assert significance.orders_by_kind(table) == {
+        "Transformer, latent model": (1, 1, 0), "Gaussian prior, flow prior": (0, 0, 1),
+        "other two families": (1, 0, 0), "one family": (1, 0, 0), "raw, distilled": (0, 1, 0)}

@@ -59,6 +59,7 @@ def evaluate(config: Config, progress: bool = True) -> dict:
     writable(run_folder(config).path)  # before hours of scoring, not after them
     references = run.task.references("test")
     samples = 1 if run.model.likelihood == "exact" else config.evaluation.samples
+    _check_not_coarser(run, samples)
     lines = _translations(run, settings, progress)
     speed = {setting: _speed(run, setting) for setting in settings}
     sentences = _sentences(run, lines[config.evaluation.headline], samples, progress)
@@ -129,6 +130,18 @@ def _best_by_likelihood(config: Config, run: TrainedRun, samples: int, progress:
             "bleu": _scores(lines, references, tokenizer, {setting: bleu_statistics(
                 lines[setting], references, tokenizer=tokenizer)}),
             "log_likelihood": accountings(sentences, samples)}
+
+
+def _check_not_coarser(run: TrainedRun, samples: int) -> None:
+    """Refuse to put a bound from fewer samples in the place of one of the same weights."""
+    folder = run_folder(run.config)
+    if not folder.metrics.exists():
+        return
+    there = folder.read_metrics()
+    known = there.log_likelihood["strict"].samples
+    if (there.step, there.dev_bleu) == (run.step, run.dev_bleu) and known > samples:
+        raise ConfigError(f"{folder.metrics} is of {known:,} samples a sentence, {samples:,} are "
+                          "fewer: delete it first, or set DISCREPANCY_OUTPUTS to another folder")
 
 
 def _translations(run: TrainedRun, settings: list[str], progress: bool) -> dict[str, list[str]]:

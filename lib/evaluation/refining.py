@@ -71,7 +71,8 @@ def outputs_by_setting(run: TrainedRun, settings: Sequence[str], *,
                        progress: bool = True) -> pd.DataFrame:
     """The test sentences (or `sentences` of them) under several decoding settings.
 
-    Columns: line, and one a setting; `attrs` as in `refined_sentences`. teacher: what scores candidates for settings that ask for it.
+    Columns: line, and one a setting; `attrs` as in `refined_sentences`. teacher: what scores
+    candidates for settings that ask for it.
     """
     lines = some_lines(len(run.task.test), sentences)
     where = next(run.model.parameters()).device

@@ -1,5 +1,6 @@
 """Executed notebooks: what they are cleaned of before they are kept, and why one has failed."""
 
+import platform
 import re
 import sys
 import tempfile
@@ -12,6 +13,10 @@ from lib.paths import ROOT
 __all__ = ["clean", "error_line", "scrub"]
 
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+# What JupyterLab would write as well, so that opening a notebook doesn't change it.
+LANGUAGE = {"codemirror_mode": {"name": "ipython", "version": 3}, "file_extension": ".py",
+            "mimetype": "text/x-python", "name": "python", "nbconvert_exporter": "python",
+            "pygments_lexer": "ipython3", "version": platform.python_version()}
 KEPT_CELL_METADATA = {"tags", "collapsed", "jupyter", "editable"}
 
 # What the machine writes into a text: the folders, and the file names of a kernel's cells.
@@ -39,9 +44,7 @@ def scrub(value):
 
 def clean(notebook: nbformat.NotebookNode) -> None:
     """Strip, in place, metadata that changes from run to run, and paths out of the outputs."""
-    notebook.metadata = nbformat.from_dict(
-        {"kernelspec": KERNEL, "language_info": {"name": "python"}}
-    )
+    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": LANGUAGE})
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict(
             {key: value for key, value in cell.metadata.items() if key in KEPT_CELL_METADATA}

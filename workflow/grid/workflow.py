@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from lib.config import MODELS, Config, build, load_config
+from lib.config import LATENT, MODELS, Config, build, family_of, load_config
 from lib.errors import ConfigError
 from lib.paths import NOTEBOOKS, ROOT, DistilledFolder, cache_root, outputs_root
 from lib.runs import RunFolder
@@ -24,7 +24,7 @@ from lib.runs import RunFolder
 __all__ = ["SMALL", "Grid", "shown", "working_folder"]
 
 SMALL = ("tr_s", "ga_b", "fl_s")  # the smallest model of each family
-LATENT = ("ga_b", "fl_b")  # the default of 04_latent_space
+DRAWN = ("ga_b", "fl_b")  # the default of 04_latent_space
 TEACHER_SEED = 1  # as lib.task has it, which imports torch
 
 
@@ -153,7 +153,7 @@ class Grid:
     @property
     def latent(self) -> list[RunFolder]:
         """The runs that the picture of the latent space shows, none if the grid lacks one."""
-        first = [RunFolder(self.dataset, self.scale, model, "raw", 1) for model in LATENT]
+        first = [RunFolder(self.dataset, self.scale, model, "raw", 1) for model in DRAWN]
         return first if set(first) <= set(self.runs) else []
 
     def studies(self) -> dict[str, dict]:
@@ -163,21 +163,20 @@ class Grid:
         """
         of = {data: list(self.models) if data in self.train_data and 1 in self.seeds else []
               for data in ("raw", "distilled")}
-        latent = [model for model in of["raw"] if not model.startswith("tr_")]
+        latent = [model for model in of["raw"] if family_of(model) in LATENT]
         flow = "fl_b" if "fl_b" in latent else "fl_s"
         baseline = "tr_b" if "tr_b" in self.models else "tr_s"
         teacher = self.teacher_run.model
         asked = {
             "06_likelihood_audit": {} if latent else None,
-            "07_refinement": {"models": latent, "teacher": teacher, "compared": [
+            "07_refinement": {"teacher": teacher, "compared": [
                 model for model in (teacher, "ga_b", flow) if model in of["raw"]]},
-            "08_speed": {"models": of["raw"], "baseline": baseline},
-            "08_speed_distilled": {"models": of["distilled"], "train_data": "distilled",
-                                   "baseline": baseline}}
+            "08_speed": {"baseline": baseline},
+            "08_speed_distilled": {"train_data": "distilled", "baseline": baseline}}
         if not latent or teacher not in of["raw"]:
             asked["07_refinement"] = None
-        for name in ("08_speed", "08_speed_distilled"):
-            if baseline not in asked[name]["models"]:
+        for name, data in (("08_speed", "raw"), ("08_speed_distilled", "distilled")):
+            if baseline not in of[data]:
                 asked[name] = None
         return {name: parameters for name, parameters in asked.items()
                 if parameters is not None and (ROOT / self.notebook(name)).exists()}
