@@ -126,8 +126,11 @@ def _readme(root: Path) -> str:
     if places := findings.places():
         lines += ["## The paper's findings", "", markdown(findings.overview(places))]
     for question, of in items(root).items():
-        lines += [f"## {question}", "", f"From [{of[0].notebook}](../notebooks/"
-                  f"{of[0].notebook}.ipynb).", ""]
+        copies = sorted((root / "notebooks").glob(f"*/{of[0].notebook}.ipynb"))
+        lines += [f"## {question}", "", ", ".join([
+            f"From [{of[0].notebook}](../notebooks/{of[0].notebook}.ipynb)", *(
+                f"executed on [{copy.parent.name}]({copy.relative_to(root).as_posix()})"
+                for copy in copies)]) + ".", ""]
         for item in of:
             link = f"{item.path.parent.name}/{item.path.name}"
             lines += [f"![{item.caption}]({link})", "", f"*{item.caption}.*", ""] \

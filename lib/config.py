@@ -295,9 +295,10 @@ class Config:
 
     def as_dict(self) -> dict:
         """Plain Python, as written to config.json; the teacher only where it decides something,
-        the tokeniser that BLEU takes where it isn't 13a.
+        the tokeniser that BLEU takes where it isn't 13a, the vocabulary's size at this scale alone.
         """
         described = json.loads(json.dumps(dataclasses.asdict(self)))
+        described["dataset"]["vocabulary"] = {self.scale: self.dataset.vocabulary[self.scale]}
         described["dataset"]["tokenizer"] = self.dataset.bleu_tokenizer
         if self.dataset.bleu_tokenizer == "13a":
             del described["dataset"]["tokenizer"]

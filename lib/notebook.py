@@ -61,8 +61,8 @@ def interruptible(where: Callable[[], str]) -> Iterator[None]:
 
 # ---- parameters ----
 
-def check(name: str, value, kind: type | Sequence, least: float | None = None,
-          most: float | None = None) -> None:
+def check(name: str, value, kind: type | Sequence, least: int | None = None,
+          most: int | None = None) -> None:
     """Refuse a parameter in one line: of another type, not one of several values, out of range.
 
     kind: a type, or the values that there are. Errors: ConfigError.

@@ -1,10 +1,12 @@
-"""Run every notebook in place at its defaults and keep what a reader needs, nothing of the machine.
+"""Run the notebooks and keep what a reader needs, nothing of the machine.
 
-    python scripts/run_notebooks.py             every notebook of notebooks/
+    python scripts/run_notebooks.py             every notebook of notebooks/, in place
     python scripts/run_notebooks.py 03 05       those whose names start so
+    python scripts/run_notebooks.py 05 06 --dataset multi30k_de_en --scale mini
 
-A notebook is emptied, run from top to bottom in its own folder, and written back only if every
-cell succeeded. Outputs, tags and cell identities stay; times, versions and paths go.
+In place, a notebook is run at its defaults; with a data set, at full size, and the executed copy is
+kept in outputs/notebooks/<dataset>_<scale>/. Either is written only if every cell succeeded.
+Outputs, tags and cell identities stay; times and paths go.
 """
 
 import argparse
@@ -14,11 +16,19 @@ import time
 from pathlib import Path
 
 import nbformat
+import yaml
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from papermill.parameterize import parameterize_notebook
 
-from lib.paths import NOTEBOOKS, ROOT
+from lib.paths import NOTEBOOKS, ROOT, outputs_root
 from workflow.grid.executed import clean
+
+STUDIES = ("04", "05", "06", "07", "08", "09")  # what is run on a data set
+FULL = {"04_latent_space": {"samples": 1000},
+        "07_refinement": {"sentences": 0, "compared_sentences": 0},
+        "08_speed": {"sentences": 24, "rounds": 5}}
+"""What a notebook takes at full size."""
 
 
 def empty(notebook: nbformat.NotebookNode) -> None:
@@ -32,29 +42,51 @@ def empty(notebook: nbformat.NotebookNode) -> None:
             cell.outputs, cell.execution_count = [], None
 
 
-def run(path: Path, timeout: int) -> None:
-    """Execute the notebook at `path` and replace the file; on any error leave it as it was."""
+def run(path: Path, timeout: int | None, target: Path, parameters: dict | None = None) -> None:
+    """Execute the notebook at `path` and write it to `target`; on any error leave that alone."""
     notebook = nbformat.read(path, as_version=4)
     empty(notebook)
+    if parameters is not None:
+        notebook = parameterize_notebook(notebook, parameters)
     NotebookClient(
         notebook, timeout=timeout, kernel_name="python3", record_timing=False,
         resources={"metadata": {"path": str(path.parent)}},
     ).execute()
     clean(notebook)
     nbformat.validate(notebook)
-    partial = path.with_name(path.name + ".partial")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(target.name + ".partial")
     try:
         nbformat.write(notebook, partial)
-        partial.replace(path)
+        partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def jobs(names: list[str], dataset: str, scale: str, given: dict,
+         ) -> list[tuple[Path, Path, dict | None]]:
+    """(notebook, where it goes, its parameters) of those whose names start so; all for none."""
+    paths = sorted(NOTEBOOKS.glob("*.ipynb"))
+    if not dataset:
+        return [(path, path, None) for path in paths
+                if not names or path.name.startswith(tuple(names))]
+    folder = outputs_root() / "notebooks" / f"{dataset}_{scale}"
+    return [(path, folder / path.name, {"dataset": dataset, "scale": scale}
+             | FULL.get(path.stem, {}) | given)
+            for path in paths if path.name.startswith(tuple(names or STUDIES))]
 
 
 def main() -> int:
     """Run the notebooks that the command line names; 1 if any failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="beginnings of file names (default: all)")
-    parser.add_argument("--timeout", type=int, default=600, help="seconds a cell may take")
+    parser.add_argument("--dataset", default="", help="run them on this data set (default: as they "
+                        "are, in place)")
+    parser.add_argument("--scale", default="mini", help="of the data set")
+    parser.add_argument("--parameters", type=yaml.safe_load, default={},
+                        help="further parameters of what is run on a data set: '{models: [ga_b]}'")
+    parser.add_argument("--timeout", type=int, default=None, help="seconds a cell may take "
+                        "(default: 600 in place, none on a data set)")
     arguments = parser.parse_args()
     os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars aren't results
 
@@ -64,17 +96,17 @@ def main() -> int:
         print(f"no notebook starts with {' or '.join(unknown)}" if unknown else "no notebooks yet",
               f"(there are: {', '.join(path.stem for path in paths) or 'none'})", file=sys.stderr)
         return 1
+    timeout = arguments.timeout or (None if arguments.dataset else 600)
     failed = []
-    for path in paths:
-        if arguments.names and not path.name.startswith(tuple(arguments.names)):
-            continue
+    for path, target, parameters in jobs(arguments.names, arguments.dataset, arguments.scale,
+                                         arguments.parameters):
         print(f"==> {path.relative_to(ROOT)} ", end="", flush=True)
         start = time.monotonic()
         try:
-            run(path, arguments.timeout)
+            run(path, timeout, target, parameters)
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             failed.append(path.stem)
-            print(f"failed, file left as it was:\n{error}", file=sys.stderr)
+            print(f"failed, nothing written:\n{error}", file=sys.stderr)
         else:
             print(f"{time.monotonic() - start:.0f} s")
     if failed:

@@ -77,6 +77,16 @@ def test_changed_settings_are_named_and_new_ones_had_their_default(path):
         checkpoints.check_settings({"config": older}, config, path)
 
 
+def test_the_vocabularys_size_at_another_scale_changes_nothing():
+    config = load_config("ga_b").as_dict()
+    assert config["dataset"]["vocabulary"] == {"smoke": 512}
+    older = load_config("ga_b").as_dict()
+    older["dataset"]["vocabulary"] = {"smoke": 512, "mini": 7}
+    assert checkpoints.changed_settings(config, older) == []
+    older["dataset"]["vocabulary"] = {"smoke": 511}
+    assert checkpoints.changed_settings(config, older) == ["dataset.vocabulary"]
+
+
 # Bad files -----------------------------------------------------------------------------------
 
 def refused(path) -> str:

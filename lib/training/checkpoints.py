@@ -95,11 +95,15 @@ def check_vocabulary(content: dict, fingerprint: str, path: Path) -> None:
 def changed_settings(config: dict, recorded: dict) -> list[str]:
     """Names `section.key` of the settings that differ from a record of `Config.as_dict`.
 
-    A record may be older than a setting: it was then made at what is now the default.
+    A record may be older than a setting: it was then made at what is now the default. Sizes of the
+    vocabulary at other scales, which older records have too, decide nothing.
     """
     changed = []
     for section, cls in SECTIONS.items():
         known = {**_defaults(cls), **recorded.get(section, {})}
+        if isinstance(known.get("vocabulary"), dict):
+            known["vocabulary"] = {scale: size for scale, size in known["vocabulary"].items()
+                                   if scale == config["scale"]}
         changed += [f"{section}.{key}" for key, value in config[section].items()
                     if key not in known or known[key] != value]
     return changed
