@@ -250,6 +250,8 @@ class Metrics:
     (`Config.objective`).
     log_likelihood: by accounting. convergence: whether the importance-weighted bound has converged
     (`lib.evaluation.scoring.convergence`). diagnostics: of the latent variable, none without one.
+    training: `step`, `tokens`, `seconds` and what it was `ended_by`: patience (converged), steps
+    (the limit), "" (nothing yet).
     best_ll: of the checkpoint with the best dev LL: `step`, and where that isn't this one's its
     `dev_bleu`, `bleu` (of the headline's setting) and `log_likelihood`.
     vocabulary: its fingerprint; precision: bf16 or fp32, of the decoder's products ("": not known).
@@ -271,6 +273,7 @@ class Metrics:
     step: int = 0
     dev_bleu: float = math.nan
     objective: str = ""
+    training: dict = field(default_factory=dict)
     best_ll: dict = field(default_factory=dict)
     convergence: dict = field(default_factory=dict)
     diagnostics: dict[str, float] = field(default_factory=dict)

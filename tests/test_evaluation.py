@@ -41,6 +41,8 @@ def test_a_whole_run(model, isolated):
         "name": "test", "lines": 1000, "references": text_fingerprint(task.references("test")),
         "sources": text_fingerprint(task.sources("test"))}
     assert metrics["vocabulary"] == task.vocabulary.fingerprint
+    training = metrics["training"]
+    assert (training["step"], training["ended_by"]) == (2, "steps") and training["tokens"] > 100
     assert metrics["precision"] == ("bf16" if has_fast_bf16() else "fp32")
     again = folder.read_metrics()
     assert (again.vocabulary, again.precision) == (metrics["vocabulary"], metrics["precision"])

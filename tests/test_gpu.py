@@ -8,6 +8,7 @@ import torch
 from made_up import made_up_run
 
 from lib.errors import ConfigError
+from lib.runs import RunFolder
 from workflow import gpu
 from workflow.gpu import Job, Plan
 
@@ -94,6 +95,14 @@ def test_what_runs_over_is_stopped(isolated):
     work = gpu.work_off([job("slow", "import time; time.sleep(600)")], 1, time.monotonic() + 1)
     [(_, process, _)] = work.running.values()
     assert process.poll() is not None and not work.took
+
+
+def test_a_run_that_lacks_time_stops_training_and_is_scored(isolated, capsys):
+    words = ["one", "--model", "tr_s", "--dataset", "toy", "--scale", "smoke", "--overrides",
+             '{"steps": 1000, "validate_every": 4, "samples": 2, "mbr_samples": 0}']
+    assert gpu.main([*words, "--seconds", "0"]) == 0
+    metrics = RunFolder("toy", "smoke", "tr_s").read_metrics()
+    assert (metrics.training["step"], metrics.training["ended_by"], metrics.step) == (4, "", 4)
 
 
 def test_the_archive_holds_whole_runs_and_no_checkpoint(isolated, tmp_path):

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -61,6 +62,8 @@ class Job:
     """names of the jobs that must have ended well before"""
     seconds: float = 0.0
     """how long it may take, as the plan says"""
+    scored: bool = False
+    """whether it may stop training early, and scores what it has"""
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ class Plan:
                  "--model", run.model, "--train-data", run.train_data, "--seed", str(run.seed),
                  "--overrides", json.dumps(grid.overrides), *more)
         kind = name if name in self.seconds else run.model
-        return Job(name, words, tuple(needs), self._seconds(kind))
+        return Job(name, words, tuple(needs), self._seconds(kind), scored=not more)
 
     def _seconds(self, kind: str) -> float:
         return float(self.seconds.get(kind, self.seconds.get("other", 0)))
@@ -162,15 +165,29 @@ def one(asked: argparse.Namespace) -> None:
         distil(config)
         return
     started = time.perf_counter()
-    trainer = Trainer(config, progress=False)
-    trainer.run()
+    _train(config, started + asked.seconds)
     trained = time.perf_counter()
-    del trainer
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if _scored_step(config) != _best_step(config):
         evaluate(config, progress=False)
     print(f"trained {trained - started:.0f} s, scored {time.perf_counter() - trained:.0f} s")
+
+
+class _TimeIsUp(Exception):
+    """Training ends here, at a validation; its best weights so far are scored."""
+
+
+def _train(config: Config, end: float) -> None:
+    """Train a run, or go on, until it is finished or a validation comes after `end`."""
+    trainer = Trainer(config, progress=False)
+
+    def check(_row: dict) -> None:
+        if time.perf_counter() > end and trainer.best_row():
+            raise _TimeIsUp
+
+    with contextlib.suppress(_TimeIsUp):
+        trainer.run(check)
 
 
 def _best_step(config: Config) -> int:
@@ -188,8 +205,10 @@ def _scored_step(config: Config) -> int | None:
 class _Work:
     """Jobs that wait, run and have ended."""
 
-    def __init__(self, jobs: Sequence[Job], side_by_side: int, end: float, logs: Path):
+    def __init__(self, jobs: Sequence[Job], side_by_side: int, end: float, logs: Path,
+                 spare: float):
         self.waiting, self.side_by_side, self.end, self.logs = list(jobs), side_by_side, end, logs
+        self.spare = spare
         self.running: dict[str, tuple[Job, subprocess.Popen, float]] = {}
         self.took: dict[str, float] = {}
         self.failed: dict[str, str] = {}
@@ -212,9 +231,12 @@ class _Work:
                 environment = os.environ | {
                     "OMP_NUM_THREADS": str(max(1, allowed_cores() // self.side_by_side)),
                     "TQDM_DISABLE": "1", "DISCREPANCY_SIDE_BY_SIDE": str(self.side_by_side)}
+                words = [*job.words]
+                if job.scored:
+                    words += ["--seconds", f"{self.end - time.monotonic() - self.spare:.0f}"]
                 with open(self.logs / f"{job.name.replace(' ', '_')}.log", "w") as log:
                     process = subprocess.Popen(
-                        [sys.executable, *job.words], cwd=ROOT, env=environment, stdout=log,
+                        [sys.executable, *words], cwd=ROOT, env=environment, stdout=log,
                         stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT,
                         preexec_fn=die_with_parent)
                 self.running[job.name] = job, process, time.monotonic()
@@ -247,14 +269,16 @@ class _Work:
             process.kill()
 
 
-def work_off(jobs: Sequence[Job], side_by_side: int, end: float) -> _Work:
+def work_off(jobs: Sequence[Job], side_by_side: int, end: float, spare: float = 60.0) -> _Work:
     """Run the jobs, as many side by side, until all have ended or time is up (`end`, monotonic).
 
-    A job whose expected end lies beyond `end` is not begun; one that runs over is stopped.
+    A job whose expected end lies beyond `end` is not begun. A run that is still training `spare`
+    seconds before the end stops there, and its best weights are scored; one that runs over is
+    stopped.
     """
     logs = cache_root() / "gpu"
     logs.mkdir(parents=True, exist_ok=True)
-    work = _Work(jobs, side_by_side, end, logs)
+    work = _Work(jobs, side_by_side, end, logs, spare)
     try:
         while time.monotonic() < end:
             work.collect()
@@ -341,6 +365,8 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--plan", default="multi30k_mini", help="a file of workflow/plans/")
     parser.add_argument("--minutes", type=float, default=60.0, help="time of this call")
     parser.add_argument("--side-by-side", type=int, default=8, help="runs at a time on the card")
+    parser.add_argument("--spare", type=float, default=60.0,
+                        help="seconds before the end at which runs stop training and are scored")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--archive", type=Path, default=None,
                         help="folder for archives of the results (default: none)")
@@ -356,6 +382,7 @@ def _job_arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--train-data", default="raw")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--overrides", type=json.loads, default={})
+    parser.add_argument("--seconds", type=float, default=math.inf, help="of training, at most")
     parser.add_argument("--translation", action="store_true")
     return parser.parse_args(words)
 
@@ -398,7 +425,7 @@ def _begin_runs(jobs: Sequence[Job], asked: argparse.Namespace, end: float) -> b
     """The plan's part; whether all of it is done."""
     started = time.monotonic()
     with shared_card(asked.side_by_side):
-        work = work_off(jobs, asked.side_by_side, end)
+        work = work_off(jobs, asked.side_by_side, end, asked.spare)
     print(f"runs: {time.monotonic() - started:.0f} s; {len(work.took)} of {len(jobs)} jobs ended "
           f"well, {len(work.failed)} failed, {len(work.running)} were stopped, "
           f"{len(work.waiting)} not begun", flush=True)

@@ -27,9 +27,11 @@ from lib.decoding import Options
 from lib.errors import ConfigError
 from lib.evaluation.scoring import TrainedRun, accountings, convergence, likelihoods, load_run
 from lib.models import count_parameters, model_class
+from lib.objectives import kl_weight
 from lib.paths import writable, write_bytes, write_text
 from lib.runs import run_folder
 from lib.subword import text_fingerprint
+from lib.training.history import stale
 from lib.training.validation import DECODING_TOKENS, translate
 
 __all__ = ["decoding_settings", "evaluate", "mbr_setting"]
@@ -73,7 +75,7 @@ def evaluate(config: Config, progress: bool = True) -> dict:
         "objective": config.objective, "likelihood": run.model.likelihood,
         "dataset": config.dataset.name, "scale": config.scale, "train_data": config.train_data,
         "seed": config.seed, "parameters": count_parameters(run.model), "step": run.step,
-        "dev_bleu": run.dev_bleu,
+        "dev_bleu": run.dev_bleu, "training": _training(config),
         "bleu": _scores({s: lines[s] for s in settings}, references, tokenizer, counts),
         "headline": config.evaluation.headline,
         "log_likelihood": accountings(sentences, samples),
@@ -130,6 +132,20 @@ def _best_by_likelihood(config: Config, run: TrainedRun, samples: int, progress:
             "bleu": _scores(lines, references, tokenizer, {setting: bleu_statistics(
                 lines[setting], references, tokenizer=tokenizer)}),
             "log_likelihood": accountings(sentences, samples)}
+
+
+def _training(config: Config) -> dict:
+    """How far the run was trained: step, tokens, seconds; and what ended it: patience (converged),
+    steps (the limit) or nothing yet, "".
+    """
+    if not run_folder(config).history.exists():
+        return {}  # of a shipped checkpoint, say
+    s, rows = config.training, run_folder(config).read_history().to_dict("records")
+    last = rows[-1]
+    idle = stale(rows, kl_weight(s.steps, s.kl_start, s.kl_ramp))
+    ended = "patience" if 0 < s.patience <= idle else "steps" if last["step"] >= s.steps else ""
+    return {name: last[name] for name in ("step", "tokens", "seconds") if name in last} | {
+        "ended_by": ended}
 
 
 def _check_not_coarser(run: TrainedRun, samples: int) -> None:
