@@ -4,7 +4,6 @@ Where there is no Triton (torch for a CPU comes without), `available` says so an
 may be called.
 """
 
-import functools
 import inspect
 import warnings
 
@@ -16,10 +15,10 @@ try:
     import triton
     import triton.language as tl
 except ImportError:
-    triton = None
+    triton = tl = None
 
 __all__ = ["affine", "affine_backward", "available", "layer_norm", "layer_norm_backward",
-           "softmax_slope"]
+           "power", "softmax_slope"]
 
 BLOCK = 4096  # columns of logits that a program holds together
 WARPS = 8
@@ -27,17 +26,23 @@ ROWS = 4  # positions that a program takes together
 PROGRAMS = 512  # that share the sums over all positions
 
 
+_WORKS: bool | None = None  # known once it was tried
+
+
 def available(where: torch.device) -> bool:
-    """Whether kernels run on tensors of this device."""
-    return triton is not None and where.type == "cuda" and _works()
+    """Whether kernels run on tensors of this device: Triton needs a C compiler, too."""
+    global _WORKS
+    if triton is None or where.type != "cuda":
+        return False
+    if _WORKS is None:
+        _WORKS = _try()
+    return _WORKS
 
 
-@functools.cache
-def _works() -> bool:
-    """Whether Triton can compile here: it needs a C compiler, too."""
+def _try() -> bool:
+    row = torch.zeros(1, 2, device="cuda")
     try:
-        softmax_slope(torch.zeros(1, 2, device="cuda"), torch.zeros(1, dtype=torch.long,
-                                                                    device="cuda"), None, 0.0)
+        softmax_slope(row, torch.zeros(1, dtype=torch.long, device="cuda"), None, 0.0)
     except Exception as error:  # of many kinds, none of which should end a training
         warnings.warn(f"no kernels of our own, torch's instead, for Triton fails: "
                       f"{str(error).strip().splitlines()[-1]}", stacklevel=3)
@@ -92,7 +97,7 @@ def layer_norm(x: Float[Tensor, "rows width"], weight: Tensor, bias: Tensor, eps
     y = torch.empty(rows, width, dtype=dtype, device=x.device)
     mean, scale = torch.empty(2, rows, dtype=torch.float32, device=x.device).unbind()
     _layer_norm[_grid(rows)](x, weight, bias, y, mean, scale, rows, width, eps, ROWS=ROWS,
-                             BLOCK=_power(width))
+                             BLOCK=power(width))
     return y, mean, scale
 
 
@@ -105,7 +110,7 @@ def layer_norm_backward(grad: Float[Tensor, "rows width"], x: Float[Tensor, "row
     by_x = torch.empty_like(x)
     parts = torch.empty(2, programs, width, dtype=torch.float32, device=x.device)
     _layer_norm_backward[(programs,)](grad, x, weight, mean, scale, by_x, parts, rows, width,
-                                      programs, ROWS=ROWS, BLOCK=_power(width))
+                                      programs, ROWS=ROWS, BLOCK=power(width))
     return by_x, *parts.sum(1).unbind()
 
 
@@ -114,7 +119,7 @@ def _bytes(mask: Tensor | None, otherwise: Tensor) -> Tensor:
     return otherwise if mask is None else mask.contiguous().view(torch.uint8)
 
 
-def _power(width: int) -> int:
+def power(width: int) -> int:
     """The next power of two, as blocks must be."""
     return 1 << (width - 1).bit_length()
 
@@ -129,7 +134,7 @@ def _layout(half: int, split: str) -> dict[str, int]:
     Halves of the channels and two times side by side look alike in memory.
     """
     return {"APART": 2 if split == "a" else 1, "ALTERNATE": split == "a", "ROWS": ROWS,
-            "BLOCK": _power(half)}
+            "BLOCK": power(half)}
 
 
 if triton is not None:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from lib import attention, kernels
 from lib.errors import DataError
 from lib.norm import Norm
 
@@ -75,7 +76,7 @@ def attend(query: Float[Tensor, "batch heads queries width"],
     """
     width = query.shape[-1]
     if query.is_cuda or query.shape[-2] * key.shape[-2] > 256 * 256:
-        rate = dropout.rate if dropout is not None and dropout.training else 0.0
+        rate = 0.0 if dropout is None else dropout.active
         if causal and bias is not None:
             bias = bias + _causal_bias(query.shape[-2], bias)
             causal = False
@@ -115,9 +116,14 @@ class Dropout(nn.Module):
         super().__init__()
         self.rate = rate
 
+    @property
+    def active(self) -> float:
+        """The rate in training, 0 in evaluation."""
+        return self.rate if self.training else 0.0
+
     def forward(self, x: Tensor) -> Tensor:
         """`x` with a share `rate` of its elements zeroed and the others scaled up, in training."""
-        if not self.training or self.rate == 0.0:
+        if not self.active:
             return x
         if x.is_cuda:
             return F.dropout(x, self.rate)
@@ -208,9 +214,13 @@ class SelfAttention(nn.Module):
     def forward(self, x: Float[Tensor, "batch length d_model"], bias: Tensor | None = None,
                 causal: bool = False) -> Float[Tensor, "batch length d_model"]:
         """All positions at once; `bias` masks keys, `causal` hides later positions."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        out = attend(q, k, v, bias, causal, self.dropout)
-        return self.out(out.transpose(1, 2).flatten(2))
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
+        if attention.fits(x.device, x.shape[1], x.shape[1], qkv.shape[-1]):
+            out = attention.self_attention(qkv, bias, causal, self.dropout.active)
+        else:
+            q, k, v = qkv.permute(2, 0, 3, 1, 4)
+            out = attend(q, k, v, bias, causal, self.dropout).transpose(1, 2)
+        return self.out(out.flatten(2))
 
     def step(self, x: Float[Tensor, "batch 1 d_model"], cache: Tensor,
              at: int) -> Float[Tensor, "batch 1 d_model"]:
@@ -241,8 +251,11 @@ class SourceAttention(nn.Module):
         """Attention of every position to the source sentence."""
         key, value = source
         q = self.query(x).view(key.shape[0], -1, self.heads, key.shape[-1]).transpose(1, 2)
-        out = attend(q, key, value, bias, False, self.dropout)
-        return self.out(out.transpose(1, 2).reshape(x.shape))
+        if attention.fits(x.device, q.shape[2], key.shape[2], q.shape[3]):
+            out = attention.attention(q, key, value, bias, False, self.dropout.active)
+        else:
+            out = attend(q, key, value, bias, False, self.dropout).transpose(1, 2)
+        return self.out(out.reshape(x.shape))
 
 
 class SourceKeysValues(nn.Module):
@@ -368,6 +381,7 @@ def compile_layers(model: nn.Module) -> None:
     """
     torch._dynamo.config.recompile_limit = 64  # widths, dropout rates, masks or none
     torch._dynamo.config.suppress_errors = True
+    kernels.available(next(model.parameters()).device)  # tried before anything is traced
     shared: dict[type, Callable] = {}
     for module in model.modules():
         kind = type(module)
