@@ -73,7 +73,7 @@ class _Affine(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, z, out, mask, split):
-        if kernels.available(z.device) and z.dtype == torch.float32:
+        if z.dtype == torch.float32 and kernels.available(z.device, kernels.affine_trial):
             eps, log_abs_det = kernels.affine(z.contiguous(), out.contiguous(), mask, split)
         else:
             kept, moved = take_apart(z, split)
@@ -94,7 +94,7 @@ class _Affine(torch.autograd.Function):
         direct = grad_log_abs_det[:, None, None]
         if mask is not None:
             direct = direct * mask[..., None]
-        if kernels.available(eps.device) and eps.dtype == torch.float32:
+        if eps.dtype == torch.float32 and kernels.available(eps.device, kernels.affine_trial):
             rows = direct.expand(-1, out.shape[1], 1).contiguous()
             return *kernels.affine_backward(grad_eps.contiguous(), eps, out.contiguous(), rows,
                                             ctx.split), None, None

@@ -7,13 +7,14 @@ Without Triton `fits` is False, and nothing else here may be called.
 """
 
 import inspect
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lib import kernels
-from lib.kernels import power, tl, triton
+from lib.kernels import Pair, power, tl, triton, wave
 
 __all__ = ["attention", "fits", "self_attention"]
 
@@ -23,8 +24,39 @@ WIDEST = 128  # channels of a head
 
 def fits(where: torch.device, queries: int, keys: int, width: int) -> bool:
     """Whether attention of these sizes comes here: to be differentiated, on a GPU."""
-    return (kernels.available(where) and queries <= LONGEST and keys <= LONGEST
-            and width <= WIDEST and torch.is_grad_enabled())
+    return (queries <= LONGEST and keys <= LONGEST and width <= WIDEST
+            and torch.is_grad_enabled() and kernels.available(where, attention_trial))
+
+
+def attention_trial(where: torch.device, dtype: torch.dtype = torch.bfloat16) -> Iterator[Pair]:
+    """Ragged keys, and a head whose width is no power of two; without dropout and with."""
+    query, key, value, above = (wave(2, 3, 5, 20, where=where, dtype=dtype) * factor
+                                for factor in (1.0, 0.8, -0.6, 0.5))
+    bias = torch.zeros(2, 5, device=where)
+    bias[1, 3:] = -1e30
+    weights = (query.float() @ key.float().transpose(2, 3) * 20**-0.5 + bias[:, None, None])
+    weights = weights.softmax(-1)
+    yield _forward(query, key, value, bias, None, False, 0.0).transpose(1, 2), \
+        weights @ value.float()
+    found = _backward(above.transpose(1, 2), query, key, value, bias, None, False, 0.0)
+    slope = above.float() @ value.float().transpose(2, 3)
+    slope = weights * (slope - (weights * slope).sum(-1, keepdim=True)) * 20**-0.5
+    yield found[0], slope @ key.float()
+    yield found[1], slope.transpose(2, 3) @ query.float()
+    yield found[2], weights.transpose(2, 3) @ above.float()
+    qkv = torch.stack([query, key, value]).permute(1, 3, 0, 2, 4).contiguous()
+    seed = torch.ones(1, dtype=torch.long, device=where)
+    eye = torch.eye(20, dtype=dtype, device=where)[:5].expand(2, 3, 5, 20)
+    kept = _forward(query, key, eye, None, seed, True, 0.5).transpose(1, 2)[..., :5]
+    hidden = torch.ones(5, 5, dtype=torch.bool, device=where).triu(1)
+    weights = (query.float() @ key.float().transpose(2, 3) * 20**-0.5).masked_fill(
+        hidden, -torch.inf).softmax(-1)
+    yield kept, 2 * weights * (kept > 0)
+    whole = 2 * (weights * (kept > 0)) @ value.float()
+    yield _self_forward(qkv, None, seed, True, 0.5).transpose(1, 2), whole
+    found = _self_backward(above.transpose(1, 2), qkv, None, seed, True, 0.5)
+    yield found[:, :, 2].transpose(1, 2), \
+        2 * (weights * (kept > 0)).transpose(2, 3) @ above.float()
 
 
 def attention(query: Float[Tensor, "batch heads queries width"],

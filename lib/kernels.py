@@ -5,9 +5,12 @@ may be called.
 """
 
 import inspect
+import math
 import warnings
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -17,8 +20,10 @@ try:
 except ImportError:
     triton = tl = None
 
-__all__ = ["affine", "affine_backward", "available", "layer_norm", "layer_norm_backward",
-           "power", "softmax_slope"]
+__all__ = ["Pair", "affine", "affine_backward", "affine_trial", "available", "layer_norm",
+           "layer_norm_backward", "norm_trial", "power", "softmax_slope", "softmax_trial", "wave"]
+
+Pair = tuple[Tensor, Tensor]
 
 BLOCK = 4096  # columns of logits that a program holds together
 WARPS = 8
@@ -26,28 +31,59 @@ ROWS = 4  # positions that a program takes together
 PROGRAMS = 512  # that share the sums over all positions
 
 
-_WORKS: bool | None = None  # known once it was tried
+_TRIED: dict[str, bool] = {}
 
 
-def available(where: torch.device) -> bool:
-    """Whether kernels run on tensors of this device: Triton needs a C compiler, too."""
-    global _WORKS
+def available(where: torch.device, trial: Callable[[torch.device], Iterable[Pair]]) -> bool:
+    """Whether kernels run on tensors of this device and are right.
+
+    `trial` gives pairs of a kernel's result and torch's, for a small case. It is made once a
+    process: Triton needs a C compiler, and knows some cards better than others. Kernels that fail
+    it are left alone, with a warning.
+    """
     if triton is None or where.type != "cuda":
         return False
-    if _WORKS is None:
-        _WORKS = _try()
-    return _WORKS
+    if trial.__name__ not in _TRIED:
+        if torch.cuda.is_current_stream_capturing():
+            return False  # results can't be compared now
+        _TRIED[trial.__name__] = _passes(trial, where)
+    return _TRIED[trial.__name__]
 
 
-def _try() -> bool:
-    row = torch.zeros(1, 2, device="cuda")
+@torch.no_grad()
+def _passes(trial: Callable[[torch.device], Iterable[Pair]], where: torch.device) -> bool:
+    reason = "it gives other numbers than torch"
     try:
-        softmax_slope(row, torch.zeros(1, dtype=torch.long, device="cuda"), None, 0.0)
+        with torch.autocast(where.type, enabled=False):
+            good = all(torch.allclose(found.double(), expected.double(), rtol=0.02,
+                                      atol=0.02 * float(expected.abs().max()))
+                       for found, expected in trial(where))
     except Exception as error:  # of many kinds, none of which should end a training
-        warnings.warn(f"no kernels of our own, torch's instead, for Triton fails: "
-                      f"{str(error).strip().splitlines()[-1]}", stacklevel=3)
-        return False
-    return True
+        good, reason = False, (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    if not good:
+        warnings.warn(f"torch's operations in place of a kernel of our own ({trial.__name__}): "
+                      f"{reason}", stacklevel=4)
+    return good
+
+
+def wave(*shape: int, where: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Numbers for a trial that no random state has to give."""
+    place = torch.arange(math.prod(shape), device=where, dtype=torch.float64)
+    return (2.0 * (place * 0.37 + place.square() * 0.011).sin()).to(dtype).view(shape)
+
+
+# ---- the output layer ----
+
+def softmax_trial(where: torch.device) -> Iterator[Pair]:
+    """A row that isn't kept, and more columns than a block."""
+    logits, target = wave(3, BLOCK + 100, where=where), torch.tensor([5, 0, BLOCK], device=where)
+    keep, slope = torch.tensor([True, False, True], device=where), logits.clone()
+    nll, uniform = softmax_slope(slope, target, keep, 0.1)
+    expected = logits.log_softmax(1)
+    yield nll, -expected.gather(1, target[:, None])[:, 0] * keep
+    yield uniform, -expected.mean(1) * keep
+    hits = F.one_hot(target, logits.shape[1])
+    yield slope, (expected.exp() - 0.1 / logits.shape[1] - 0.9 * hits) * keep[:, None]
 
 
 def softmax_slope(logits: Float[Tensor, "rows vocabulary"], target: Int[Tensor, " rows"],
@@ -64,6 +100,25 @@ def softmax_slope(logits: Float[Tensor, "rows vocabulary"], target: Int[Tensor, 
     _softmax_slope[(rows,)](logits, target, _bytes(keep, target), nll, uniform, vocabulary,
                             smoothing, KEEP_ALL=keep is None, BLOCK=BLOCK, num_warps=WARPS)
     return nll, uniform
+
+
+# ---- couplings ----
+
+def affine_trial(where: torch.device) -> Iterator[Pair]:
+    """Alternate channels, a position masked, the network in bf16."""
+    z, out = wave(1, 3, 12, where=where), wave(1, 3, 12, where=where, dtype=torch.bfloat16)
+    mask = torch.tensor([[True, True, False]], device=where)
+    eps, log_abs_det = affine(z, out, mask, "a")
+    shift, raw = out.float().chunk(2, -1)
+    scale = (raw + 2.0).sigmoid()
+    yield eps[..., 1::2], (z[..., 1::2] + shift) * scale
+    yield eps[..., 0::2], z[..., 0::2]
+    yield log_abs_det, (scale.log() * mask[..., None]).sum((1, 2))
+    grad, direct = wave(1, 3, 12, where=where) + 0.5, 0.7 * mask[..., None].float()
+    by_z, by_out = affine_backward(grad, eps, out, direct, "a")
+    moved = grad[..., 1::2]
+    yield by_z[..., 1::2], moved * scale
+    yield by_out, torch.cat([moved * scale, (moved * eps[..., 1::2] + direct) * (1 - scale)], -1)
 
 
 def affine(z: Float[Tensor, "batch length channels"], out: Float[Tensor, "batch rows twice"],
@@ -88,6 +143,19 @@ def affine_backward(grad: Float[Tensor, "batch length channels"],
     _affine_backward[_grid(batch * rows)](grad, eps, out, direct, by_z, by_out, batch * rows,
                                           twice // 2, **_layout(twice // 2, split))
     return by_z, by_out
+
+
+# ---- norms ----
+
+def norm_trial(where: torch.device) -> Iterator[Pair]:
+    """More rows than one program takes."""
+    x, grad = wave(3 * ROWS + 1, 20, where=where), wave(3 * ROWS + 1, 20, where=where) + 0.3
+    weight, bias = wave(20, where=where) + 1.0, wave(20, where=where)
+    y, mean, scale = layer_norm(x, weight, bias, 1e-5, torch.bfloat16)
+    yield y, F.layer_norm(x, (20,), weight, bias, 1e-5)
+    plain = torch.ops.aten.native_layer_norm_backward(
+        grad, x, [20], mean[:, None], scale[:, None], weight, bias, [True] * 3)
+    yield from zip(layer_norm_backward(grad, x, weight, mean, scale), plain, strict=True)
 
 
 def layer_norm(x: Float[Tensor, "rows width"], weight: Tensor, bias: Tensor, eps: float,

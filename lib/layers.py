@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lib import attention, kernels
+from lib import attention
 from lib.errors import DataError
 from lib.norm import Norm
 
@@ -381,7 +381,7 @@ def compile_layers(model: nn.Module) -> None:
     """
     torch._dynamo.config.recompile_limit = 64  # widths, dropout rates, masks or none
     torch._dynamo.config.suppress_errors = True
-    kernels.available(next(model.parameters()).device)  # tried before anything is traced
+    attention.fits(next(model.parameters()).device, 1, 1, 1)  # tried before anything is traced
     shared: dict[type, Callable] = {}
     for module in model.modules():
         kind = type(module)

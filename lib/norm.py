@@ -19,7 +19,8 @@ class Norm(nn.LayerNorm):
     def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """Normalised; on a GPU under autocast in its precision."""
         rounded = (x.dtype == torch.float32 and torch.is_autocast_enabled(x.device.type)
-                   and not torch.compiler.is_compiling() and kernels.available(x.device))
+                   and not torch.compiler.is_compiling()
+                   and kernels.available(x.device, kernels.norm_trial))
         if not rounded:
             return super().forward(x)
         dtype = torch.get_autocast_dtype(x.device.type)

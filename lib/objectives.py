@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lib.batching import Batch
-from lib.kernels import available, softmax_slope
+from lib.kernels import available, softmax_slope, softmax_trial
 
 __all__ = ["compute_dtype", "kl_weight", "learning_rate", "target_losses", "token_log_prob",
            "token_losses"]
@@ -46,7 +46,7 @@ class _TokenLosses(torch.autograd.Function):
         nll = torch.zeros((), dtype=exact, device=h.device)
         uniform = torch.zeros_like(nll)
         chunk = _chunk(vocabulary, h.is_cuda)
-        fused = available(h.device) and exact == torch.float32
+        fused = exact == torch.float32 and available(h.device, softmax_trial)
         for start in range(0, rows, chunk):
             part, ids = h[start:start + chunk], target[start:start + chunk]
             kept = None if keep is None else keep[start:start + chunk]

@@ -5,13 +5,42 @@ import torch
 import torch.nn.functional as F
 
 from lib import kernels, objectives
+from lib.attention import attention_trial
 from lib.objectives import token_losses
 
 SIZES = [(5, 9), (3, 4096), (4, 9000)]  # rows, vocabulary: below, at and beyond a block
 
 
 def test_there_are_none_on_a_cpu():
-    assert not kernels.available(torch.device("cpu"))
+    assert not kernels.available(torch.device("cpu"), kernels.norm_trial)
+
+
+def failing(where):
+    raise RuntimeError("failed to find C compiler.\nset CC")
+
+
+def wrong(where):
+    yield torch.ones(2), torch.ones(2)
+    yield torch.ones(2), torch.tensor([1.0, 1.1])
+
+
+def right(where):
+    yield torch.ones(2), torch.ones(2)
+    yield torch.ones(2), torch.tensor([1.0, 1.001])
+
+
+@pytest.mark.parametrize(("trial", "reason"), [(failing, "set CC"), (wrong, "other numbers")])
+def test_a_kernel_that_fails_its_trial_is_left_alone_with_one_line(trial, reason):
+    with pytest.warns(UserWarning, match=rf"torch's operations .*\({trial.__name__}\): .*{reason}"):
+        assert not kernels._passes(trial, torch.device("cpu"))
+    assert kernels._passes(right, torch.device("cpu"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("trial", [kernels.softmax_trial, kernels.affine_trial, kernels.norm_trial,
+                                   attention_trial])
+def test_every_kernel_passes_its_trial(trial):
+    assert kernels.available(torch.device("cuda"), trial)
 
 
 @pytest.mark.gpu
@@ -47,7 +76,7 @@ def test_token_losses_with_the_kernel_are_those_without(smoothing, monkeypatch):
     found = []
     for use in (True, False):
         with monkeypatch.context() as patch:
-            patch.setattr(objectives, "available", lambda where, use=use: use)
+            patch.setattr(objectives, "available", lambda *_, use=use: use)
             loss, nll = token_losses(hidden, weight, target, smoothing, keep)
         found.append((loss, nll, *torch.autograd.grad(loss, (hidden, weight))))
     for ours, theirs in zip(*found, strict=True):
