@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import AUTOREGRESSIVE, DAG, FAMILIES, GAUSSIAN, model_of
+from tiny import AUTOREGRESSIVE, DAG, FAMILIES, GAUSSIAN, MASKED, model_of, near_lengths
 
 from lib.batching import collate
 from lib.bleu import bleu
@@ -125,6 +125,10 @@ def test_scores_repeat_and_leave_the_random_state_alone(architecture, task, trai
 def test_translations_come_in_corpus_order_whatever_the_batches(architecture, task):
     model = model_of(architecture, len(task.vocabulary))
     setting = model.dev_setting(load_config("ga_b").training)
+    if architecture in (DAG, MASKED):  # whose searches find much the same in an untrained model
+        setting = "sample"
+    if architecture is MASKED:
+        near_lengths(model)
     alone = []
     for row in range(len(task.dev)):
         batch = collate(task.dev, np.array([row]), model.multiple)
