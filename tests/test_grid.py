@@ -23,6 +23,7 @@ import pytest
 import torch
 import yaml
 
+from lib.config import MODELS
 from lib.paths import NOTEBOOKS, ROOT
 from lib.runs import RunFolder
 from workflow import grid
@@ -58,7 +59,7 @@ def dry(tmp_path_factory):
 
 def test_the_slurm_profile_plans_the_whole_grid(dry):
     counts = dict(re.findall(r"^(\w+) +(\d+) *$", dry, flags=re.MULTILINE))
-    assert counts["train"] == counts["evaluate"] == "16"
+    assert counts["train"] == counts["evaluate"] == str(2 * len(MODELS))
     assert counts["corpus"] == counts["distil"] == counts["correlation"] == "1"
 
 
