@@ -18,13 +18,14 @@ from IPython.display import Markdown
 
 from analysis import published
 from analysis.published import FINDINGS, Finding
-from analysis.significance import seed_spread
+from analysis.significance import TAILS, seed_spread
 from analysis.style import family_name
-from analysis.systems import model_order
+from analysis.systems import collect, model_order
 from analysis.tables import interval, markdown
+from lib.bleu import bleu_from_counts, resample_weights
 from lib.config import LATENT, family_of, model_name
 from lib.paths import outputs_root
-from lib.runs import find_runs
+from lib.runs import RunFolder, find_runs
 
 __all__ = ["ACCOUNTINGS_SHOWN", "Evidence", "Verdict", "evidence_table", "main", "overview",
            "places", "show", "verdicts"]
@@ -36,6 +37,7 @@ HOLDS, IN_PART, FAILS, UNDECIDED, UNTESTED = (
 YES, NO = "yes", "no"
 DATA = ("raw", "distilled")
 NAN = math.nan
+RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -175,14 +177,12 @@ def _refinement(dataset: str, scale: str) -> Result:
                               "before any", row.gain, row.low, row.high)
                      for row in found.itertuples()]
         ours, theirs = (found[found["family"] == family] for family in LATENT)
-        ahead = ours["gain"].mean() - theirs["gain"].mean()
-        half = math.hypot(*(np.linalg.norm(part["high"] - part["low"]) / 2 / len(part)
-                            for part in (ours, theirs)))
-        answer = UNDECIDED if math.isnan(half) else (
-            _side((ahead - half, ahead + half)) if ours["gain"].mean() > 0 else NO)
+        ahead = _ahead(ours, theirs)
+        answer = UNDECIDED if math.isnan(ahead[1]) else (
+            _side(ahead[1:]) if ours["gain"].mean() > 0 else NO)
         answers.append(answer)
         evidence.append(Evidence(data, "mean gain of Gaussian priors minus that of flow priors",
-                                 ahead, ahead - half, ahead + half, 1, answer))
+                                 *ahead, 1, answer))
     if not answers:
         return ("an evaluated Gaussian and an evaluated flow model on the same text, with BLEU at "
                 "k = 0 and k = 4")
@@ -325,28 +325,67 @@ def _best(pairs: pd.DataFrame, data: str, name: str) -> dict[str, tuple[str, flo
 
 def _refinement_gains(dataset: str, scale: str) -> pd.DataFrame:
     """BLEU after four steps minus before any, a row a latent system: model, family, train_data,
-    gain, low, high.
+    gain, low, high; `spread` over seeds (`significance.seed_spread`), and `drawn`, the gain on each
+    resample of the test sentences, None where a run doesn't keep BLEU's counts.
 
     From metrics.json: means over seeds, the interval widened by theirs.
     """
     rows: dict[tuple, list] = {}
-    for run in find_runs(dataset, scale):
+    for run in collect(find_runs(dataset, scale))["run"]:
         metrics = run.read_metrics()
         if {"k0", "k4"} <= set(metrics.bleu):
             refined = metrics.bleu["k4"]
             rows.setdefault((run.model, metrics.family, run.train_data), []).append((
-                refined.score - metrics.bleu["k0"].score, refined.gain_low, refined.gain_high))
-    table = pd.DataFrame([(*key, *_over_seeds(np.array(gains))) for key, gains in rows.items()],
-                         columns=["model", "family", "train_data", "gain", "low", "high"])
+                refined.score - metrics.bleu["k0"].score, refined.gain_low, refined.gain_high,
+                _drawn_gain(run)))
+    table = pd.DataFrame([(*key, *_over_seeds(gains)) for key, gains in rows.items()],
+                         columns=["model", "family", "train_data", "gain", "low", "high", "spread",
+                                  "drawn"])
     return table.loc[model_order(table["model"]).sort_values(kind="stable").index]
 
 
-def _over_seeds(gains: np.ndarray) -> tuple[float, float, float]:
-    """Mean of (gain, low, high) [seeds, 3], its interval widened by the standard error of seeds."""
-    gain, low, high = gains.mean(axis=0)
-    spread = seed_spread(gains[:, 0].std(ddof=1), len(gains)) if len(gains) > 1 else 0.0
-    return float(gain), float(gain - np.hypot(gain - low, spread)), float(
-        gain + np.hypot(high - gain, spread))
+def _drawn_gain(run: RunFolder) -> np.ndarray | None:
+    """The gain of a run on each resample; the draws of all runs of one test set are the same."""
+    counts = run.read_bleu_counts()
+    if not {"k0", "k4"} <= set(counts):
+        return None
+    weights = resample_weights(len(counts["k0"]), RESAMPLES)
+    return bleu_from_counts(weights @ counts["k4"]) - bleu_from_counts(weights @ counts["k0"])
+
+
+def _over_seeds(gains: list[tuple]) -> tuple[float, float, float, float, np.ndarray | None]:
+    """Mean of (gain, low, high) over seeds, its interval widened by theirs; their spread, and the
+    mean of the gains on every resample.
+    """
+    values = np.array([row[:3] for row in gains])
+    gain, low, high = values.mean(axis=0)
+    spread = seed_spread(values[:, 0].std(ddof=1), len(gains)) if len(gains) > 1 else 0.0
+    drawn = [row[3] for row in gains]
+    return (float(gain), float(gain - np.hypot(gain - low, spread)),
+            float(gain + np.hypot(high - gain, spread)), spread,
+            None if any(one is None for one in drawn) else np.mean(drawn, axis=0))
+
+
+def _ahead(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[float, float, float]:
+    """Mean gain of some systems minus that of others, with its 95% interval.
+
+    On the same resamples of the test sentences, widened by the spread over seeds; where a run
+    doesn't keep BLEU's counts, as if the gains were independent.
+    """
+    value = float(ours["gain"].mean() - theirs["gain"].mean())
+
+    def added(halves: str) -> float:  # in quadrature, over the means of both
+        return math.hypot(*(np.linalg.norm(part[halves]) / len(part) for part in (ours, theirs)))
+
+    ours, theirs = (part.assign(half=(part["high"] - part["low"]) / 2) for part in (ours, theirs))
+    half = added("half")
+    if math.isnan(half) or any(part["drawn"].isna().any() for part in (ours, theirs)):
+        return value, value - half, value + half
+    drawn = [np.mean(list(part["drawn"]), axis=0) for part in (ours, theirs)]
+    low, high = np.quantile(drawn[0] - drawn[1], TAILS)
+    below, above = (math.hypot(max(0.0, side), added("spread"))
+                    for side in (value - low, high - value))
+    return value, float(value - below), float(value + above)
 
 
 # ---- what is shown ----

@@ -21,8 +21,9 @@ from analysis.tables import interval, signed
 from lib.config import FAMILIES, LATENT, family_of, model_name
 from lib.likelihood.accounting import accounting_named
 
-__all__ = ["ORDERS", "PAIR_COLUMNS", "SUMMARY_COLUMNS", "compact_pairs", "compact_summary",
-           "concordance", "orders_by_kind", "pair_name", "paired_p", "pairs", "seed_spread"]
+__all__ = ["ORDERS", "PAIR_COLUMNS", "SUMMARY_COLUMNS", "TAILS", "compact_pairs",
+           "compact_summary", "concordance", "orders_by_kind", "pair_name", "paired_p", "pairs",
+           "seed_spread"]
 
 ORDERS = ("agree", "undecided", "disagree")
 """Both quantities prefer the same model; one interval contains zero; they prefer different ones."""

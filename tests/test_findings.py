@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,9 @@ from made_up import made_up_references, made_up_run
 
 from analysis import findings, significance, systems, tables
 from analysis.resampling import resample_runs
+from analysis.significance import seed_spread
+from lib.bleu import bleu_from_counts, resample_weights, with_interval
+from lib.errors import DataError
 from lib.runs import RunFolder
 
 # model: (share of wrong words, nats a token, mean of the released estimate)
@@ -121,7 +125,10 @@ def test_without_results_every_finding_names_what_it_needs(isolated):
 
 
 def with_gains(run, gain, half=2.0):
-    """Give the run's BLEU after four steps this gain over none, with an interval."""
+    """Give the run's BLEU after four steps this gain over none, with an interval, as in a run of
+    before BLEU's counts were kept.
+    """
+    run.bleu_counts.unlink()
     metrics = json.loads(run.metrics.read_text())
     metrics["bleu"]["k4"] |= {"score": metrics["bleu"]["k0"]["score"] + gain,
                               "gain_low": gain - half, "gain_high": gain + half}
@@ -178,6 +185,66 @@ def test_gains_are_averaged_over_seeds_and_their_interval_widened(isolated):
     ahead = found["mean gain of Gaussian priors minus that of flow priors"]
     assert (ahead.value, ahead.answer) == (pytest.approx(3.0), "undecided")
     assert ahead.high - ahead.value == pytest.approx(math.hypot(12.75, 1.0), abs=0.05)
+
+
+def gains_of(model, share, seed=1, **options):
+    """A run whose fourth step mends words, its gain in metrics.json as evaluation writes it."""
+    run = made_up_run(model, share, 2.0, seed=seed, k0_wrong=share + 0.2, **options)
+    counts, weights = run.read_bleu_counts(), resample_weights(200, 1000)
+    of = {name: (bleu_from_counts(table.sum(0)), bleu_from_counts(weights @ table))
+          for name, table in counts.items()}
+    metrics, drawn = json.loads(run.metrics.read_text()), of["k4"][1] - of["k0"][1]
+    metrics["bleu"]["k4"] |= with_interval("gain", float(of["k4"][0] - of["k0"][0]), drawn)
+    run.metrics.write_text(json.dumps(metrics))
+    return drawn
+
+
+def told_of_finding_4():
+    found = {part.quantity: part for part in findings.verdicts("toy", "smoke")[-2].evidence}
+    return found["mean gain of Gaussian priors minus that of flow priors"]
+
+
+def test_gains_of_runs_are_resampled_together(isolated):
+    """One system is the other one's twin: their difference is known far better than their gains,
+    which go up and down with the sentences that were drawn.
+    """
+    ours = gains_of("ga_b", 0.3)
+    theirs = RunFolder("toy", "smoke", "fl_b")
+    shutil.copytree(RunFolder("toy", "smoke", "ga_b").path, theirs.path)
+    twin = theirs.metrics.read_text().replace("ga_b", "fl_b").replace("gaussian", "flow")
+    theirs.metrics.write_text(twin)
+    ahead = told_of_finding_4()
+    assert (ahead.value, ahead.low, ahead.high) == (0.0, 0.0, 0.0)
+    assert np.ptp(np.quantile(ours, [0.025, 0.975])) > 1.0
+    theirs.bleu_counts.unlink()  # as an older run: nobody knows how they go together
+    ahead = told_of_finding_4()
+    half = np.ptp(np.quantile(ours, [0.025, 0.975])) / 2
+    assert ahead.high - ahead.value == pytest.approx(math.sqrt(2) * half, rel=1e-6)
+
+
+def test_the_difference_of_gains_is_that_of_the_same_resamples(isolated):
+    drawn = {(model, seed): gains_of(model, share, seed)
+             for model, share, seed in (("ga_b", 0.2, 1), ("ga_b", 0.22, 2), ("fl_b", 0.5, 1),
+                                        ("fl_s", 0.6, 1))}
+    ahead = told_of_finding_4()
+    ours = (drawn["ga_b", 1] + drawn["ga_b", 2]) / 2
+    low, high = np.quantile(ours - (drawn["fl_b", 1] + drawn["fl_s", 1]) / 2, [0.025, 0.975])
+    gains = [RunFolder("toy", "smoke", "ga_b", seed=seed).read_metrics().bleu["k4"].gain
+             for seed in (1, 2)]
+    spread = seed_spread(float(np.std(gains, ddof=1)), 2)
+    assert ahead.value - ahead.low == pytest.approx(math.hypot(ahead.value - low, spread))
+    assert ahead.high - ahead.value == pytest.approx(math.hypot(high - ahead.value, spread))
+
+
+def test_gains_on_different_test_texts_are_refused(isolated):
+    gains_of("ga_b", 0.3)
+    gains_of("fl_b", 0.3)
+    path = RunFolder("toy", "smoke", "fl_b").metrics
+    metrics = json.loads(path.read_text())
+    metrics["test_set"]["references"] = "0" * 16
+    path.write_text(json.dumps(metrics))
+    with pytest.raises(DataError, match="different test texts"):
+        findings.verdicts("toy", "smoke")
 
 
 @pytest.mark.parametrize(("answers", "verdict"), [
