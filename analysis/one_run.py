@@ -141,8 +141,8 @@ def examples(task: Task, sentences: pd.DataFrame, count: int = 5) -> pd.DataFram
 def length_points(run: RunFolder, task: Task) -> pd.DataFrame:
     """Strict log-likelihood of a run's test sentences by their length.
 
-    Columns: model, train_data, tokens, sentences, mean and standard_error of the nats per sentence,
-    and exact, the mean of log p*(y|x), NaN where nobody knows it.
+    Columns: model, train_data, tokens, sentences, mean and standard_error of the nats per sentence
+    (NaN for one sentence), and exact, the mean of log p*(y|x), NaN where nobody knows it.
     """
     frame, truth = run.read_sentences(), exact_log_prob(task)
     frame = frame.assign(nats=frame["log_prob"] + frame["log_p_length"],
@@ -150,7 +150,7 @@ def length_points(run: RunFolder, task: Task) -> pd.DataFrame:
     grouped = frame.groupby("n_tokens")
     return pd.DataFrame({
         "model": run.model, "train_data": run.train_data, "sentences": grouped.size(),
-        "mean": grouped["nats"].mean(), "standard_error": grouped["nats"].sem().fillna(0.0),
+        "mean": grouped["nats"].mean(), "standard_error": grouped["nats"].sem(),
         "exact": grouped["exact"].mean()}).rename_axis("tokens").reset_index()
 
 
