@@ -24,7 +24,7 @@ __all__ = [
 
 MODELS = ("tr_s", "tr_b", "tr_l", "ga_b", "ga_l", "fl_s", "fl_b", "fl_l",
           "tr_d", "na_b", "da_b", "dp_b", "ct_b", "md_b")
-SCALES = ("smoke", "small", "mini", "paper")
+SCALES = ("smoke", "small", "mini", "long", "paper")
 OBJECTIVES = dict.fromkeys(("dag", "ctc"), ("marginal", "best_path"))  # families with a choice
 OF_THE_PAPER = ("autoregressive", "gaussian", "flow")
 GLANCING = ("independent", "dag", "ctc")  # families that can train by it
