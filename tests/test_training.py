@@ -474,7 +474,7 @@ def test_files_of_a_run(model):
     folder = train(config, progress=False, on_validation=rows.append)
     with open(folder.history, newline="", encoding="utf-8") as file:
         history = list(csv.DictReader(file))
-    columns = {"step", "seconds", "dev_ll", "dev_bleu", "learning_rate", "kl_weight"}
+    columns = {"step", "seconds", "tokens", "dev_ll", "dev_bleu", "learning_rate", "kl_weight"}
     columns |= {f"{split}_{term}" for split in ("train", "dev") for term in TERMS[model]}
     assert set(history[0]) == columns
     assert [int(row["step"]) for row in history] == [row["step"] for row in rows] == [3, 6, 9]
@@ -484,8 +484,9 @@ def test_files_of_a_run(model):
         assert float(row["learning_rate"]) == learning_rate(step, t.learning_rate, 5)
         assert float(row["kl_weight"]) == kl_weight(step, t.kl_start, t.kl_ramp)
         assert float(row["dev_ll"]) < 0 <= float(row["dev_bleu"]) <= 100
-    assert [float(row["seconds"]) for row in history] == sorted(
-        float(row["seconds"]) for row in history)
+    for name in ("seconds", "tokens"):
+        grown = [float(row[name]) for row in history]
+        assert grown == sorted(grown) and grown[0] > 0
     described = json.loads(folder.config.read_text(encoding="utf-8"))
     assert described["training"] == json.loads(json.dumps(asdict(config.training)))
     assert described["dataset"]["name"] == "toy"
