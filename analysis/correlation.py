@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from lib.likelihood.accounting import accounting_named
 from lib.runs import RunFolder, find_runs
 from lib.training.history import Validations
 
-__all__ = ["COEFFICIENTS", "Correlation", "across_checkpoints", "correlate", "kendall",
+__all__ = ["COEFFICIENTS", "across_checkpoints", "correlate", "kendall",
            "models_table", "pearson", "permutation_p", "spearman", "two_decoders"]
 
 EXACT_UP_TO = 8      # 8! = 40,320 permutations
@@ -95,50 +94,28 @@ def permutation_p(x: Num[np.ndarray, " n"], y: Num[np.ndarray, " n"], coefficien
     return hits / len(orders) if exact else (1 + hits) / (1 + samples)
 
 
-@dataclass(frozen=True)
-class Correlation:
-    """One pair of quantities over n models or checkpoints.
-
-    Each coefficient lies in [-1, 1] and comes with its two-sided permutation p-value and, where
-    resamples were given, the ends of its interval over test sentences (else NaN). The interval
-    says how sure the number is for *these* models, not for others of their kind; that is what
-    the p-value asks.
-    """
-
-    n: int
-    pearson: float
-    pearson_low: float
-    pearson_high: float
-    pearson_p: float
-    spearman: float
-    spearman_low: float
-    spearman_high: float
-    spearman_p: float
-    kendall: float
-    kendall_low: float
-    kendall_high: float
-    kendall_p: float
-
-
 def correlate(x: Num[np.ndarray, " n"], y: Num[np.ndarray, " n"], *,
               resampled: tuple[np.ndarray, np.ndarray] | None = None, level: float = 0.95,
-              samples: int = 10_000, seed: int = 0) -> Correlation:
-    """Every coefficient of x and y with n, p-values and, from `resampled` = (x, y), both
-    [resamples, n], percentile intervals at `level`.
+              samples: int = 10_000, seed: int = 0) -> dict[str, float | int]:
+    """`n`, and every coefficient of x and y (by its name) with its two-sided permutation p-value
+    (`<name>_p`) and, from `resampled` = (x, y), both [resamples, n], the ends of its percentile
+    interval at `level` (`<name>_low`, `<name>_high`, else NaN).
+
+    The interval says how sure the number is for *these* models or checkpoints, not for others of
+    their kind; that is what the p-value asks.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    fields: dict[str, float] = {"n": len(x)}
+    found: dict[str, float | int] = {"n": len(x)}
     for name, coefficient in COEFFICIENTS.items():
-        fields[name] = float(coefficient(x, y))
-        fields[f"{name}_p"] = permutation_p(x, y, coefficient, samples=samples, seed=seed)
-        low = high = math.nan
-        if resampled is not None and not math.isnan(fields[name]):
+        value, low, high = float(coefficient(x, y)), math.nan, math.nan
+        if resampled is not None and not math.isnan(value):
             drawn = coefficient(*resampled)
             drawn = drawn[~np.isnan(drawn)]      # resamples in which all models tie
             if len(drawn):
                 low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-        fields |= {f"{name}_low": float(low), f"{name}_high": float(high)}
-    return Correlation(**fields)
+        found |= {name: value, f"{name}_low": float(low), f"{name}_high": float(high),
+                  f"{name}_p": permutation_p(x, y, coefficient, samples=samples, seed=seed)}
+    return found
 
 
 # ---------------------------------------------------------------- across models
@@ -150,7 +127,7 @@ def models_table(frame: pd.DataFrame, accounting: str, *, resamples: Resamples |
     frame: `systems.collect`'s rows; several seeds of a model are one point, their mean.
     resamples: of the same rows, from `resample_runs(frame, ...)`; gives the intervals.
     One row a `scope` (a family; "latent": gaussian and flow; "all": across families) and a
-    `train_data`; then `accounting` and the fields of `Correlation`. Bits per character enter with
+    `train_data`; then `accounting` and what `correlate` gives. Bits per character enter with
     their sign turned, so that a positive coefficient always means that better likelihood goes with
     better BLEU. Scopes of fewer than three models have n and NaN.
     """
@@ -177,7 +154,7 @@ def models_table(frame: pd.DataFrame, accounting: str, *, resamples: Resamples |
             found = correlate(sign * frame.loc[chosen, accounting].to_numpy(np.float64),
                               frame.loc[chosen, "bleu"].to_numpy(np.float64), resampled=drawn)
             rows.append({"train_data": data, "scope": scope, "accounting": accounting,
-                         **asdict(found)})
+                         **found})
     return pd.DataFrame(rows)
 
 
@@ -201,7 +178,7 @@ def across_checkpoints(runs: Iterable[RunFolder] | None = None, *, resamples: in
                        ) -> pd.DataFrame:
     """For each run, dev log-likelihood against dev BLEU over its checkpoints.
 
-    One row a run: dataset, scale, model, family, train_data, seed, the fields of `Correlation`
+    One row a run: dataset, scale, model, family, train_data, seed, what `correlate` gives
     over the rows of history.csv at full KL weight (`dev_ll` in nats per token, strict accounting),
     and `pearson_changes`, Pearson's r of the changes from each checkpoint to the next, which a
     trend that both share doesn't raise, with its interval `_low` to `_high`. While the KL weight
@@ -217,7 +194,7 @@ def across_checkpoints(runs: Iterable[RunFolder] | None = None, *, resamples: in
             history = history[history["kl_weight"] == history["kl_weight"].max()]
         ll, bleu = history["dev_ll"].to_numpy(), history["dev_bleu"].to_numpy()
         drawn = _resampled(run.validations, history["step"].tolist(), resamples)
-        found = asdict(correlate(ll, bleu, resampled=drawn))
+        found = correlate(ll, bleu, resampled=drawn)
         found |= {"pearson_changes": float(pearson(np.diff(ll), np.diff(bleu))),
                   "pearson_changes_low": math.nan, "pearson_changes_high": math.nan}
         if drawn is not None and not math.isnan(found["pearson_changes"]):

@@ -18,17 +18,17 @@ from IPython.display import Markdown
 
 from analysis import published
 from analysis.published import FINDINGS, Finding
-from analysis.significance import TAILS, seed_spread
+from analysis.significance import ORDERS, TAILS, orders_by_kind, seed_spread
 from analysis.style import family_name
 from analysis.systems import collect, model_order
-from analysis.tables import interval, markdown
+from analysis.tables import MISSING, interval, markdown
 from lib.bleu import bleu_from_counts, resample_weights
 from lib.config import LATENT, family_of, model_name
 from lib.paths import outputs_root
 from lib.runs import RunFolder, find_runs
 
-__all__ = ["ACCOUNTINGS_SHOWN", "Evidence", "Verdict", "evidence_table", "main", "overview",
-           "places", "show", "verdicts"]
+__all__ = ["ACCOUNTINGS_SHOWN", "Evidence", "Verdict", "answer", "decide", "evidence_table", "main",
+           "overview", "page", "places", "show", "verdicts"]
 
 ACCOUNTINGS_SHOWN = ("strict", "released")
 FAMILIES = ("autoregressive", *LATENT)  # those that the paper compares
@@ -110,15 +110,14 @@ def _within(pairs: pd.DataFrame, summary: pd.DataFrame) -> Result:
     same = pairs[(pairs["scope"] != "across") & (pairs["train_data"] != "mixed")]
     if same.empty:
         return "two models of one family trained on the same text"
-    counts = same["order"].value_counts().reindex(["agree", "disagree", "undecided"], fill_value=0)
-    evidence = [Evidence("either", f"pairs of {len(same)} within a family: {order}",
-                         float(count), digits=0) for order, count in counts.items()]
+    counts = [int((same["order"] == order).sum()) for order in ORDERS]
+    evidence = [Evidence("either", f"pairs of {len(same)} within a family: {order}", float(count),
+                         digits=0) for order, count in zip(ORDERS, counts, strict=True)]
     shares = summary[(summary["scope"] == "within") & summary["train_data"].isin(DATA)]
     evidence += [Evidence(row.train_data, "share of these pairs ordered alike, decided or not",
                           row.alike, row.alike_low, row.alike_high, 2)
                  for row in shares.itertuples()]
-    return [_most([YES] * counts["agree"] + [NO] * counts["disagree"]
-                  + [UNDECIDED] * counts["undecided"])], evidence
+    return [_most(np.repeat([YES, UNDECIDED, NO], counts).tolist())], evidence
 
 
 def _across(pairs: pd.DataFrame, summary: pd.DataFrame) -> Result:
@@ -127,18 +126,17 @@ def _across(pairs: pd.DataFrame, summary: pd.DataFrame) -> Result:
     for data in DATA:
         ll, bleu = (_best(pairs, data, name) for name in ("ll", "bleu"))
         lacking &= set(FAMILIES) - set(bleu)
-        if set(bleu) != set(FAMILIES):
+        if not set(FAMILIES) <= set(bleu):
             continue
         rival = max((ll[family] for family in FAMILIES[:2]), key=lambda model: model[1])[0]
         lowest = min((bleu[family] for family in FAMILIES[:2]), key=lambda model: model[1])[0]
-        for best, other, name, digits, more in ((ll["flow"][0], rival, "ll", 3, True),
-                                                (bleu["flow"][0], lowest, "bleu", 1, False)):
-            gap = _gap(pairs, best, other, data, name)
-            which = "best LL" if more else "best BLEU"
-            against = "the best of the other families" if more else "the worst other family's best"
+        for best, other, name, digits, against in (
+                (ll["flow"][0], rival, "LL", 3, "the best of the other families"),
+                (bleu["flow"][0], lowest, "BLEU", 1, "the worst other family's best")):
+            gap = _gap(pairs, best, other, data, name.lower())
             evidence.append(Evidence(
-                data, f"{which} of a flow prior ({model_name(best)}) minus {against} "
-                f"({model_name(other)})", *gap, digits, _side(gap[1:], positive=more)))
+                data, f"best {name} of a flow prior ({model_name(best)}) minus {against} "
+                f"({model_name(other)})", *gap, digits, _side(gap[1:], positive=name == "LL")))
         counts = summary[(summary["train_data"] == data) & (summary["scope"] == "across")].iloc[0]
         evidence += [Evidence(data, f"pairs of {counts['pairs']} across families: {order}",
                               float(counts[order]), digits=0) for order in ("agree", "disagree")]
@@ -155,14 +153,24 @@ def _distillation(pairs: pd.DataFrame, _summary: pd.DataFrame) -> Result:
                  & (pairs["second_data"] == "distilled")]
     parallel = same[same["scope"] != "autoregressive"]
     if parallel.empty:
-        return ("a non-autoregressive model trained on raw and on distilled text, both evaluated")
-    falls = [Evidence("both", f"LL of {model_name(row.first)}, distilled minus raw", -row.ll_delta,
-                      -row.ll_high, -row.ll_low, 3, _side((row.ll_low, row.ll_high)))
-             for row in same.itertuples()]
-    rises = [Evidence("both", f"BLEU of {model_name(row.first)}, distilled minus raw",
-                      -row.bleu_delta, -row.bleu_high, -row.bleu_low, 1,
-                      _side((-row.bleu_high, -row.bleu_low))) for row in parallel.itertuples()]
+        return "a non-autoregressive model trained on raw and on distilled text, both evaluated"
+    falls = [_change(row, "ll", positive=False) for row in same.itertuples()]
+    rises = [_change(row, "bleu") for row in parallel.itertuples()]
     return [_most([part.answer for part in of]) for of in (falls, rises)], [*falls, *rises]
+
+
+def _change(row: tuple, name: str, *, positive: bool = True) -> Evidence:
+    """What distillation changes for one model; row: of pairs, raw first."""
+    ends = [-getattr(row, f"{name}_{end}") for end in ("delta", "high", "low")]
+    quantity = f"{name.upper()} of {model_name(row.first)}, distilled minus raw"
+    return Evidence("both", quantity, *ends, 3 if name == "ll" else 1,
+                    _side(ends[1:], positive=positive))
+
+
+def _gain(row: tuple, answer: str = "") -> Evidence:
+    """What refinement changes for one model; row: of `_refinement_gains`."""
+    return Evidence(row.train_data, f"BLEU of {model_name(row.model)} after four steps minus "
+                    "before any", row.gain, row.low, row.high, 1, answer)
 
 
 def _refinement(dataset: str, scale: str) -> Result:
@@ -173,20 +181,16 @@ def _refinement(dataset: str, scale: str) -> Result:
         found = gains[gains["train_data"] == data]
         if not set(LATENT) <= set(found["family"]):
             continue
-        evidence += [Evidence(data, f"BLEU of {model_name(row.model)} after four steps minus "
-                              "before any", row.gain, row.low, row.high)
-                     for row in found.itertuples()]
+        evidence += map(_gain, found.itertuples())
         ours, theirs = (found[found["family"] == family] for family in LATENT)
         ahead = _ahead(ours, theirs)
-        answer = UNDECIDED if math.isnan(ahead[1]) else (
-            _side(ahead[1:]) if ours["gain"].mean() > 0 else NO)
-        answers.append(answer)
+        answers.append(NO if ours["gain"].mean() <= 0 and not math.isnan(ahead[1]) else
+                       _side(ahead[1:]))
         evidence.append(Evidence(data, "mean gain of Gaussian priors minus that of flow priors",
-                                 *ahead, 1, answer))
-    if not answers:
-        return ("an evaluated Gaussian and an evaluated flow model on the same text, with BLEU at "
-                "k = 0 and k = 4")
-    return answers, evidence
+                                 *ahead, 1, answers[-1]))
+    return (answers, evidence) if answers else (
+        "an evaluated Gaussian and an evaluated flow model on the same text, with BLEU at k = 0 "
+        "and k = 4")
 
 
 def _speed(dataset: str, scale: str, pairs: pd.DataFrame | None) -> Result:
@@ -204,23 +208,16 @@ def _speed(dataset: str, scale: str, pairs: pd.DataFrame | None) -> Result:
     if pairs is not None and len(pairs):
         pairs = pairs[pairs["accounting"] == pairs["accounting"].iloc[0]]  # BLEU is of all alike
         best = _best(pairs, "distilled", "bleu")
-    needs = ([] if set(LATENT) <= set(best) else ["distilled runs of both priors"]) + (
-        [] if speeds is not None else ["notebooks/08_speed.ipynb run on them"])
-    if needs:
-        return " and ".join(needs)
+    if not set(LATENT) <= set(best) or speeds is None:
+        return "distilled runs of both priors, and notebooks/08_speed.ipynb run on them"
     ours, theirs = (best[family][0] for family in LATENT)
     gap = _gap(pairs, ours, theirs, "distilled", "bleu")
     evidence = [Evidence("distilled", f"BLEU of {model_name(ours)} minus {model_name(theirs)}, the "
                          "best with either prior", *gap, 1, _side(gap[1:]))]
-    for row in pairs[(pairs["first"] == ours) & (pairs["second"] == ours)].itertuples():
-        evidence.append(Evidence("both", f"BLEU of {model_name(ours)}, distilled minus raw",
-                                 -row.bleu_delta, -row.bleu_high, -row.bleu_low, 1,
-                                 _side((-row.bleu_high, -row.bleu_low))))
-    gains = _refinement_gains(dataset, scale)
-    for row in gains[(gains["model"] == ours) & (gains["train_data"] == "distilled")].itertuples():
-        evidence.append(Evidence("distilled", f"BLEU of {model_name(ours)} after four steps minus "
-                                 "before any", row.gain, row.low, row.high, 1,
-                                 _side((row.low, row.high))))
+    same = pairs[(pairs["first"] == ours) & (pairs["second"] == ours)]
+    evidence += [_change(row, "bleu") for row in same.itertuples()]
+    gains = _refinement_gains(dataset, scale).query("model == @ours and train_data == 'distilled'")
+    evidence += [_gain(row, _side((row.low, row.high))) for row in gains.itertuples()]
     evidence += _ratios(speeds, ours, theirs)
     answers = [part.answer for part in evidence if part.answer]
     return ([NO] if evidence[0].answer == NO else answers), evidence
@@ -230,25 +227,21 @@ def _ratios(speeds: pd.DataFrame, ours: str, theirs: str) -> list[Evidence]:
     """Whether `ours` is faster than `theirs`, both after one step, and than beam search. The
     interval is from the least to the most that any two rounds give.
     """
-    against = next((name for name in speeds if name.startswith("vs ") and "beam" in name
-                    and not name.endswith(("_low", "_high"))), "vs ")
-    columns = [against, f"{against}_low", f"{against}_high"]
+    against = next((name for name in speeds if name.startswith("vs ") and "beam" in name), "vs ")
     timed = speeds[speeds["weights"] == "auto"].drop_duplicates(["system", "setting"])
-    timed = timed.set_index(["system", "setting"]).reindex(columns=columns)
-    rows = [((ours, "k1"), (theirs, "k1")), ((ours, "k1"), None), ((ours, "k4"), None)]
+    timed = timed.set_index(["system", "setting"]).reindex(
+        columns=[against, f"{against}_low", f"{against}_high"])
     found = []
-    for own, other in rows:
+    for own, other in (((ours, "k1"), (theirs, "k1")), ((ours, "k1"), None), ((ours, "k4"), None)):
         if {own, other} - {None} - set(timed.index):
             continue
-        value, low, high = timed.loc[own]
-        name = against.removeprefix("vs ")
+        ratio, name = timed.loc[own].to_numpy(), against.removeprefix("vs ")
         if other is not None:
-            value, low, high = np.array([value, low, high]) / timed.loc[other].iloc[[0, 2, 1]]
+            ratio = ratio / timed.loc[other].to_numpy()[[0, 2, 1]]
             name = f"{model_name(other[0])} {other[1]}"
-        answer = "" if own[1] != "k1" else UNDECIDED if math.isnan(low) else _side(
-            (math.log(low), math.log(high)))
+        answer = _side(np.log(ratio[1:]).tolist()) if own[1] == "k1" else ""
         found.append(Evidence("distilled", f"speed of {model_name(own[0])} {own[1]} over {name}, "
-                              "one sentence at a time", value, low, high, 2, answer))
+                              "a sentence at a time", *map(float, ratio), 2, answer))
     return found or [Evidence("distilled", "speed after one step", NAN, answer=UNDECIDED)]
 
 
@@ -389,6 +382,20 @@ def _ahead(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[float, float, floa
 
 
 # ---- what is shown ----
+
+def answer(of: Iterable[tuple[str, str]]) -> pd.DataFrame:
+    """How many pairs of models log-likelihood and BLEU order alike / the other way round / leave
+    undecided: a row a corpus and accounting, a column a kind of pair.
+    """
+    rows = []
+    for dataset, scale in of:
+        pairs = _read(f"significance_{dataset}_{scale}")
+        for accounting in ACCOUNTINGS_SHOWN:
+            counts = orders_by_kind(pairs[pairs["accounting"] == accounting])
+            rows.append({"corpus": f"{dataset}, {scale}", "LL": accounting} | {
+                kind: " / ".join(map(str, of_kind)) for kind, of_kind in counts.items()})
+    return pd.DataFrame(rows).fillna(MISSING)
+
 
 def overview(of: Iterable[tuple[str, str]]) -> pd.DataFrame:
     """A row a finding, a column a (dataset, scale) and accounting: the verdicts.

@@ -40,8 +40,7 @@ QUESTIONS = {
         "likelihood_audit": "Log-likelihood exact or between bounds, beside the truth's and the "
                             "released code's estimate",
         "bound_against_samples": "The importance-weighted bound against the number of samples, and "
-                                 "what annealing reaches",
-        "divergence_against_steps": "KL(p* || model) on the dev set against training steps"}),
+                                 "what annealing reaches"}),
     "What does refinement do?": ("07_refinement", {
         "refinement": "BLEU and the ELBO of the output against refinement steps",
         "table3": "BLEU, proxy bound and ELBO after every refinement step (the paper's Table 3)",
@@ -114,60 +113,59 @@ def write_gallery() -> Path:
     root = outputs_root()
     root.mkdir(parents=True, exist_ok=True)
     findings.main()
-    (root / "report.html").write_text(_report(root), encoding="utf-8")
     page = root / "README.md"
-    page.write_text(_readme(root), encoding="utf-8")
+    page.write_text(_page(root, whole=False), encoding="utf-8")
+    (root / "report.html").write_text(html_report.page(_page(root, whole=True), root),
+                                      encoding="utf-8")
     return page
 
 
-def _readme(root: Path) -> str:
-    lines = ["# Results", "", f"{LEAD} [report.html](report.html) holds all of this on one page, "
-             "[findings.md](findings.md) the numbers behind each verdict.", ""]
-    if places := findings.places():
-        lines += ["## The paper's findings", "", markdown(findings.overview(places))]
-    for question, of in items(root).items():
+def _page(root: Path, *, whole: bool) -> str:
+    """The page in Markdown: the answer with its picture, the findings, then question by question,
+    then the runs. whole: with the tables themselves, for one page that holds all.
+    """
+    parts = [f"# {TITLE}", f"{LEAD} " + ("" if whole else "[report.html](report.html) holds all of "
+                                         "this on one page, [findings.md](findings.md) the "
+                                         "numbers behind each verdict.")]
+    places = findings.places()
+    for place, (question, of) in enumerate(items(root).items()):
         copies = sorted((root / "notebooks").glob(f"*/{of[0].notebook}.ipynb"))
-        lines += [f"## {question}", "", ", ".join([
+        parts += [f"## {question}", ", ".join([
             f"From [{of[0].notebook}](../notebooks/{of[0].notebook}.ipynb)", *(
                 f"executed on [{copy.parent.name}]({copy.relative_to(root).as_posix()})"
-                for copy in copies)]) + ".", ""]
+                for copy in copies)]) + "."]
+        if place == 0 and places:
+            parts += ["Pairs of models that log-likelihood and BLEU order alike / the other way "
+                      "round / leave undecided:", markdown(findings.answer(places))]
         for item in of:
-            link = f"{item.path.parent.name}/{item.path.name}"
-            lines += [f"![{item.caption}]({link})", "", f"*{item.caption}.*", ""] \
-                if item.path.suffix == ".png" else [f"- [{item.caption}]({link})", ""]
-    lines += ["## Runs", "", *_runs(root), ""] if find_runs() else []
-    return "\n".join(lines)
+            parts += _shown(item, whole=whole)
+        parts += _verdicts(places, whole=whole) if place == 0 and places else []
+    if runs := find_runs():
+        parts += ["## Runs", "BLEU is the headline setting's, LL strict, in nats per token.",
+                  "\n".join(["| run | BLEU | LL | files |", "|---|---:|---:|---|",
+                             *(_run(run, root) for run in runs)])]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _report(root: Path) -> str:
-    """The page: the answer with its picture, findings, then question by question, then the runs."""
-    sections = [(question, [(item.caption, _body(item)) for item in of])
-                for question, of in items(root).items()]
-    if places := findings.places():
-        parts = [("", html_report.table_html(markdown(findings.overview(places))))]
-        parts += [(f"{finding.number}. {finding.claim}", html_report.table_html(markdown(table)))
-                  for finding in findings.FINDINGS
-                  if len(table := findings.evidence_table(finding.number, places))]
-        sections.insert(1, ("The paper's findings, tested here", parts))
-    if find_runs():
-        sections.append(("Runs", [("", html_report.table_html("\n".join(_runs(root))))]))
-    return html_report.page(TITLE, LEAD, sections)
-
-
-def _body(item: Item) -> str:
-    note = (f"[{item.path.name}]({item.path.parent.name}/{item.path.name}), made by "
-            f"[{item.notebook}](../notebooks/{item.notebook}.ipynb).")
+def _shown(item: Item, *, whole: bool) -> list[str]:
+    """A figure or a table with its caption."""
+    link = f"{item.path.parent.name}/{item.path.name}"
     if item.path.suffix == ".png":
-        return html_report.figure_html(item.path, item.caption, note)
+        picture = f"![{item.caption}]({link})"
+        return [f"### {item.caption}", picture] if whole else [picture, f"*{item.caption}.*"]
+    if not whole:
+        return [f"- [{item.caption}]({link})"]
     table = item.path.read_text(encoding="utf-8") if item.path.suffix == ".md" else ""
-    return html_report.table_html(f"{table}\n{note}")
+    return [f"### {item.caption}", table, f"[{item.path.name}]({link})"]
 
 
-def _runs(root: Path) -> list[str]:
-    """Lines of a table: a row a run that was evaluated, with what it left."""
-    lines = ["BLEU is the headline setting's, LL strict, in nats per token.", "",
-             "| run | BLEU | LL | files |", "|---|---:|---:|---|"]
-    return lines + [_run(run, root) for run in find_runs()]
+def _verdicts(places: list[tuple[str, str]], *, whole: bool) -> list[str]:
+    """The paper's findings; whole: with the numbers behind each verdict."""
+    parts = ["## The paper's findings, tested here", markdown(findings.overview(places))]
+    for finding in findings.FINDINGS if whole else ():
+        parts += [f"### {finding.number}. {finding.claim}",
+                  markdown(findings.evidence_table(finding.number, places))]
+    return parts
 
 
 def _run(run: RunFolder, root: Path) -> str:

@@ -15,9 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from analysis.data import exact_log_prob
 from analysis.style import FAINT, INK, family_keys, finish, line, style
 from analysis.systems import rank_families
 from lib.config import MODELS, load_config, model_name
@@ -25,11 +23,9 @@ from lib.errors import DataError
 from lib.evaluation.audit import AuditSettings, read_audit, summarise
 from lib.likelihood.accounting import likelihood_terms, ratio_of_sums
 from lib.runs import RunFolder, run_folder
-from lib.task import Task
 
-__all__ = ["ESTIMATES", "AuditedRun", "audit_points", "audit_table", "audited_runs",
-           "bound_against_samples", "bound_points", "certainty_table", "divergence_against_steps",
-           "divergence_points", "likelihood_audit", "verdict"]
+__all__ = ["ESTIMATES", "AuditedRun", "audit_table", "audited_runs", "bound_against_samples",
+           "bound_points", "certainty_table", "likelihood_audit", "verdict"]
 
 ESTIMATES = {"best": "strict", "paper": "paper", "released": "released"}
 """Column of `audit_table` -> accounting."""
@@ -154,44 +150,20 @@ def verdict(table: pd.DataFrame) -> str:
 
 # ---- the figure of all estimates ----
 
-def audit_points(table: pd.DataFrame) -> pd.DataFrame:
-    """What the figure plots: model, family, quantity, nats per token, two limits.
-
-    The limits of `log-likelihood` are two standard errors away, those of `range` the ELBO and the
-    best estimate plus the gap.
-    """
-    rows = []
-    for row in table.itertuples():
-        head = {"model": row.model, "family": row.family}
-        rows.append(head | {"quantity": "log-likelihood", "value": row.best,
-                            "low": row.best - 2 * row.best_error,
-                            "high": row.best + 2 * row.best_error})
-        if not math.isnan(row.elbo):
-            gap = 0.0 if math.isnan(row.gap) else max(0.0, row.gap)
-            rows.append(head | {"quantity": "range", "value": row.best, "low": row.elbo,
-                                "high": row.best + gap})
-            rows.append(head | {"quantity": "log-likelihood, its accounting",
-                                "value": row.paper_mean})
-            rows.append(head | {"quantity": "released estimate", "value": row.released})
-    if len(table) and not math.isnan(table["truth"].iloc[0]):
-        rows.append({"model": "p*", "family": "truth", "quantity": "truth",
-                     "value": table["truth"].iloc[0]})
-    return pd.DataFrame(rows, columns=["model", "family", "quantity", "value", "low", "high"])
-
-
 def likelihood_audit(table: pd.DataFrame) -> Figure:
     """A row a model: log-likelihood (filled), released estimate (hollow).
 
-    table: of `audit_table`. The bar between the two, |, is the likelihood as the released estimate
-    counts it: given the length, per padded token, averaged over sentences. The grey zone lies right
-    of the truth, where no strict log-likelihood can be but for sampling error.
+    table: of `audit_table`; its log-likelihoods with two standard errors, and for latent models the
+    range from the ELBO to the best estimate plus the gap. The bar between the two, |, is the
+    likelihood as the released estimate counts it: given the length, per padded token, averaged over
+    sentences. The grey zone lies right of the truth, where no strict log-likelihood can be but for
+    sampling error.
     """
     models = table["model"].tolist()
     figure = Figure(figsize=(7.4, 1.7 + 0.34 * max(1, len(models))), layout="constrained")
     axes = figure.subplots()
-    for point in audit_points(table).itertuples():
-        if point.quantity != "truth":
-            _mark(axes, point, models.index(point.model), table)
+    for y, row in enumerate(table.itertuples()):
+        _mark(axes, y, row)
     axes.autoscale_view()
     left, right = axes.get_xlim()
     axes.set_xlim(left - 0.04 * (right - left), right + 0.04 * (right - left))
@@ -226,24 +198,23 @@ def likelihood_audit(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _mark(axes: Axes, point: tuple, y: int, table: pd.DataFrame) -> None:
-    """Draw one row of `audit_points` at the height of its model."""
-    colour, marker = style(point.model)
-    if point.quantity == "range":
-        axes.barh(y, point.high - point.low, left=point.low, height=0.5, color=colour, alpha=0.35,
-                  lw=0, zorder=2)
-    elif point.quantity == "log-likelihood":
-        axes.errorbar(point.value, y, xerr=point.high - point.value, fmt=marker, color=colour,
-                      ms=7, elinewidth=1.2, zorder=4)
-    elif point.quantity == "log-likelihood, its accounting":
-        axes.plot(point.value, y, "|", color=colour, mew=2, ms=10, zorder=3)
-    else:
-        axes.annotate("", (point.value, y), (table["best"].iloc[y], y), zorder=1, arrowprops={
-            "arrowstyle": "->", "color": colour, "lw": 0.9, "shrinkA": 5, "shrinkB": 5})
-        axes.plot(point.value, y, marker, color=colour, mfc="white", mew=1.5, ms=7, zorder=5)
+def _mark(axes: Axes, y: int, row: tuple) -> None:
+    """Draw one model's row of `audit_table`."""
+    colour, marker = style(row.model)
+    axes.errorbar(row.best, y, xerr=2 * row.best_error, fmt=marker, color=colour, ms=7,
+                  elinewidth=1.2, zorder=4)
+    if math.isnan(row.elbo):
+        return  # exact
+    top = row.best + (0.0 if math.isnan(row.gap) else max(0.0, row.gap))
+    axes.barh(y, top - row.elbo, left=row.elbo, height=0.5, color=colour, alpha=0.35, lw=0,
+              zorder=2)
+    axes.plot(row.paper_mean, y, "|", color=colour, mew=2, ms=10, zorder=3)
+    axes.annotate("", (row.released, y), (row.best, y), zorder=1, arrowprops={
+        "arrowstyle": "->", "color": colour, "lw": 0.9, "shrinkA": 5, "shrinkB": 5})
+    axes.plot(row.released, y, marker, color=colour, mfc="white", mew=1.5, ms=7, zorder=5)
 
 
-# ---- how close a likelihood is to itself, and to the truth ----
+# ---- the bound against its samples ----
 
 def bound_points(runs: Sequence[AuditedRun]) -> pd.DataFrame:
     """What `bound_against_samples` plots: model, samples (K), strict nats per token.
@@ -286,42 +257,4 @@ def bound_against_samples(points: pd.DataFrame) -> Figure:
     axes.minorticks_off()
     if len(points):
         axes.legend(fontsize=8, frameon=False)
-    return figure
-
-
-def divergence_points(tasks: Sequence[Task]) -> pd.DataFrame:
-    """What `divergence_against_steps` plots: model, step, nats per sentence of KL(p* || model).
-
-    Of each task's run, from history.csv: the mean over its dev sentences of log p*(y|x) minus the
-    model's strict log-likelihood, which estimates -H* - LL with less noise than the entropy H*
-    does. `dev_ll` of latent models is a bound from `dev_samples` draws, so theirs are upper bounds.
-    Empty for a corpus whose p* nobody knows.
-    """
-    rows = []
-    for task in tasks:
-        config = task.config
-        truth = exact_log_prob(task, "dev")
-        if truth is None:
-            break
-        count = config.training.dev_sentences
-        tokens = (task.dev.target_lengths[:count] + 1).mean()
-        for row in run_folder(config).read_history().itertuples():
-            rows.append({"model": config.model, "step": row.step,
-                         "kl": truth[:count].mean() - row.dev_ll * tokens})
-    return pd.DataFrame(rows, columns=["model", "step", "kl"])
-
-
-def divergence_against_steps(points: pd.DataFrame) -> Figure:
-    """KL(p* || model) on the dev set against training steps, a line a model."""
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    axes = figure.subplots()
-    for model, part in points.groupby("model", sort=False):
-        axes.plot(part["step"], part["kl"], **line(model), label=model_name(model))
-    axes.set_yscale("log")
-    finish(axes, "training step", "KL(p* || model) (nats per sentence), ← better")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    if len(points):
-        axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

@@ -25,11 +25,15 @@ __all__ = ["bleu_table", "diagnostics_table", "divergence_table", "examples",
            "length_points", "likelihood_by_length", "likelihood_table", "training_curves"]
 
 
+FEWEST = 5  # sentences of a length that is drawn
+
+
 # ---- training ----
 
-def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
+def training_curves(histories: Mapping[str, pd.DataFrame], truth: float | None = None) -> Figure:
     """Dev log-likelihood and dev BLEU against steps, a line a model; of a single one also every
-    loss term of training (dashed) and dev (solid). histories: {model: history.csv}.
+    loss term of training (dashed) and dev (solid). histories: {model: history.csv}. truth: log p*
+    of the dev set per token, which no strict log-likelihood exceeds but for sampling error.
     """
     alone = len(histories) == 1
     figure = Figure(figsize=(9.6 if alone else 7.6, 3.4), layout="constrained")
@@ -37,14 +41,22 @@ def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
     for axes, column, label in zip(panels, ("dev_ll", "dev_bleu"), (
             "dev LL, strict (nats per token), better →", "dev BLEU (0 to 100), better →"),
             strict=False):
-        ends = []
+        ends, lowest = [], []
         for model, history in histories.items():
             points, of = history.dropna(subset=column), line(model)
             axes.plot(points["step"], points[column], markevery=max(1, len(points) // 8), **of)
             last = points[column].iloc[-1] if len(points) else np.nan
             ends.append((model_name(model), of["color"], float(last)))
+            lowest.append(points[column].iloc[len(points) // 4:].min())
+        if len(lowest) > 1:  # where they began would hide how they end
+            low, high = np.nanmin(lowest), axes.get_ylim()[1]
+            axes.set_ylim(bottom=low - 0.08 * (high - low))
         finish(axes, "training step", label)
         label_ends(axes, ends)
+    if truth is not None:
+        panels[0].axhline(truth, color=INK, lw=1.2)
+        panels[0].annotate("truth", (0.02, truth), xycoords=("axes fraction", "data"),
+                           xytext=(0, 3), textcoords="offset points", fontsize=9, color=INK)
     if alone:
         _loss_terms(panels[2], next(iter(histories.values())))
     return figure
@@ -84,7 +96,8 @@ def likelihood_table(metrics: Metrics) -> pd.DataFrame:
         {"accounting": name, "counts": f"{a.label}, {a.unit}",
          "mean": metrics.log_likelihood[name].mean,
          "standard error": metrics.log_likelihood[name].standard_error,
-         "samples K": metrics.log_likelihood[name].samples}
+         "samples K": f"{metrics.log_likelihood[name].samples:,}"
+         if metrics.convergence.get("bounds") else "exact"}
         for name, a in ACCOUNTINGS.items() if name in metrics.log_likelihood])
 
 
@@ -158,13 +171,15 @@ def likelihood_by_length(points: pd.DataFrame) -> Figure:
     """A panel a model: strict log-likelihood against target length, of the model trained on raw
     (solid) and on distilled text (dashed), beside the truth's where it is known.
 
-    points: `length_points` of any number of runs.
+    points: `length_points` of any number of runs. Lengths of fewer than `FEWEST` sentences are
+    left out.
     """
+    points = points[points["sentences"] >= FEWEST]
     models = [model for model in MODELS if model in set(points["model"])]
     columns = min(4, len(models))
     rows = -(-len(models) // columns)
     figure = Figure(figsize=(2.5 + 2.1 * columns, 0.9 + 1.9 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
     for axes, model in zip(panels, models, strict=False):
         of = points[points["model"] == model]
         for data, dash in (("raw", "-"), ("distilled", "--")):
@@ -176,7 +191,7 @@ def likelihood_by_length(points: pd.DataFrame) -> Figure:
         finish(axes, "", "")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set_title(model_name(model), fontsize=9.5, color=style(model)[0], loc="left")
-    for axes in list(panels)[len(models):]:
+    for axes in panels[len(models):]:
         axes.remove()
     figure.supxlabel("target length (subwords with one EOS)", fontsize=9, color=INK)
     figure.supylabel("LL, strict (nats per sentence), better →", fontsize=9, color=INK)

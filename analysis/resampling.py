@@ -38,17 +38,6 @@ class Resamples:
     bleu_resampled: Float[np.ndarray, "resamples models"]
     slack: Float[np.ndarray, " models"] | float = 0.0
 
-    def interval(self, level: float = 0.95) -> pd.DataFrame:
-        """Percentile interval of each model: columns likelihood_low, likelihood_high, bleu_low,
-        bleu_high, one row a model.
-        """
-        tails = [(1 - level) / 2, (1 + level) / 2]
-        bounds = {}
-        for name in ("likelihood", "bleu"):
-            low, high = np.quantile(getattr(self, f"{name}_resampled"), tails, axis=0)
-            bounds |= {f"{name}_low": low, f"{name}_high": high}
-        return pd.DataFrame(bounds)
-
     def averaged(self, groups: Int[np.ndarray, " models"]) -> "Resamples":
         """The mean of the models of each group (0, 1, ...; seeds of one system, say), in order."""
         member = groups[:, None] == np.arange(groups.max(initial=-1) + 1)     # [models, groups]

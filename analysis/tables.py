@@ -280,4 +280,5 @@ def _cell(cell: object, digits: int, column: str) -> str:
     if isinstance(cell, (float, np.floating)):
         return signed(float(cell), digits)
     text = model_name(str(cell)) if column in MODEL_COLUMNS else str(cell)
-    return text.replace("|", r"\|").replace("\n", " ")
+    text = text.replace("|", r"\|").replace("\n", " ")
+    return f"`{text}`" if "@" in text else text  # or it becomes a link to a mail address

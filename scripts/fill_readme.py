@@ -14,7 +14,6 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import findings
-from analysis.significance import orders_by_kind
 from analysis.tables import MISSING, NO_BREAK, markdown, signed
 from benchmarks import page
 from lib.config import MODELS, model_name
@@ -25,17 +24,9 @@ NOTHING = "*(no results yet)*\n"
 
 
 def answer() -> str:
-    """How many pairs of models log-likelihood and BLEU order alike, a row a corpus and accounting,
-    a column a kind of pair.
-    """
-    rows = []
-    for dataset, scale in findings.places():
-        pairs = pd.read_csv(outputs_root() / "tables" / f"significance_{dataset}_{scale}.csv")
-        for accounting in ("strict", "released"):
-            counts = orders_by_kind(pairs[pairs["accounting"] == accounting])
-            rows.append({"corpus": f"{dataset}, {scale}", "LL": accounting} | {
-                kind: " / ".join(map(str, of)) for kind, of in counts.items()})
-    return markdown(pd.DataFrame(rows).fillna(MISSING)) if rows else NOTHING
+    """How many pairs of models log-likelihood and BLEU order alike."""
+    places = findings.places()
+    return markdown(findings.answer(places)) if places else NOTHING
 
 
 def multi30k() -> str:

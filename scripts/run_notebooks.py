@@ -19,6 +19,7 @@ import nbformat
 import yaml
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from lib.paths import NOTEBOOKS, ROOT, outputs_root
@@ -44,7 +45,7 @@ def empty(notebook: nbformat.NotebookNode) -> None:
 
 def run(path: Path, timeout: int | None, target: Path, parameters: dict | None = None) -> None:
     """Execute the notebook at `path` and write it to `target`; on any error leave that alone."""
-    notebook = nbformat.read(path, as_version=4)
+    notebook = load_notebook_node(str(path))
     empty(notebook)
     if parameters is not None:
         notebook = parameterize_notebook(notebook, parameters)

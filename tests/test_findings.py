@@ -67,7 +67,7 @@ def test_findings_as_published(isolated):
     assert len(changes) == 6 and {part.answer for part in changes} == {"yes"}
     gains = [part for part in told[4, ""].evidence if "after four steps" in part.quantity]
     assert len(gains) == 8 and all(math.isnan(part.low) for part in gains)
-    assert told[5, ""].needs == "notebooks/08_speed.ipynb run on them"
+    assert "notebooks/08_speed.ipynb" in told[5, ""].needs
 
 
 def test_the_overview_has_a_row_a_finding_and_a_column_an_accounting(isolated):
@@ -157,11 +157,11 @@ def test_a_simple_prior_with_distillation_and_refinement(isolated):
     _, told = fast_systems(of="_distilled")
     assert told.verdict == "holds"
     found = {part.quantity: part for part in told.evidence}
-    speed = found["speed of Ga-B k1 over Fl-B k1, one sentence at a time"]
+    speed = found["speed of Ga-B k1 over Fl-B k1, a sentence at a time"]
     assert (speed.value, speed.answer) == (pytest.approx(6.0), "yes")
     assert (speed.low, speed.high) == pytest.approx((6 * 0.99 / 1.01, 6 * 1.01 / 0.99))
-    assert found["speed of Ga-B k1 over Tr-B beam4, one sentence at a time"].value == 3.0
-    assert found["speed of Ga-B k4 over Tr-B beam4, one sentence at a time"].answer == ""
+    assert found["speed of Ga-B k1 over Tr-B beam4, a sentence at a time"].value == 3.0
+    assert found["speed of Ga-B k4 over Tr-B beam4, a sentence at a time"].answer == ""
     assert found["BLEU of Ga-B after four steps minus before any"].value == pytest.approx(9.0)
 
 

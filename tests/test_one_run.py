@@ -73,7 +73,11 @@ def test_tables_of_metrics_hold_what_metrics_hold():
     bleu = one_run.bleu_table(metrics)
     assert bleu["setting"].tolist() == ["k0", "k4 (headline)"]
     assert bleu["sentences a second"].tolist() == [9.0, 3.0]
-    assert one_run.likelihood_table(metrics)["accounting"].tolist() == list(ACCOUNTINGS)
+    likelihood = one_run.likelihood_table(metrics)
+    assert likelihood["accounting"].tolist() == list(ACCOUNTINGS)
+    assert set(likelihood["samples K"]) == {"exact"}
+    bound = replace(metrics, convergence={"bounds": [{}]})
+    assert set(one_run.likelihood_table(bound)["samples K"]) == {"5"}
     assert len(one_run.diagnostics_table(metrics)) == 2
     assert one_run.diagnostics_table(replace(metrics, diagnostics={})).empty
 
@@ -86,13 +90,14 @@ def history(end):
 
 
 def test_training_curves_have_a_line_a_model_and_its_name():
-    several = one_run.training_curves({"tr_s": history(1.0), "ga_b": history(0.9)})
+    several = one_run.training_curves({"tr_s": history(1.0), "ga_b": history(0.9)}, -0.7)
     assert len(several.axes) == 2
     for axes in several.axes:
         names = [child.get_text() for child in axes.get_children() if isinstance(child, Annotation)]
-        assert sorted(names) == ["Ga-B", "Tr-S"]
-        assert [line.get_color() for line in axes.lines] == [COLOURS["autoregressive"],
+        assert sorted(set(names) - {"truth"}) == ["Ga-B", "Tr-S"]
+        assert [line.get_color() for line in axes.lines][:2] == [COLOURS["autoregressive"],
                                                              COLOURS["gaussian"]]
+    assert several.axes[0].lines[2].get_ydata() == [-0.7, -0.7]
     single = one_run.training_curves({"ga_b": history(1.0)})
     assert [text.get_text() for text in single.axes[2].get_legend().get_texts()] == [
         "loss, train", "kl, train", "kl, dev"]

@@ -15,8 +15,8 @@ def test_bootstrap_interval_covers_the_truth_as_often_as_it_says():
     for trial in range(200):
         frame = scored_sentences(["a"] * lines, rng.normal(-3.0, 1.0, lines))
         drawn = resampling.bootstrap([frame], ["a"] * lines, "per_sentence", resamples=200,
-                                     seed=trial).interval()
-        covered += drawn["likelihood_low"][0] <= -3.0 <= drawn["likelihood_high"][0]
+                                     seed=trial).likelihood_resampled[:, 0]
+        covered += np.quantile(drawn, 0.025) <= -3.0 <= np.quantile(drawn, 0.975)
     assert 0.88 <= covered / 200 <= 0.99     # 95% less the small-sample loss, +- 3 errors
 
 

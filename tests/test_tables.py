@@ -122,6 +122,11 @@ def test_markdown_by_hand():
                     "| a\\|b | – | 6 | 1,234.50 | 0.500 | no |\n")
 
 
+def test_a_setting_is_no_mail_address():
+    assert "| `k4-samples1@0.5` |" in tables.markdown(pd.DataFrame({"setting": [
+        "k4-samples1@0.5"]}))
+
+
 def test_headings_keep_the_names_of_data_sets():
     assert tables.markdown(pd.DataFrame({"multi30k_de_en mini, strict": ["x"]})).startswith(
         "| multi30k_de_en mini, strict |")
