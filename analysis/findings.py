@@ -16,16 +16,13 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from analysis import published
+from analysis import published, refinement_table
 from analysis.published import FINDINGS, Finding
-from analysis.significance import ORDERS, TAILS, orders_by_kind, seed_spread
+from analysis.significance import ORDERS, orders_by_kind
 from analysis.style import family_name
-from analysis.systems import collect, model_order
 from analysis.tables import MISSING, interval, markdown
-from lib.bleu import bleu_from_counts, resample_weights
 from lib.config import LATENT, family_of, model_name
 from lib.paths import outputs_root
-from lib.runs import RunFolder, find_runs
 
 __all__ = ["ACCOUNTINGS_SHOWN", "Evidence", "Verdict", "answer", "decide", "evidence_table", "main",
            "overview", "page", "places", "show", "verdicts"]
@@ -37,7 +34,6 @@ HOLDS, IN_PART, FAILS, UNDECIDED, UNTESTED = (
 YES, NO = "yes", "no"
 DATA = ("raw", "distilled")
 NAN = math.nan
-RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -168,22 +164,22 @@ def _change(row: tuple, name: str, *, positive: bool = True) -> Evidence:
 
 
 def _gain(row: tuple, answer: str = "") -> Evidence:
-    """What refinement changes for one model; row: of `_refinement_gains`."""
+    """What refinement changes for one model; row: of `refinement_table.gains`."""
     return Evidence(row.train_data, f"BLEU of {model_name(row.model)} after four steps minus "
                     "before any", row.gain, row.low, row.high, 1, answer)
 
 
 def _refinement(dataset: str, scale: str) -> Result:
     """4: refinement gains more BLEU with Gaussian priors than with flow priors."""
-    gains = _refinement_gains(dataset, scale)
+    gained = refinement_table.gains(dataset, scale)
     answers, evidence = [], []
     for data in DATA:
-        found = gains[gains["train_data"] == data]
+        found = gained[gained["train_data"] == data]
         if not set(LATENT) <= set(found["family"]):
             continue
         evidence += map(_gain, found.itertuples())
         ours, theirs = (found[found["family"] == family] for family in LATENT)
-        ahead = _ahead(ours, theirs)
+        ahead = refinement_table.gain_difference(ours, theirs)
         answers.append(NO if ours["gain"].mean() <= 0 and not math.isnan(ahead[1]) else
                        _side(ahead[1:]))
         evidence.append(Evidence(data, "mean gain of Gaussian priors minus that of flow priors",
@@ -216,8 +212,9 @@ def _speed(dataset: str, scale: str, pairs: pd.DataFrame | None) -> Result:
                          "best with either prior", *gap, 1, _side(gap[1:]))]
     same = pairs[(pairs["first"] == ours) & (pairs["second"] == ours)]
     evidence += [_change(row, "bleu") for row in same.itertuples()]
-    gains = _refinement_gains(dataset, scale).query("model == @ours and train_data == 'distilled'")
-    evidence += [_gain(row, _side((row.low, row.high))) for row in gains.itertuples()]
+    gained = refinement_table.gains(dataset, scale)
+    gained = gained.query("model == @ours and train_data == 'distilled'")
+    evidence += [_gain(row, _side((row.low, row.high))) for row in gained.itertuples()]
     evidence += _ratios(speeds, ours, theirs)
     answers = [part.answer for part in evidence if part.answer]
     return ([NO] if evidence[0].answer == NO else answers), evidence
@@ -314,71 +311,6 @@ def _best(pairs: pd.DataFrame, data: str, name: str) -> dict[str, tuple[str, flo
         if lead > best.get(family_of(model), ("", -math.inf))[1]:
             best[family_of(model)] = model, lead
     return best
-
-
-def _refinement_gains(dataset: str, scale: str) -> pd.DataFrame:
-    """BLEU after four steps minus before any, a row a latent system: model, family, train_data,
-    gain, low, high; `spread` over seeds (`significance.seed_spread`), and `drawn`, the gain on each
-    resample of the test sentences, None where a run doesn't keep BLEU's counts.
-
-    From metrics.json: means over seeds, the interval widened by theirs.
-    """
-    rows: dict[tuple, list] = {}
-    for run in collect(find_runs(dataset, scale))["run"]:
-        metrics = run.read_metrics()
-        if {"k0", "k4"} <= set(metrics.bleu):
-            refined = metrics.bleu["k4"]
-            rows.setdefault((run.model, metrics.family, run.train_data), []).append((
-                refined.score - metrics.bleu["k0"].score, refined.gain_low, refined.gain_high,
-                _drawn_gain(run)))
-    table = pd.DataFrame([(*key, *_over_seeds(gains)) for key, gains in rows.items()],
-                         columns=["model", "family", "train_data", "gain", "low", "high", "spread",
-                                  "drawn"])
-    return table.loc[model_order(table["model"]).sort_values(kind="stable").index]
-
-
-def _drawn_gain(run: RunFolder) -> np.ndarray | None:
-    """The gain of a run on each resample; the draws of all runs of one test set are the same."""
-    counts = run.read_bleu_counts()
-    if not {"k0", "k4"} <= set(counts):
-        return None
-    weights = resample_weights(len(counts["k0"]), RESAMPLES)
-    return bleu_from_counts(weights @ counts["k4"]) - bleu_from_counts(weights @ counts["k0"])
-
-
-def _over_seeds(gains: list[tuple]) -> tuple[float, float, float, float, np.ndarray | None]:
-    """Mean of (gain, low, high) over seeds, its interval widened by theirs; their spread, and the
-    mean of the gains on every resample.
-    """
-    values = np.array([row[:3] for row in gains])
-    gain, low, high = values.mean(axis=0)
-    spread = seed_spread(values[:, 0].std(ddof=1), len(gains)) if len(gains) > 1 else 0.0
-    drawn = [row[3] for row in gains]
-    return (float(gain), float(gain - np.hypot(gain - low, spread)),
-            float(gain + np.hypot(high - gain, spread)), spread,
-            None if any(one is None for one in drawn) else np.mean(drawn, axis=0))
-
-
-def _ahead(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[float, float, float]:
-    """Mean gain of some systems minus that of others, with its 95% interval.
-
-    On the same resamples of the test sentences, widened by the spread over seeds; where a run
-    doesn't keep BLEU's counts, as if the gains were independent.
-    """
-    value = float(ours["gain"].mean() - theirs["gain"].mean())
-
-    def added(halves: str) -> float:  # in quadrature, over the means of both
-        return math.hypot(*(np.linalg.norm(part[halves]) / len(part) for part in (ours, theirs)))
-
-    ours, theirs = (part.assign(half=(part["high"] - part["low"]) / 2) for part in (ours, theirs))
-    half = added("half")
-    if math.isnan(half) or any(part["drawn"].isna().any() for part in (ours, theirs)):
-        return value, value - half, value + half
-    drawn = [np.mean(list(part["drawn"]), axis=0) for part in (ours, theirs)]
-    low, high = np.quantile(drawn[0] - drawn[1], TAILS)
-    below, above = (math.hypot(max(0.0, side), added("spread"))
-                    for side in (value - low, high - value))
-    return value, float(value - below), float(value + above)
 
 
 # ---- what is shown ----
