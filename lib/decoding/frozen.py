@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lib import runtime
 from lib.affine import put_together, take_apart
 from lib.autoregressive import DecoderState, Transformer
+from lib.decoding import fused
 from lib.distributions import Tokens, exact
 from lib.errors import ConfigError
 from lib.filling import FillingModel
@@ -129,31 +130,52 @@ class FrozenLayer(nn.Module):
     def forward(self, x: Tensor, bias: Tensor | None, source: KeysValues | None = None,
                 source_bias: Tensor | None = None, causal: bool = False) -> Tensor:
         """Shapes [batch, length, d_model] in and out, fp32."""
-        qkv = self.qkv(self.norms[0](x)).unflatten(-1, (3, self.heads, -1))
+        x, out = self.parts(x, bias, source, source_bias, causal)
+        return x + out
+
+    def parts(self, x: Tensor, bias: Tensor | None, source: KeysValues | None = None,
+              source_bias: Tensor | None = None, causal: bool = False) -> tuple[Tensor, Tensor]:
+        """Two tensors whose sum is the layer's output, for a norm that adds them up."""
+        qkv = self.qkv(self._norm(0, x)[1]).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         if causal:
             hidden = torch.full((x.shape[1],) * 2, -torch.inf, device=x.device).triu_(1)
             bias = hidden if bias is None else bias + hidden
-        x = x + self.out(_attend(q, k, v, bias).transpose(1, 2).flatten(2))
-        return self._rest(x, source, source_bias)
+        out = self.out(_attend(q, k, v, bias).transpose(1, 2).flatten(2))
+        return self._rest(x, out, source, source_bias)
 
     def step(self, x: Tensor, cache: Tensor, at: int, source: KeysValues,
              source_bias: Tensor | None) -> Tensor:
         """Position `at` alone, [batch, 1, d_model]."""
-        qkv = self.qkv(self.norms[0](x)).view(len(x), 3, self.heads, 1, -1).to(cache.dtype)
+        qkv = self.qkv(self._norm(0, x)[1]).view(len(x), 3, self.heads, 1, -1).to(cache.dtype)
         cache[:, :, :, at] = qkv[:, 1:, :, 0].transpose(0, 1)
         key, value = cache[:, :, :, :at + 1].unbind(0)
         found = F.scaled_dot_product_attention(qkv[:, 0], key, value, scale=1.0)
-        x = x + self.out(found.view(x.shape))
-        return self._rest(x, source, source_bias)
+        x, out = self._rest(x, self.out(found.view(x.shape)), source, source_bias)
+        return x + out
 
-    def _rest(self, x: Tensor, source: KeysValues | None, source_bias: Tensor | None) -> Tensor:
+    def _rest(self, x: Tensor, out: Tensor, source: KeysValues | None,
+              source_bias: Tensor | None) -> tuple[Tensor, Tensor]:
         if source is not None:
             key, value = source
-            q = self.query(self.norms[1](x)).view(key.shape[0], -1, self.heads, key.shape[-1])
+            x, y = self._norm(1, x, out)
+            q = self.query(y).view(key.shape[0], -1, self.heads, key.shape[-1])
             found = _attend(q.transpose(1, 2), key, value, source_bias)
-            x = x + self.source_out(found.transpose(1, 2).reshape(x.shape))
-        return x + self.outer(self.inner(self.norms[-1](x)))
+            out = self.source_out(found.transpose(1, 2).reshape(x.shape))
+        x, y = self._norm(-1, x, out)
+        return x, self.outer(self.inner(y))
+
+    def _norm(self, which: int, x: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return _add_norm(x, out, self.norms[which], self.qkv.dtype)
+
+
+def _add_norm(x: Tensor, out: Tensor | None, norm: nn.LayerNorm,
+              dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """x + out, and its norm: where there are kernels one of them, in the products' `dtype`."""
+    if fused.available(x):
+        return fused.add_norm(x, out, norm, dtype)
+    x = x if out is None else x + out
+    return x, norm(x)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
@@ -303,7 +325,10 @@ class Uncouple(nn.Module):
         if self.split == "t" and bias is not None:
             bias = bias[..., ::2]
         x = kept + positions(kept.shape[1], self.width, kept.device, kept.dtype)
-        out = self.out(self.norm(self.layer(x, bias, condition.source, condition.source_bias)))
+        parts = self.layer.parts(x, bias, condition.source, condition.source_bias)
+        out = self.out(_add_norm(*parts, self.norm, self.out.dtype)[1])
+        if self.kind == "affine" and eps.dtype == torch.float32 and fused.available(eps):
+            return fused.affine_inverse(eps, out, self.split)
         out = out.to(kept.dtype)
         if self.kind == "affine":
             out, raw = out.chunk(2, -1)
