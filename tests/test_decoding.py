@@ -1,5 +1,7 @@
 """The one entry: names of procedures, every procedure's independence of the batch, bad input."""
 
+import copy
+
 import pytest
 import torch
 from tiny import (
@@ -74,6 +76,8 @@ PATHS = ["lookahead", "viterbi", "beam3", *POSITIONS]
 ALIGNMENTS = ["beam3", *POSITIONS]
 UNMASKING = ["m1", "m3", "mT", "confident", "confident@0.7", "mbr4-chrf-confident@0.7",
              *POSITIONS[1:]]
+FIXED = {"greedy", "beam3", "k0", "k8", "k1-lengths1", "k1-lengths3-bound", "lookahead", "viterbi",
+         "m1", "m3", "mT"}  # those that draw nothing
 FAMILIES = pytest.mark.parametrize(("architecture", "settings"), [
     (AUTOREGRESSIVE, STEPWISE), (GAUSSIAN, PARALLEL), (FLOW, PARALLEL), (INDEPENDENT, POSITIONS),
     (DAG, PATHS), (CTC, ALIGNMENTS), (MASKED, UNMASKING)], ids=lambda x: getattr(x, "family", ""))
@@ -107,10 +111,46 @@ def test_the_company_of_a_sentence_changes_no_hypothesis(architecture, settings,
     monkeypatch.setattr(decoding, "POSITIONS", 1)
     assert found(sources) == together
     other = found(sources, seed=4)
-    fixed = {"greedy", "beam3", "k0", "k8", "k1-lengths1", "k1-lengths3-bound", "lookahead",
-             "viterbi", "m1", "m3", "mT"}
-    assert all(together[s] == other[s] for s in fixed & set(settings))
+    assert all(together[s] == other[s] for s in FIXED & set(settings))
     assert together["sample"] != other["sample"]
+
+
+@pytest.mark.gpu
+@FAMILIES
+def test_on_a_gpu_the_hypotheses_are_those_of_the_cpu(architecture, settings, sources):
+    """What draws nothing, and sampling of a Transformer, whose uniform numbers come from the host;
+    in 64 bits and in fp32.
+    """
+    wanted = settings if architecture is AUTOREGRESSIVE else sorted(FIXED & set(settings))
+    model = model_of(architecture, VOCABULARY)
+    for dtype in (torch.float64, torch.float32):
+        own = copy.deepcopy(model).to(dtype)
+        torch.set_default_dtype(dtype)
+        given = sources_of(sources)
+        expected = hypotheses(own, *given, wanted, Options(vocabulary=Numbers))
+        found = hypotheses(own.to("cuda"), *(x.to("cuda") for x in given), wanted,
+                           Options(vocabulary=Numbers))
+        assert found == expected, dtype
+
+
+@pytest.mark.gpu
+@FAMILIES
+def test_on_a_gpu_the_company_of_a_sentence_changes_no_hypothesis(architecture, settings, sources):
+    """Draws there are others than on the CPU, and a sentence's own as well."""
+    teacher, model = (model_of(a, VOCABULARY).to("cuda") for a in (AUTOREGRESSIVE, architecture))
+    if architecture in (INDEPENDENT, MASKED):
+        near_lengths(model)
+    sources = [*sources[:5], [], sources[5]]
+
+    def found(rows, seed=3):
+        source, mask = sources_of(rows)
+        return hypotheses(model, source.to("cuda"), None if mask is None else mask.to("cuda"),
+                          settings, Options(seed=seed, teacher=teacher, vocabulary=Numbers))
+
+    together = found(sources)
+    alone = [found([source]) for source in sources]
+    assert together == {s: [one[s][0] for one in alone] for s in settings}
+    assert together["sample"] != found(sources, seed=4)["sample"]
 
 
 # Names ---------------------------------------------------------------------------------------
