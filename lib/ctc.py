@@ -7,6 +7,8 @@ model. The blank has EOS's place in the vocabulary, which no frame emits as such
 Source: Libovicky and Helcl (2018), end-to-end non-autoregressive translation with CTC.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -56,15 +58,15 @@ class CtcModel(UpsampledModel):
         states = self.slot_states(memory, real, shown)
         return Frames(self.emissions(states, first=BLANK), count, real)
 
-    def log_prob(self, memory: Memory, batch: Batch, shown: Tensor | None = None,
-                 best: bool = False) -> Float[Tensor, " batch"]:
-        """log p(y|x), all alignments summed; with `best` the most probable alignment's."""
+    def path_sums(self, memory: Memory, batch: Batch, shown: Tensor | None = None,
+                  ) -> Callable[..., Float[Tensor, " batch"]]:
+        """log p(y|x), all alignments summed, or of the best one."""
         frames = self.frames(memory, shown)
         blank, emissions = self._columns(frames, batch)
         if not torch.is_grad_enabled():
             blank, emissions = blank.double(), emissions.double()
-        return alignments_log_prob(blank, emissions, _repeated(batch.target), word_counts(batch),
-                                   frames.count, best)
+        return partial(alignments_log_prob, blank, emissions, _repeated(batch.target),
+                       word_counts(batch), frames.count)
 
     def best_slots(self, memory: Memory, batch: Batch) -> tuple[Tensor, Tensor]:
         """Which target subword each frame emits in the best alignment, and its favourite."""

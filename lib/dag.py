@@ -8,10 +8,13 @@ of 0 to vertices - 2 subwords, without a length model and without EOS.
 Source: Huang et al. (2022), DA-Transformer. Their released scoring is not used here: it averages
 log p over tokens, leaves the glancing of the training on, and counts sentences without a path as 0.
 With `objective: best_path` the maximum stands in place of the sum, in training alone: the ELBO
-whose posterior has all its mass on one path.
+whose posterior has all its mass on one path. The weight of its KL rises as that of the other ELBOs
+(`kl_start`, `kl_ramp`): from a random start the maximum alone prefers what it says by chance.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -96,14 +99,14 @@ class DagModel(UpsampledModel):
         states = self.slot_states(memory, real, shown)
         return Graph(self.transitions(states, real), self.emissions(states), vertices, real)
 
-    def log_prob(self, memory: Memory, batch: Batch, shown: Tensor | None = None,
-                 best: bool = False) -> Float[Tensor, " batch"]:
-        """log p(y|x), all paths summed; with `best` the most probable path's, its emissions in."""
+    def path_sums(self, memory: Memory, batch: Batch, shown: Tensor | None = None,
+                  ) -> Callable[..., Float[Tensor, " batch"]]:
+        """log p(y|x), all paths summed, or of the best one."""
         graph = self.graph(memory, shown)
         parts = graph.transitions, graph.emissions.log_prob(batch.target)
         if not torch.is_grad_enabled():
             parts = tuple(part.double() for part in parts)
-        return paths_log_prob(*parts, word_counts(batch), graph.vertices, best)
+        return partial(paths_log_prob, *parts, word_counts(batch), graph.vertices)
 
     def best_slots(self, memory: Memory, batch: Batch) -> tuple[Tensor, Tensor]:
         """Which target subword each vertex emits on the best path, and each one's favourite."""

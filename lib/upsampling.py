@@ -7,6 +7,8 @@ projection), and its own position. A target that needs more slots has probabilit
 it out, and counts it.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
@@ -48,9 +50,10 @@ class UpsampledModel(FillingModel):
 
     # ---- what a subclass knows ----
 
-    def log_prob(self, memory: Memory, batch: Batch, shown: Tensor | None = None,
-                 best: bool = False) -> Float[Tensor, " batch"]:
-        """log p(y|x), -inf where there is no path; with `best` that of the best path alone.
+    def path_sums(self, memory: Memory, batch: Batch, shown: Tensor | None = None,
+                  ) -> Callable[..., Float[Tensor, " batch"]]:
+        """A function that gives log p(y|x), -inf where there is no path; with `best=True` that of
+        the most probable path alone, its emissions included.
 
         `shown` [batch, slots]: the decoder's input, where glancing shows target subwords. The sum
         is in fp64 where no gradient is taken.
@@ -72,18 +75,25 @@ class UpsampledModel(FillingModel):
 
     def loss_terms(self, batch: Batch, training: Training,
                    kl_weight: float | Tensor) -> dict[str, Tensor]:
-        """Sums over the batch, in nats: `loss` with gradient; `nll`, or `best_path` where that is
-        the objective; how many sentences are `impossible` and left out; and `tokens`.
+        """Sums over the batch, in nats: `loss` with gradient; `nll`; `kl` where the objective is
+        the best path; how many sentences are `impossible` and left out; and `tokens`.
+
+        log p(best path, y) = log p(y) - KL[q || p(path|y)] with q a delta posterior at the best
+        path: the ELBO. As in the models with continuous latent variables the KL has a weight, and
+        while that is 0 there is no `kl`.
         """
         memory, shown = self.encode(batch.source, batch.source_mask), None
         if training.glancing and self.training:
             shown = self._glance(memory, batch, training.glancing)
-        best = training.objective == "best_path"
-        log_prob, real = self.log_prob(memory, batch, shown, best), batch.target_tokens > 0
-        possible = log_prob > -torch.inf
-        loss = -torch.where(possible & real, log_prob, 0.0).sum()
-        return {"loss": loss, "best_path" if best else "nll": loss.detach(),
-                "impossible": (real & ~possible).sum(), "tokens": batch.target_tokens.sum()}
+        log_prob, real = self.path_sums(memory, batch, shown), batch.target_tokens > 0
+        every = log_prob()
+        possible = (every > -torch.inf) & real
+        loss = -torch.where(possible, every, 0.0).sum()
+        terms = {"nll": loss.detach(), "impossible": (real & ~possible).sum()}
+        if training.objective == "best_path" and (isinstance(kl_weight, Tensor) or kl_weight > 0):
+            kl = torch.where(possible, every - log_prob(best=True), 0.0).sum()
+            terms["kl"], loss = kl.detach(), loss + kl_weight * kl
+        return {"loss": loss, **terms, "tokens": batch.target_tokens.sum()}
 
     @torch.no_grad()
     def _glance(self, memory: Memory, batch: Batch, share: float) -> Int[Tensor, "batch slots"]:
@@ -101,7 +111,7 @@ class UpsampledModel(FillingModel):
         """The exact log p(y|x) as log_p_y with one sample, -inf where there is no path; the other
         terms are 0: a path's end is the string's.
         """
-        log_p_y = self.log_prob(self.encode(batch.source, batch.source_mask), batch)
+        log_p_y = self.path_sums(self.encode(batch.source, batch.source_mask), batch)()
         zero = torch.zeros_like(log_p_y)
         return LogProbTerms(log_p_y[None], zero[None], zero[None], zero)
 

@@ -89,8 +89,10 @@ def test_the_published_sizes():
 @pytest.mark.parametrize("scale", SCALES)
 def test_a_file_that_is_like_another_holds_what_differs(scale):
     marginal, best = (load_config(model, scale=scale) for model in ("da_b", "dp_b"))
+    annealing = load_config("ga_b", scale=scale).training
     assert best == dataclasses.replace(marginal, model="dp_b", training=dataclasses.replace(
-        marginal.training, objective="best_path"))
+        marginal.training, objective="best_path", kl_start=annealing.kl_start,
+        kl_ramp=annealing.kl_ramp))
     assert (marginal.objective, best.objective) == ("marginal", "best_path")
 
 

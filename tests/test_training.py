@@ -463,7 +463,7 @@ def test_a_history_that_lacks_its_last_row_is_written_again():
 
 TERMS = {"tr_s": {"loss", "nll"}, "ga_b": {"loss", "reconstruction", "kl", "length"},
          "fl_s": {"loss", "reconstruction", "kl", "length"}, "na_b": {"loss", "nll", "length"},
-         "da_b": {"loss", "nll", "impossible"}, "dp_b": {"loss", "best_path", "impossible"},
+         "da_b": {"loss", "nll", "impossible"}, "dp_b": {"loss", "nll", "kl", "impossible"},
          "ct_b": {"loss", "nll", "impossible"}, "md_b": {"loss", "nll", "length"}}
 
 

@@ -111,14 +111,27 @@ def test_gradients_are_numerical_ones(architecture):
 def test_the_best_path_is_no_more_probable_than_all(architecture):
     model, batch = model_of(architecture, 6), batch_of(PAIRS)
     marginal = model.loss_terms(batch, training(), 1.0)
-    best = model.loss_terms(batch, training(objective="best_path"), 1.0)
-    assert float((best["loss"] - marginal["loss"]).detach()) > 0.1
-    torch.testing.assert_close(best["best_path"], best["loss"])
-    assert "nll" not in best
-    memory = model.encode(batch.source, batch.source_mask)
-    each, both = (model.log_prob(memory, batch, best=flag).detach() for flag in (True, False))
-    possible = both > -math.inf
-    assert (each[possible] <= both[possible] + 1e-12).all()
+    log_prob = model.path_sums(model.encode(batch.source, batch.source_mask), batch)
+    best, every = log_prob(best=True), log_prob()
+    possible = every > -math.inf
+    assert ((best > -math.inf) == possible).all()
+    assert (best[possible] <= every[possible] + 1e-12).all()
+    for weight in (1.0, torch.tensor(1.0)):
+        found = model.loss_terms(batch, training(objective="best_path"), weight)
+        torch.testing.assert_close(found["loss"], -best[possible].sum())
+        torch.testing.assert_close(found["nll"], marginal["nll"])
+        assert float(found["kl"]) > 0.1
+
+
+@BOTH
+def test_the_weight_of_its_kl_goes_from_all_paths_to_the_best_one(architecture):
+    """It is the ELBO of a delta posterior: log p(y) - weight KL[q || p(path|y)]."""
+    model, batch = model_of(architecture, 6), batch_of(PAIRS)
+    settings = training(objective="best_path")
+    none, half, all_of_it = (model.loss_terms(batch, settings, weight) for weight in (0.0, 0.5, 1.0))
+    torch.testing.assert_close(none, model.loss_terms(batch, training(), 0.7))
+    assert "kl" not in none
+    torch.testing.assert_close(half["loss"], (none["loss"] + all_of_it["loss"]) / 2)
 
 
 @BOTH
