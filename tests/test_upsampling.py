@@ -128,10 +128,10 @@ def test_the_weight_of_its_kl_goes_from_all_paths_to_the_best_one(architecture):
     """It is the ELBO of a delta posterior: log p(y) - weight KL[q || p(path|y)]."""
     model, batch = model_of(architecture, 6), batch_of(PAIRS)
     settings = training(objective="best_path")
-    none, half, all_of_it = (model.loss_terms(batch, settings, weight) for weight in (0.0, 0.5, 1.0))
+    none, half, full = (model.loss_terms(batch, settings, weight) for weight in (0.0, 0.5, 1.0))
     torch.testing.assert_close(none, model.loss_terms(batch, training(), 0.7))
     assert "kl" not in none
-    torch.testing.assert_close(half["loss"], (none["loss"] + all_of_it["loss"]) / 2)
+    torch.testing.assert_close(half["loss"], (none["loss"] + full["loss"]) / 2)
 
 
 @BOTH
