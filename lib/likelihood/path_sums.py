@@ -10,6 +10,7 @@ issue 52241), `zero_infinity` hides what is impossible, and on CUDA it lacks bf1
 import math
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -35,56 +36,103 @@ def paths_log_prob(transitions: Float[Tensor, "batch vertices vertices"],
     emissions: log p(y_i | vertex). lengths: emitted subwords. vertices: of each sentence's graph;
     a path exists for length <= vertices - 2, else the result is -inf.
     """
-    size, steps = emissions.shape[1:]
-    at, step = (torch.arange(n, device=emissions.device) for n in (size, steps))
-    behind = lengths[:, None] - 1 - step  # subwords after this one
-    reach = (at[:, None] > step) & (at[:, None] < vertices[:, None, None] - 1 - behind[:, None])
-    emissions = emissions.masked_fill(~reach, NOTHING)
-    with torch.autocast(emissions.device.type, enabled=False):
-        edges = transitions if best else transitions.exp()
-        f = emissions.new_full(emissions.shape[:2], NOTHING)
-        f[:, 0].zero_()
-        for i in range(steps):
-            onward = (_farthest if best else _onward)(f, edges) + emissions[..., i]
-            f = torch.where(lengths[:, None] > i, onward, f)
-    last = (vertices - 1)[:, None, None].expand(-1, size, 1)
-    ends = f + transitions.gather(2, last)[..., 0]
-    total = ends.max(1).values if best else ends.logsumexp(1)
+    last = (vertices - 1)[:, None]
+    if best:
+        path = best_path(transitions, emissions, lengths, vertices)
+        total = _along(transitions, emissions, path, lengths, last)
+    else:
+        emissions = emissions.masked_fill(~_reach(emissions, lengths, vertices), NOTHING)
+        with torch.autocast(emissions.device.type, enabled=False):
+            f = _PathSums.apply(transitions.exp(), emissions.permute(2, 0, 1).contiguous(),
+                                lengths)
+        total = (f + _into(transitions, last)).logsumexp(1)
     return total.masked_fill(lengths > vertices - 2, -math.inf)
 
 
-def _onward(f: Float[Tensor, "batch vertices"],
-            edges: Float[Tensor, "batch vertices vertices"]) -> Tensor:
-    """logsumexp_k (f(k) + log edges[k, j]) as one product of numbers between 0 and 1."""
-    top = f.detach().amax(1, keepdim=True)
-    summed = torch.bmm((f - top).exp()[:, None], edges)[:, 0]
-    return summed.clamp(min=torch.finfo(f.dtype).tiny).log() + top
+class _PathSums(torch.autograd.Function):
+    """f_n of `paths_log_prob`, a product of numbers between 0 and 1 a step.
+
+    The backward pass takes the same steps back, and all edges' gradients in one product.
+    """
+
+    @staticmethod
+    def forward(ctx, edges: Tensor, emissions: Tensor, lengths: Tensor) -> Tensor:
+        f = torch.full_like(emissions[0], NOTHING)
+        f[:, 0].fill_(0.0)
+        lefts, sums = torch.empty_like(emissions), torch.empty_like(emissions)
+        for i, emission in enumerate(emissions):
+            top = f.amax(1, keepdim=True)
+            lefts[i] = (f - top).exp_()
+            sums[i] = torch.bmm(lefts[i][:, None], edges)[:, 0]
+            onward = sums[i].clamp(min=torch.finfo(f.dtype).tiny).log_().add_(top).add_(emission)
+            f = torch.where(lengths[:, None] > i, onward, f)
+        ctx.save_for_backward(edges, lefts, sums, lengths)
+        return f
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        edges, lefts, sums, lengths = ctx.saved_tensors
+        emissions, slopes = torch.empty_like(lefts), torch.empty_like(lefts)
+        for i in reversed(range(len(lefts))):
+            inside = lengths[:, None] > i
+            emissions[i] = grad * inside
+            possible = inside & (sums[i] >= torch.finfo(sums.dtype).tiny)
+            slopes[i] = torch.where(possible, grad / sums[i], 0.0)
+            back = torch.bmm(edges, slopes[i][..., None])[..., 0].mul_(lefts[i])
+            grad = torch.where(inside, back, grad)
+        return torch.bmm(lefts.permute(1, 2, 0), slopes.transpose(0, 1)), emissions, None
 
 
-def _farthest(f: Float[Tensor, "batch vertices"],
-              edges: Float[Tensor, "batch vertices vertices"]) -> Tensor:
-    """max_k (f(k) + edges[k, j]), its gradient to one of several equal ones."""
-    return (f[..., None] + edges).max(1).values
-
-
+@torch.no_grad()
 def best_path(transitions: Float[Tensor, "batch vertices vertices"],
               emissions: Float[Tensor, "batch vertices targets"],
               lengths: Int[Tensor, " batch"], vertices: Int[Tensor, " batch"],
               ) -> Int[Tensor, "batch targets"]:
     """The vertex that emits each subword on the most probable path (any, beyond the length).
 
-    It is where the maximum's gradient is 1. Without a path the vertices mean nothing.
+    Without a path the vertices mean nothing.
     """
-    return _used(emissions, lambda given: paths_log_prob(transitions.detach(), given, lengths,
-                                                         vertices, best=True)).argmax(1)
+    emissions = emissions.masked_fill(~_reach(emissions, lengths, vertices), NOTHING)
+    f = torch.full_like(emissions[..., 0], NOTHING)
+    f[:, 0].fill_(0.0)
+    came, path = [], []
+    for i, emission in enumerate(emissions.unbind(2)):
+        value, before = (f[..., None] + transitions).max(1)
+        came.append(before)
+        f = torch.where(lengths[:, None] > i, value + emission, f)
+    at = (f + _into(transitions, vertices[:, None] - 1)).argmax(1, keepdim=True)
+    for i in reversed(range(len(came))):
+        path.append(at)
+        at = torch.where(lengths[:, None] > i, came[i].gather(1, at), at)
+    return torch.cat(path[::-1], 1)
 
 
-def _used(emissions: Tensor, value) -> Tensor:
-    """How often each emission enters a value that is a maximum over sums of them."""
-    with torch.enable_grad():
-        given = emissions.detach().requires_grad_()
-        found = value(given)
-        return torch.autograd.grad(found.masked_fill(found == -math.inf, 0.0).sum(), given)[0]
+def _along(transitions: Tensor, emissions: Tensor, path: Int[Tensor, "batch targets"],
+           lengths: Tensor, last: Int[Tensor, "batch 1"]) -> Float[Tensor, " batch"]:
+    """log of the product along one path of each sentence."""
+    start = torch.zeros_like(last)
+    inside = torch.arange(path.shape[1], device=path.device) < lengths[:, None]
+    stops = torch.cat([start, path, last], 1)
+    stops = torch.where(F.pad(inside, (1, 1), value=True), stops, last)
+    froms = stops[:, :-1]  # beyond the length from the last vertex, which counts nothing
+    steps = transitions.gather(1, froms[..., None].expand(-1, -1, transitions.shape[2])).gather(
+        2, stops[:, 1:, None])[..., 0]
+    said = emissions.gather(1, path[:, None])[:, 0]
+    return (steps.masked_fill(froms == last, 0.0).sum(1)
+            + said.masked_fill(~inside, 0.0).sum(1))
+
+
+def _reach(emissions: Tensor, lengths: Tensor, vertices: Tensor,
+           ) -> Bool[Tensor, "batch vertices targets"]:
+    """Which vertices can emit each subword, for what must come before and after it."""
+    at, step = (torch.arange(n, device=emissions.device) for n in emissions.shape[1:])
+    behind = lengths[:, None] - 1 - step  # subwords after this one
+    return (at[:, None] > step) & (at[:, None] < vertices[:, None, None] - 1 - behind[:, None])
+
+
+def _into(transitions: Tensor, vertex: Int[Tensor, "batch 1"]) -> Float[Tensor, "batch vertices"]:
+    """log p(vertex | each vertex)."""
+    return transitions.gather(2, vertex[:, None].expand(-1, transitions.shape[1], 1))[..., 0]
 
 
 # ---- connectionist temporal classification ----
@@ -129,6 +177,11 @@ def best_alignment(blank: Float[Tensor, "batch frames"],
                    repeated: Bool[Tensor, "batch targets"],
                    lengths: Int[Tensor, " batch"], frames: Int[Tensor, " batch"],
                    ) -> Float[Tensor, "batch frames targets"]:
-    """1 where a frame emits a subword of the target in the most probable alignment, else 0."""
-    return _used(emissions, lambda given: alignments_log_prob(
-        blank.detach(), given, repeated, lengths, frames, best=True))
+    """1 where a frame emits a subword of the target in the most probable alignment, else 0.
+
+    It is where the maximum's gradient is 1.
+    """
+    with torch.enable_grad():
+        given = emissions.detach().requires_grad_()
+        found = alignments_log_prob(blank.detach(), given, repeated, lengths, frames, best=True)
+        return torch.autograd.grad(found.masked_fill(found == -math.inf, 0.0).sum(), given)[0]
