@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lib.batching import Batch, Tokenised
-from lib.config import Architecture, Evaluation
+from lib.config import Architecture, Evaluation, Training
 from lib.distributions import exact
 from lib.emissions import Emissions
 from lib.layers import Memory
@@ -89,7 +89,7 @@ class DagModel(UpsampledModel):
         return ["greedy", "lookahead", "viterbi", f"beam{evaluation.beam}"]
 
     @classmethod
-    def dev_setting(cls, training) -> str:
+    def dev_setting(cls, training: Training) -> str:
         """Lookahead."""
         return "lookahead"
 
