@@ -132,7 +132,7 @@ class Trainer:
             raise CheckpointError(
                 f"{self.folder.path} has {self.step} steps already, and steps = "
                 f"{self.settings.steps} asks for fewer: raise it, delete {self.folder.path} to "
-                "start again, or set DISCREPANCY_OUTPUTS to another folder to keep both")
+                f"start again, or {record.KEEP_BOTH}")
         self.kept = {by: content for by, content in state.get("kept", {}).items()
                      if parallel.is_first() and content["step"] == self.best_row(by).get("step")}
         self._groups, self._replica, self._seen = [], None, self._stamp()

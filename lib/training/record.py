@@ -10,7 +10,10 @@ from lib.runs import RunFolder
 from lib.training import checkpoints, parallel
 from lib.training.choice import choice
 
-__all__ = ["check_free", "read", "write", "write_evaluation"]
+__all__ = ["KEEP_BOTH", "check_free", "read", "write", "write_evaluation"]
+
+KEEP_BOTH = ("keep both by setting DISCREPANCY_OUTPUTS to another folder (in a notebook, in its "
+             "first cell: %env DISCREPANCY_OUTPUTS=/a/folder)")
 
 
 def read(folder: RunFolder) -> dict:
@@ -49,8 +52,7 @@ def check_free(folder: RunFolder, config: Config) -> None:
     if there and changed:
         raise CheckpointError(
             f"{folder.path} holds a run with other settings of {', '.join(changed)}: restore them, "
-            f"delete {folder.path} to start again, or set DISCREPANCY_OUTPUTS to another folder to "
-            "keep both")
+            f"delete {folder.path} to start again, or {KEEP_BOTH}")
 
 
 def _write(folder: RunFolder, described: dict) -> None:
