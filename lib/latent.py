@@ -58,7 +58,7 @@ class LatentModel(Model):
                mask: Bool[Tensor, "batch length"] | None) -> Tokens:
         """p(y|z,x), every position at once; samples of one sentence lie together."""
         x = self.latent(z)
-        x = x + positions(z.shape[1], x.shape[-1], x.device, x.dtype)
+        x = x + positions(z.shape[1], x.shape[-1], x.device, z.dtype)
         if mask is not None:
             mask = mask.repeat_interleave(len(z) // len(mask), 0)
         return Tokens(self.decoder(x, memory, mask), self.embedding.weight)
