@@ -167,5 +167,29 @@ def other_systems(speed: pd.DataFrame | None = None) -> pd.DataFrame | None:
     return pd.DataFrame(rows) if rows else None
 
 
+def gpu() -> str:
+    """What `make gpu` measured: training steps, and sentences one at a time as the paper times."""
+    steps, alone = bench("gpu_training"), bench("gpu_protocol")
+    if steps is None or alone is None:
+        return NOTHING
+    steps = steps.dropna(subset="step_ms")
+    shown = pd.DataFrame({
+        "model": [f"{model_name(row.model)}, {row.scale}" for row in steps.itertuples()],
+        "step": steps["variant"].map({"graphs": "one CUDA graph"}).fillna(steps["variant"]),
+        "positions a step": steps["positions"], "ms a step": steps["step_ms"],
+        "target tokens a second": steps["tokens_per_second"].astype(int),
+        "of the matrix rate": [f"{share:.2%}" for share in steps["share"]]})
+    ratios = pd.DataFrame({
+        "system": [f"{model_name(row.system)} {row.setting}" for row in alone.itertuples()],
+        "sentences a second": alone["sentences/s, batch 1"].round().astype(int),
+        "against Tr-B beam4": [interval(*row) for row in alone[[
+            f"vs Tr-B beam4{end}" for end in ("", "_low", "_high")]].itertuples(index=False)],
+        "the paper's": alone["paper"]})
+    return "\n\n".join([f"{steps['device'].iloc[0]}, torch {steps['torch'].iloc[0]}, "
+                        f"{steps['precision'].iloc[0]}; matrix rate "
+                        f"{steps['matrix_tflops'].median():.0f} TFLOP a second.",
+                        markdown(shown, digits={"ms a step": 1}), markdown(ratios, digits=2)])
+
+
 BLOCKS: dict[str, Callable[[], str]] = {"training": training, "likelihood": likelihood,
-                                        "decoding": decoding, "others": others}
+                                        "decoding": decoding, "others": others, "gpu": gpu}

@@ -80,3 +80,15 @@ def test_the_papers_own_pairs_are_what_its_table_says():
     for data, numbers in (("raw", raw), ("distilled", distilled)):
         found = table.loc[("WMT'14 En-De", data)].loc[["AR, latent", "Gaussian, flow"]]
         assert numbers == found.to_numpy().flatten().tolist()
+
+
+def test_the_speed_on_a_gpu_is_what_the_benchmark_measured():
+    steps = pd.read_csv(ROOT / "outputs/bench/gpu_training.csv").query("scale == 'mini'")
+    times = steps.pivot(index="model", columns="variant", values="step_ms")
+    ratios = times["eager"] / times["graphs"]
+    assert claimed(r"graphed step is (\d+) to (\d+) times") == [
+        int(ratios.min()), round(ratios.max())]
+    alone = pd.read_csv(ROOT / "outputs/bench/gpu_protocol.csv").set_index(["system", "setting"])
+    found = re.search(r"Ga-B at k = 1 translates ([\d.]+) times .* search, Fl-B ([\d.]+)", README)
+    expected = alone["vs Tr-B beam4"][[("ga_b", "k1"), ("fl_b", "k1")]]
+    assert [float(number) for number in found.groups()] == expected.round(1).tolist()
