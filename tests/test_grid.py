@@ -277,7 +277,7 @@ class Workflow:
             for name in ("sentences.csv", "validations.npz"):
                 found[data, name] = (run / name).read_bytes()
             metrics = json.loads((run / "metrics.json").read_text())
-            metrics.pop("speed")
+            del metrics["speed"], metrics["training"]["seconds"]
             found[data, "metrics"] = metrics
             found[data, "config"] = json.loads((run / "config.json").read_text())
             for name in ("best", "last"):

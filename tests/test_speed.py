@@ -133,9 +133,9 @@ def test_the_notebook_runs_with_other_models(tmp_path, monkeypatch):
     papermill.execute_notebook(
         NOTEBOOKS / "08_speed.ipynb", tmp_path / "08.ipynb", cwd=tmp_path, progress_bar=False,
         parameters={"models": ["tr_s", "fl_s"], "baseline": "tr_s", "sentences": 2, "rounds": 1})
-    table = pd.read_csv(tmp_path / "tables/table4_toy_smoke.csv")
+    table = pd.read_csv(tmp_path / "tables/table4_toy_smoke_tr_s_fl_s_n2x1.csv")
     assert table["system"].tolist() == ["tr_s"] * 2 + ["fl_s"] * 3
-    assert len(pd.read_csv(tmp_path / "figures/latency_toy_smoke.csv")) == 10
+    assert len(pd.read_csv(tmp_path / "figures/latency_toy_smoke_tr_s_fl_s_n2x1.csv")) == 10
 
 
 def test_the_benchmark_times_everything(monkeypatch):
