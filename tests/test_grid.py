@@ -122,6 +122,8 @@ def test_profiles_keep_what_a_killed_workflow_needs(path):
     # what a command line gives replaces such a block as a whole, so that rules ask by themselves
     assert not {"set-threads", "set-resources", "default-resources"} & set(profile)
     assert "code" not in profile["rerun-triggers"]
+    if profile.get("executor") == "slurm":  # sacct needs slurmdbd, and misses a cancellation
+        assert profile["slurm-status-command"] == "squeue"
 
 
 def test_numbers_in_overrides_reach_the_lines_by_snakemakes_own_command(isolated):
