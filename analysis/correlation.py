@@ -1,8 +1,8 @@
-"""How well log-likelihood and BLEU rank models alike: coefficients, exact p-values, intervals."""
+"""How well log-likelihood and BLEU rank models alike: coefficients, p-values, intervals."""
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from analysis import comparable
 from analysis.resampling import Resamples
 from analysis.systems import RUN_COLUMNS, average_seeds
 from lib.bleu import resample_weights
-from lib.config import FAMILIES
+from lib.config import FAMILIES, LATENT
 from lib.errors import DataError
 from lib.likelihood.accounting import accounting_named
 from lib.runs import RunFolder, find_runs
@@ -24,6 +24,7 @@ __all__ = ["COEFFICIENTS", "across_checkpoints", "correlate", "kendall",
            "models_table", "pearson", "permutation_p", "spearman", "two_decoders"]
 
 EXACT_UP_TO = 8      # 8! = 40,320 permutations
+LARGEST_P = 0.05     # where no ordering could have a smaller p, none is given
 CHUNK = 500          # permutations at a time, to bound memory
 
 
@@ -72,23 +73,33 @@ COEFFICIENTS: dict[str, Callable] = {"pearson": pearson, "spearman": spearman, "
 
 
 def permutation_p(x: Num[np.ndarray, " n"], y: Num[np.ndarray, " n"], coefficient: Callable,
-                  *, samples: int = 10_000, seed: int = 0) -> float:
+                  groups: Sequence[Hashable] = (), *, samples: int = 10_000, seed: int = 0,
+                  ) -> float:
     """Two-sided permutation p-value: the share of pairings of x with a permuted y whose
     coefficient is at least as far from zero as the observed one.
 
-    Exact over all n! permutations for n <= 8, else seeded Monte Carlo, (1 + hits) / (1 + samples).
-    NaN where the coefficient itself is.
+    groups: y is permuted within these alone (families, which aren't exchangeable); none: within
+    all. Exact over up to 8! permutations, else seeded Monte Carlo, (1 + hits) / (1 + samples). NaN
+    where the coefficient itself is, and where no ordering could have p <= 0.05.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     observed = abs(float(coefficient(x, y)))
-    if math.isnan(observed):
+    found: dict[Hashable, list[int]] = {}
+    for place, group in enumerate(groups or [0] * len(y)):
+        found.setdefault(group, []).append(place)
+    members = list(found.values())
+    count = math.prod(math.factorial(len(group)) for group in members)
+    if math.isnan(observed) or count * LARGEST_P < 1:
         return math.nan
-    exact = len(x) <= EXACT_UP_TO
+    exact = count <= math.factorial(EXACT_UP_TO)
     if exact:
-        orders = np.array(list(itertools.permutations(range(len(y)))))
+        parts = itertools.product(*map(itertools.permutations, members))
+        drawn = np.array([list(itertools.chain(*part)) for part in parts])
     else:
         rng = np.random.default_rng(seed)
-        orders = rng.permuted(np.tile(np.arange(len(y)), (samples, 1)), axis=1)
+        drawn = np.concatenate([rng.permuted(np.tile(group, (samples, 1)), axis=1)
+                                for group in members], axis=1)
+    orders = drawn[:, np.argsort(list(itertools.chain(*members)))]
     hits = sum(int((np.abs(coefficient(x, y[orders[i:i + CHUNK]])) >= observed - 1e-9).sum())
                for i in range(0, len(orders), CHUNK))
     return hits / len(orders) if exact else (1 + hits) / (1 + samples)
@@ -96,10 +107,10 @@ def permutation_p(x: Num[np.ndarray, " n"], y: Num[np.ndarray, " n"], coefficien
 
 def correlate(x: Num[np.ndarray, " n"], y: Num[np.ndarray, " n"], *,
               resampled: tuple[np.ndarray, np.ndarray] | None = None, level: float = 0.95,
-              samples: int = 10_000, seed: int = 0) -> dict[str, float | int]:
-    """`n`, and every coefficient of x and y (by its name) with its two-sided permutation p-value
-    (`<name>_p`) and, from `resampled` = (x, y), both [resamples, n], the ends of its percentile
-    interval at `level` (`<name>_low`, `<name>_high`, else NaN).
+              groups: Sequence[Hashable] | None = None) -> dict[str, float | int]:
+    """`n`, and every coefficient of x and y (by its name) with, from `resampled` = (x, y), both
+    [resamples, n], the ends of its percentile interval at `level` (`<name>_low`, `<name>_high`,
+    else NaN), and from `groups` its two-sided p-value, permuted within them (`<name>_p`).
 
     The interval says how sure the number is for *these* models or checkpoints, not for others of
     their kind; that is what the p-value asks.
@@ -113,8 +124,9 @@ def correlate(x: Num[np.ndarray, " n"], y: Num[np.ndarray, " n"], *,
             drawn = drawn[~np.isnan(drawn)]      # resamples in which all models tie
             if len(drawn):
                 low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-        found |= {name: value, f"{name}_low": float(low), f"{name}_high": float(high),
-                  f"{name}_p": permutation_p(x, y, coefficient, samples=samples, seed=seed)}
+        found |= {name: value, f"{name}_low": float(low), f"{name}_high": float(high)}
+        if groups is not None:
+            found[f"{name}_p"] = permutation_p(x, y, coefficient, groups)
     return found
 
 
@@ -127,9 +139,9 @@ def models_table(frame: pd.DataFrame, accounting: str, *, resamples: Resamples |
     frame: `systems.collect`'s rows; several seeds of a model are one point, their mean.
     resamples: of the same rows, from `resample_runs(frame, ...)`; gives the intervals.
     One row a `scope` (a family; "latent": gaussian and flow; "all": across families) and a
-    `train_data`; then `accounting` and what `correlate` gives. Bits per character enter with
-    their sign turned, so that a positive coefficient always means that better likelihood goes with
-    better BLEU. Scopes of fewer than three models have n and NaN.
+    `train_data`; then `accounting` and what `correlate` gives, p permuted within families. Bits per
+    character enter with their sign turned, so that a positive coefficient always means that better
+    likelihood goes with better BLEU. Scopes of fewer than three models have n and NaN.
     """
     sign = accounting_named(accounting).sign
     comparable.check(frame, [accounting])
@@ -139,8 +151,7 @@ def models_table(frame: pd.DataFrame, accounting: str, *, resamples: Resamples |
                                             zip(frame["dataset"], frame["scale"], strict=True)})))
     frame, averaged = average_seeds(frame, {} if resamples is None else {accounting: resamples})
     families = list(FAMILIES.values())
-    scopes = {family: [family] for family in families} | {"latent": ["gaussian", "flow"],
-                                                          "all": families}
+    scopes = {family: [family] for family in families} | {"latent": list(LATENT), "all": families}
     rows = []
     for data in sorted(frame["train_data"].unique(), reverse=True):   # raw before distilled
         for scope, members in scopes.items():
@@ -152,7 +163,8 @@ def models_table(frame: pd.DataFrame, accounting: str, *, resamples: Resamples |
                 sign * averaged[accounting].likelihood_resampled[:, chosen],
                 averaged[accounting].bleu_resampled[:, chosen])
             found = correlate(sign * frame.loc[chosen, accounting].to_numpy(np.float64),
-                              frame.loc[chosen, "bleu"].to_numpy(np.float64), resampled=drawn)
+                              frame.loc[chosen, "bleu"].to_numpy(np.float64), resampled=drawn,
+                              groups=frame.loc[chosen, "family"].tolist())
             rows.append({"train_data": data, "scope": scope, "accounting": accounting,
                          **found})
     return pd.DataFrame(rows)
@@ -184,8 +196,7 @@ def across_checkpoints(runs: Iterable[RunFolder] | None = None, *, resamples: in
     trend that both share doesn't raise, with its interval `_low` to `_high`. While the KL weight
     rises, a latent model's objective is another one, and its likelihood rises with it alone.
     Intervals are over resampled dev sentences, the same at every checkpoint, NaN for a run without
-    validations.npz; checkpoints of one run aren't independent, so the p-value is a description, not
-    a test.
+    validations.npz; checkpoints of one run aren't independent, so they describe and test nothing.
     """
     rows = []
     for run in find_runs() if runs is None else runs:

@@ -1,10 +1,12 @@
 """Whether the paper's five findings hold here, each with its numbers, from files of results alone.
 
 Read are the pairs of models that notebooks/05_correlation.ipynb compares (outputs/tables/
-significance_* and concordance_*), the run folders' metrics.json, and the speeds that
-notebooks/08_speed.ipynb measures (outputs/tables/table4_*). A difference counts only where its 95%
-interval leaves zero out, and a claim about several models or pairs is decided only where more than
-half of them are. `python -m analysis.findings` writes outputs/findings.md.
+significance_*), the run folders' metrics.json, and the speeds that notebooks/08_speed.ipynb
+measures (outputs/tables/table4_*). A difference counts only where its 95% interval leaves zero out,
+and a claim about several models or pairs is decided only where more than half of them are. Beside
+what is undecided stands what would decide it if the difference stayed as it is: seeds a system, at
+the training variance that is known, or test sentences. `python -m analysis.findings` writes
+outputs/findings.md.
 """
 
 import math
@@ -16,13 +18,18 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from analysis import published, refinement_table
+from analysis import published
+from analysis.kinds import KINDS, PRIORS, RAW_DISTILLED, WITHIN
 from analysis.published import FINDINGS, Finding
-from analysis.significance import ORDERS, orders_by_kind
+from analysis.settings import Difference, difference, scores
+from analysis.significance import MULTIPLICITY, ORDERS, concordance
 from analysis.style import family_name
+from analysis.systems import average_seeds, best_of_families, collect
 from analysis.tables import MISSING, interval, markdown
+from analysis.training_variance import SENTENCES, needs_text
 from lib.config import LATENT, family_of, model_name
 from lib.paths import outputs_root
+from lib.runs import find_runs
 
 __all__ = ["ACCOUNTINGS_SHOWN", "Evidence", "Verdict", "answer", "decide", "evidence_table", "main",
            "overview", "page", "places", "show", "verdicts"]
@@ -33,6 +40,7 @@ HOLDS, IN_PART, FAILS, UNDECIDED, UNTESTED = (
     "holds", "holds in part", "does not hold", "undecided", "not testable yet")
 YES, NO = "yes", "no"
 DATA = ("raw", "distilled")
+DEMONSTRATION = "smoke"  # a scale that is no evidence
 NAN = math.nan
 
 
@@ -43,6 +51,7 @@ class Evidence:
     train_data: what the models were trained on. value: with its 95% interval, NaN where there is
     none. digits: shown after the point. answer: whether it is as the finding claims: "yes", "no",
     "undecided" where the interval contains zero or is unknown, "" where it only tells the story.
+    needs: what would decide it, in words. over: what its interval is over.
     """
 
     train_data: str
@@ -52,6 +61,8 @@ class Evidence:
     high: float = NAN
     digits: int = 1
     answer: str = ""
+    needs: str = ""
+    over: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,28 +82,38 @@ class Verdict:
     evidence: tuple[Evidence, ...] = ()
     needs: str = ""
 
+    @property
+    def over(self) -> str:
+        """What the intervals behind it are over: training counts only where it does in all."""
+        found = {part.over for part in self.evidence if part.over}
+        return SENTENCES if SENTENCES in found else "".join(found)
 
-def places() -> list[tuple[str, str]]:
-    """Every (dataset, scale) whose models were compared."""
-    return sorted(path.stem.removeprefix("significance_").rpartition("_")[::2]
-                  for path in (outputs_root() / "tables").glob("significance_*.csv"))
+
+def places(*, demonstrations: bool = True) -> list[tuple[str, str]]:
+    """Every (dataset, scale) whose models were compared; scale `smoke` is a demonstration."""
+    found = sorted(tuple(path.stem.removeprefix("significance_").rpartition("_")[::2])
+                   for path in (outputs_root() / "tables").glob("significance_*.csv"))
+    return [place for place in found if demonstrations or place[1] != DEMONSTRATION]
 
 
-def verdicts(dataset: str, scale: str, accountings: Sequence[str] = ACCOUNTINGS_SHOWN,
+def verdicts(*of: tuple[str, str], accountings: Sequence[str] = ACCOUNTINGS_SHOWN,
              ) -> list[Verdict]:
-    """All findings on one data set and scale, each under every accounting that it depends on."""
-    pairs, summary = (_read(f"{name}_{dataset}_{scale}") for name in ("significance",
-                                                                      "concordance"))
+    """All findings on each (dataset, scale), under every accounting that they depend on."""
+    return [verdict for dataset, scale in of for verdict in _verdicts(dataset, scale, accountings)]
+
+
+def _verdicts(dataset: str, scale: str, accountings: Sequence[str]) -> list[Verdict]:
+    pairs, runs = _read(f"significance_{dataset}_{scale}"), find_runs(dataset, scale)
+    systems = average_seeds(collect(runs))[0]
     found = []
     for finding, test in zip(FINDINGS[:3], (_within, _across, _distillation), strict=True):
         for accounting in accountings:
-            given = [None if table is None else table[table["accounting"] == accounting]
-                     for table in (pairs, summary)]
-            result = test(*given) if given[0] is not None and len(given[0]) else (
+            own = None if pairs is None else pairs[pairs["accounting"] == accounting]
+            result = test(own, systems) if own is not None and len(own) else (
                 "two evaluated models, and notebooks/05_correlation.ipynb run on them")
             found.append(_verdict(finding, dataset, scale, accounting, result))
     found.append(_verdict(FINDINGS[3], dataset, scale, "", _refinement(dataset, scale)))
-    found.append(_verdict(FINDINGS[4], dataset, scale, "", _speed(dataset, scale, pairs)))
+    found.append(_verdict(FINDINGS[4], dataset, scale, "", _speed(dataset, scale)))
     return found
 
 
@@ -101,120 +122,133 @@ def verdicts(dataset: str, scale: str, accountings: Sequence[str] = ACCOUNTINGS_
 Result = tuple[list[str], list[Evidence]] | str
 
 
-def _within(pairs: pd.DataFrame, summary: pd.DataFrame) -> Result:
+def _within(pairs: pd.DataFrame, _systems: pd.DataFrame) -> Result:
     """1: within a family LL and BLEU rank models alike."""
-    same = pairs[(pairs["scope"] != "across") & (pairs["train_data"] != "mixed")]
+    same = pairs[pairs["kind"] == WITHIN]
     if same.empty:
         return "two models of one family trained on the same text"
     counts = [int((same["order"] == order).sum()) for order in ORDERS]
-    evidence = [Evidence("either", f"pairs of {len(same)} within a family: {order}", float(count),
-                         digits=0) for order, count in zip(ORDERS, counts, strict=True)]
-    shares = summary[(summary["scope"] == "within") & summary["train_data"].isin(DATA)]
-    evidence += [Evidence(row.train_data, "share of these pairs ordered alike, decided or not",
-                          row.alike, row.alike_low, row.alike_high, 2)
-                 for row in shares.itertuples()]
-    return [_most(np.repeat([YES, UNDECIDED, NO], counts).tolist())], evidence
+    answer = _most(np.repeat([YES, UNDECIDED, NO], counts).tolist())
+    of = " / ".join(sorted(set(same["over"])))
+    evidence = [Evidence("either", f"pairs of {len(same)} within families: {order}", float(count),
+                         digits=0, over=of, needs=_half_decided(same) if (
+                             order == answer == UNDECIDED) else "")
+                for order, count in zip(ORDERS, counts, strict=True)]
+    return [answer], evidence
 
 
-def _across(pairs: pd.DataFrame, summary: pd.DataFrame) -> Result:
+def _half_decided(pairs: pd.DataFrame) -> str:
+    """What would decide more than half of these pairs, the easiest first."""
+    def most(quantity: str) -> pd.Series:
+        return pairs[[f"bleu_{quantity}", f"ll_{quantity}"]].max(axis=1)
+
+    wanted = pd.DataFrame({"sentences": most("sentences"), "seeds": most("seeds")})
+    wanted = wanted.fillna(0).sort_values(["sentences", "seeds"]).iloc[len(pairs) // 2]
+    return needs_text(wanted["seeds"] or NAN, wanted["sentences"] or NAN)
+
+
+def _across(pairs: pd.DataFrame, systems: pd.DataFrame) -> Result:
     """2: flow priors have the best LL and the worst BLEU."""
     evidence, lacking = [], set(FAMILIES)
+    accounting = pairs["accounting"].iloc[0]
     for data in DATA:
-        ll, bleu = (_best(pairs, data, name) for name in ("ll", "bleu"))
-        lacking &= set(FAMILIES) - set(bleu)
-        if not set(FAMILIES) <= set(bleu):
+        of_paper = systems[(systems["train_data"] == data) & systems["family"].isin(FAMILIES)]
+        best = {name: best_of_families(of_paper, column).set_index("family")["model"]
+                for name, column in (("LL", accounting), ("BLEU", "bleu"))}
+        lacking &= set(FAMILIES) - set(best["LL"].index) | set(FAMILIES) - set(best["BLEU"].index)
+        if set(best["LL"].index) != set(FAMILIES) or set(best["BLEU"].index) != set(FAMILIES):
             continue
-        rival = max((ll[family] for family in FAMILIES[:2]), key=lambda model: model[1])[0]
-        lowest = min((bleu[family] for family in FAMILIES[:2]), key=lambda model: model[1])[0]
-        for best, other, name, digits, against in (
-                (ll["flow"][0], rival, "LL", 3, "the best of the other families"),
-                (bleu["flow"][0], lowest, "BLEU", 1, "the worst other family's best")):
-            gap = _gap(pairs, best, other, data, name.lower())
-            evidence.append(Evidence(
-                data, f"best {name} of a flow prior ({model_name(best)}) minus {against} "
-                f"({model_name(other)})", *gap, digits, _side(gap[1:], positive=name == "LL")))
-        counts = summary[(summary["train_data"] == data) & (summary["scope"] == "across")].iloc[0]
-        evidence += [Evidence(data, f"pairs of {counts['pairs']} across families: {order}",
-                              float(counts[order]), digits=0) for order in ("agree", "disagree")]
+        rivals = {name: models.drop("flow") for name, models in best.items()}
+        for name, other, digits, against in (
+                ("LL", rivals["LL"].iloc[0], 3, "the best of the other families"),
+                ("BLEU", rivals["BLEU"].iloc[-1], 1, "the worst other family's best")):
+            own = best[name]["flow"]
+            evidence.append(_difference_of(
+                _gap(pairs, (own, data), (other, data), name.lower()), data,
+                f"best {name} of a flow prior ({model_name(own)}) minus {against} "
+                f"({model_name(other)})", digits, positive=name == "LL"))
     if not evidence:
         missing = ", ".join(family_name(family) for family in FAMILIES if family in lacking)
         return "an evaluated model of every family of the paper on the same text" + (
             f" (missing: {missing})" if missing else "")
-    return [part.answer for part in evidence if part.answer], evidence
+    answers = [part.answer for part in evidence]
+    for kind in (KINDS[0], PRIORS):
+        same = pairs[pairs["kind"] == kind]
+        evidence += [Evidence("either", f"pairs of {len(same)}, {kind}: {order}",
+                              float((same["order"] == order).sum()), digits=0)
+                     for order in ORDERS if len(same)]
+    return answers, evidence
 
 
-def _distillation(pairs: pd.DataFrame, _summary: pd.DataFrame) -> Result:
+def _distillation(pairs: pd.DataFrame, _systems: pd.DataFrame) -> Result:
     """3: distillation lowers LL and raises BLEU of the non-autoregressive models."""
-    same = pairs[(pairs["first"] == pairs["second"]) & (pairs["first_data"] == "raw")
-                 & (pairs["second_data"] == "distilled")]
-    parallel = same[same["scope"] != "autoregressive"]
-    if parallel.empty:
+    same = pairs[(pairs["first"] == pairs["second"]) & (pairs["kind"] == RAW_DISTILLED)]
+    parallel = [model for model in same["first"] if family_of(model) != "autoregressive"]
+    if not parallel:
         return "a non-autoregressive model trained on raw and on distilled text, both evaluated"
-    falls = [_change(row, "ll", positive=False) for row in same.itertuples()]
-    rises = [_change(row, "bleu") for row in parallel.itertuples()]
+    falls, rises = ([_difference_of(
+        _gap(pairs, (model, "distilled"), (model, "raw"), name), "both",
+        f"{name.upper()} of {model_name(model)}, distilled minus raw", digits,
+        positive=name == "bleu") for model in models]
+        for name, models, digits in (("ll", same["first"], 3), ("bleu", parallel, 1)))
     return [_most([part.answer for part in of]) for of in (falls, rises)], [*falls, *rises]
-
-
-def _change(row: tuple, name: str, *, positive: bool = True) -> Evidence:
-    """What distillation changes for one model; row: of pairs, raw first."""
-    ends = [-getattr(row, f"{name}_{end}") for end in ("delta", "high", "low")]
-    quantity = f"{name.upper()} of {model_name(row.first)}, distilled minus raw"
-    return Evidence("both", quantity, *ends, 3 if name == "ll" else 1,
-                    _side(ends[1:], positive=positive))
-
-
-def _gain(row: tuple, answer: str = "") -> Evidence:
-    """What refinement changes for one model; row: of `refinement_table.gains`."""
-    return Evidence(row.train_data, f"BLEU of {model_name(row.model)} after four steps minus "
-                    "before any", row.gain, row.low, row.high, 1, answer)
 
 
 def _refinement(dataset: str, scale: str) -> Result:
     """4: refinement gains more BLEU with Gaussian priors than with flow priors."""
-    gained = refinement_table.gains(dataset, scale)
+    gained = scores(dataset, scale, "k4", "k0")
     answers, evidence = [], []
     for data in DATA:
         found = gained[gained["train_data"] == data]
         if not set(LATENT) <= set(found["family"]):
             continue
-        evidence += map(_gain, found.itertuples())
+        evidence += [_difference_of(
+            difference(found.loc[[row.Index]]), data, f"BLEU of {model_name(row.model)} after four "
+            "steps minus before any", counts=False) for row in found.itertuples()]
         ours, theirs = (found[found["family"] == family] for family in LATENT)
-        ahead = refinement_table.gain_difference(ours, theirs)
-        answers.append(NO if ours["gain"].mean() <= 0 and not math.isnan(ahead[1]) else
-                       _side(ahead[1:]))
-        evidence.append(Evidence(data, "mean gain of Gaussian priors minus that of flow priors",
-                                 *ahead, 1, answers[-1]))
+        ahead = _difference_of(difference(ours, theirs), data,
+                               "mean gain of Gaussian priors minus that of flow priors")
+        evidence.append(ahead)
+        answers.append(NO if ours["value"].mean() <= 0 and not math.isnan(ahead.low) else
+                       ahead.answer)
     return (answers, evidence) if answers else (
         "an evaluated Gaussian and an evaluated flow model on the same text, with BLEU at k = 0 "
         "and k = 4")
 
 
-def _speed(dataset: str, scale: str, pairs: pd.DataFrame | None) -> Result:
+def _speed(dataset: str, scale: str) -> Result:
     """5: a Gaussian prior, distilled and refined, beats what lacks one of the three, and is fast.
 
-    Compared are the headlines of the best Gaussian and the best flow model trained on distilled
-    text, the former with the same model trained on raw text and before refinement, and its speed
-    as the paper decodes (k = 1) with the flow's and with beam search (timed on models trained on
-    distilled text, or else on raw text: an architecture's speed hardly depends on it). Where a flow
-    model is the better one, the claim fails.
+    As the paper decodes (k = 1; k = 4 stands beside). Compared are the best Gaussian and the best
+    flow model trained on distilled text, the former with the same model trained on raw text and
+    before refinement, and its speed with the flow's and with beam search (timed on models trained
+    on distilled text, or else on raw text: an architecture's speed hardly depends on it). Where a
+    flow model is the better one, the claim fails.
     """
     speeds = _read(f"table4_{dataset}_{scale}_distilled")
     speeds = _read(f"table4_{dataset}_{scale}") if speeds is None else speeds
-    best = {}
-    if pairs is not None and len(pairs):
-        pairs = pairs[pairs["accounting"] == pairs["accounting"].iloc[0]]  # BLEU is of all alike
-        best = _best(pairs, "distilled", "bleu")
-    if not set(LATENT) <= set(best) or speeds is None:
+    one, four = (scores(dataset, scale, setting) for setting in ("k1", "k4"))
+    best = best_of_families(one[one["train_data"] == "distilled"], "value")
+    best = best.set_index("family")["model"]
+    if not set(LATENT) <= set(best.index) or speeds is None:
         return "distilled runs of both priors, and notebooks/08_speed.ipynb run on them"
-    ours, theirs = (best[family][0] for family in LATENT)
-    gap = _gap(pairs, ours, theirs, "distilled", "bleu")
-    evidence = [Evidence("distilled", f"BLEU of {model_name(ours)} minus {model_name(theirs)}, the "
-                         "best with either prior", *gap, 1, _side(gap[1:]))]
-    same = pairs[(pairs["first"] == ours) & (pairs["second"] == ours)]
-    evidence += [_change(row, "bleu") for row in same.itertuples()]
-    gained = refinement_table.gains(dataset, scale)
-    gained = gained.query("model == @ours and train_data == 'distilled'")
-    evidence += [_gain(row, _side((row.low, row.high))) for row in gained.itertuples()]
+    ours, theirs = (best[family] for family in LATENT)
+
+    def of(table: pd.DataFrame, model: str, data: str = "distilled") -> pd.DataFrame:
+        return table[(table["model"] == model) & (table["train_data"] == data)]
+
+    gained = of(scores(dataset, scale, "k1", "k0"), ours)
+    evidence = [_difference_of(difference(of(table, ours), of(table, theirs)), "distilled",
+                               f"BLEU of {model_name(ours)} minus {model_name(theirs)}, the best "
+                               f"with either prior, {k}", counts=k == "k1")
+                for table, k in ((one, "k1"), (four, "k4"))
+                if len(of(table, ours)) and len(of(table, theirs))]
+    if len(of(one, ours, "raw")):
+        evidence.append(_difference_of(difference(of(one, ours), of(one, ours, "raw")), "both",
+                                       f"BLEU of {model_name(ours)}, distilled minus raw, k1"))
+    if len(gained):
+        evidence.append(_difference_of(difference(gained), "distilled", f"BLEU of "
+                                       f"{model_name(ours)} after one step minus before any"))
     evidence += _ratios(speeds, ours, theirs)
     answers = [part.answer for part in evidence if part.answer]
     return ([NO] if evidence[0].answer == NO else answers), evidence
@@ -249,7 +283,8 @@ def _read(name: str) -> pd.DataFrame | None:
     if not path.is_file():
         return None
     table = pd.read_csv(path)
-    measured = [column for column in table if column.endswith(("_delta", "_low", "_high", "alike"))]
+    measured = [column for column in table if column.endswith((
+        "_delta", "_low", "_high", "bleu_seeds", "ll_seeds", "_sentences"))]
     return table.astype(dict.fromkeys(measured, float))     # whole numbers are read as integers
 
 
@@ -287,107 +322,111 @@ def _side(ends: Sequence[float], *, positive: bool = True) -> str:
     return YES if (low > 0) == positive else NO
 
 
-def _gap(pairs: pd.DataFrame, one: str, other: str, data: str, name: str,
-         ) -> tuple[float, float, float]:
-    """`one` minus `other`, both trained on `data`: difference of `name` and its interval."""
-    same = pairs[(pairs["first_data"] == data) & (pairs["second_data"] == data)]
-    row = same[(same["first"] == one) & (same["second"] == other)]
-    if len(row):
-        return tuple(row[[f"{name}_delta", f"{name}_low", f"{name}_high"]].iloc[0])
-    row = same[(same["first"] == other) & (same["second"] == one)]
-    return tuple(-row[[f"{name}_delta", f"{name}_high", f"{name}_low"]].iloc[0])
+def _difference_of(found: Difference, data: str, quantity: str, digits: int = 1, *,
+                   positive: bool = True, counts: bool = True) -> Evidence:
+    """A difference as evidence. counts: whether the claim rests on it."""
+    return Evidence(data, quantity, found.value, found.low, found.high, digits,
+                    _side((found.low, found.high), positive=positive) if counts else "",
+                    needs_text(found.seeds, found.sentences) if counts else "", found.over)
 
 
-def _best(pairs: pd.DataFrame, data: str, name: str) -> dict[str, tuple[str, float]]:
-    """Family -> its best model by `name` and how far that is ahead of one model of reference."""
-    same = pairs[(pairs["first_data"] == data) & (pairs["second_data"] == data)]
-    if same.empty:
-        return {}
-    reference = same["first"].iloc[0]
-    ahead = {reference: 0.0} | {row.second: -getattr(row, f"{name}_delta")
-                                for row in same[same["first"] == reference].itertuples()}
-    best: dict[str, tuple[str, float]] = {}
-    for model, lead in ahead.items():
-        if lead > best.get(family_of(model), ("", -math.inf))[1]:
-            best[family_of(model)] = model, lead
-    return best
+def _gap(pairs: pd.DataFrame, one: tuple[str, str], other: tuple[str, str], name: str,
+         ) -> Difference:
+    """`one` minus `other`, each a model and what it was trained on: the difference of `name`."""
+    columns = [f"{name}_{end}" for end in ("delta", "low", "high", "seeds", "sentences")]
+    for (first, second), sign in (((one, other), 1), ((other, one), -1)):
+        keys = pairs[["first", "first_data", "second", "second_data"]] == [*first, *second]
+        if keys.all(axis=1).any():
+            row = pairs[keys.all(axis=1)].iloc[0]
+            value, *ends, seeds, sentences = row[columns].astype(float)
+            return Difference(sign * value, *(sign * end for end in ends[::sign]), row["over"],
+                              seeds, sentences)
+    raise KeyError(f"no pair of {one} and {other}")
 
 
 # ---- what is shown ----
 
 def answer(of: Iterable[tuple[str, str]]) -> pd.DataFrame:
     """How many pairs of models log-likelihood and BLEU order alike / the other way round / leave
-    undecided: a row a corpus and accounting, a column a kind of pair.
+    undecided: a row a corpus and accounting, a column a kind of pair that there is.
     """
-    rows = []
+    rows, there = [], set()
     for dataset, scale in of:
-        pairs = _read(f"significance_{dataset}_{scale}")
+        summary = concordance(_read(f"significance_{dataset}_{scale}"))
         for accounting in ACCOUNTINGS_SHOWN:
-            counts = orders_by_kind(pairs[pairs["accounting"] == accounting])
+            counts = summary[summary["accounting"] == accounting].groupby("kind")[
+                ["agree", "disagree", "undecided"]].sum()
+            there |= set(counts.index)
             rows.append({"corpus": f"{dataset}, {scale}", "LL": accounting} | {
-                kind: " / ".join(map(str, of_kind)) for kind, of_kind in counts.items()})
-    return pd.DataFrame(rows).fillna(MISSING)
+                kind: " / ".join(map(str, orders)) for kind, orders in counts.iterrows()})
+    columns = ["corpus", "LL", *(kind for kind in KINDS if kind in there)]
+    return pd.DataFrame(rows, columns=columns).fillna(MISSING)
 
 
-def overview(of: Iterable[tuple[str, str]]) -> pd.DataFrame:
-    """A row a finding, a column a (dataset, scale) and accounting: the verdicts.
-
-    A finding that is about BLEU and speed alone has the same verdict under every accounting.
+def overview(found: Sequence[Verdict]) -> pd.DataFrame:
+    """A row a finding, a column a (dataset, scale): the verdicts, once where they are the same
+    under every accounting, and what the intervals behind them are over.
     """
     rows = [{"finding": f"{finding.number}. {finding.claim}"} for finding in FINDINGS]
-    for dataset, scale in of:
-        found = verdicts(dataset, scale)
-        for accounting in ACCOUNTINGS_SHOWN:
-            for row, finding in zip(rows, FINDINGS, strict=True):
-                row[f"{dataset} {scale}, {accounting}"] = next(
-                    verdict.verdict for verdict in found
-                    if verdict.finding == finding and verdict.accounting in (accounting, ""))
-    return pd.DataFrame(rows)
+    for verdict in found:
+        row = rows[verdict.finding.number - 1]
+        column = f"{verdict.dataset} {verdict.scale}"
+        row.setdefault(column, {})[verdict.accounting] = verdict.verdict + (
+            f" (over {verdict.over})" if verdict.over else "")
+    return pd.DataFrame([{name: cell if isinstance(cell, str) else _merged(cell)
+                          for name, cell in row.items()} for row in rows])
 
 
-def evidence_table(number: int, of: Iterable[tuple[str, str]]) -> pd.DataFrame:
+def _merged(cells: dict[str, str]) -> str:
+    if len(set(cells.values())) == 1:
+        return next(iter(cells.values()))
+    return "; ".join(f"{accounting}: {words}" for accounting, words in cells.items())
+
+
+def evidence_table(number: int, found: Sequence[Verdict]) -> pd.DataFrame:
     """The numbers behind a finding, a row a number.
 
     Columns: corpus, trained on, quantity, and the value with its 95% interval under each accounting
     of the log-likelihood, or once where the finding doesn't depend on it; yes, no or undecided
-    after it says whether it is as the finding claims.
+    after it says whether it is as the finding claims, and what would decide it.
     """
     rows: dict[tuple, dict] = {}
-    for dataset, scale in of:
-        for verdict in verdicts(dataset, scale):
-            for part in verdict.evidence if verdict.finding.number == number else ():
-                row = rows.setdefault((dataset, scale, part.train_data, part.quantity), {
-                    "corpus": f"{dataset}, {scale}", "trained on": part.train_data,
-                    "quantity": part.quantity})
-                value = interval(part.value, part.low, part.high, digits=part.digits,
-                                 plus=bool(part.answer))
-                row[verdict.accounting or "value"] = f"{value} {part.answer}".strip()
+    for verdict in found:
+        for part in verdict.evidence if verdict.finding.number == number else ():
+            place = f"{verdict.dataset}, {verdict.scale}"
+            row = rows.setdefault((place, part.train_data, part.quantity), {
+                "corpus": place, "trained on": part.train_data, "quantity": part.quantity})
+            value = interval(part.value, part.low, part.high, digits=part.digits,
+                             plus=bool(part.answer))
+            needs = f"(would be decided with {part.needs})" if part.needs else ""
+            row[verdict.accounting or "value"] = " ".join(
+                filter(None, (value, part.answer, needs)))
     return pd.DataFrame(rows.values()).fillna("")
 
 
 def show(*numbers: int, of: Iterable[tuple[str, str]] | None = None) -> Markdown:
     """Findings with their verdicts on every corpus that was compared, for a notebook's opening."""
-    found = overview(places() if of is None else of)
-    chosen = found[[int(claim.split(".")[0]) in numbers for claim in found["finding"]]]
+    table = overview(verdicts(*(places() if of is None else of)))
+    chosen = table[[int(claim.split(".")[0]) in numbers for claim in table["finding"]]]
     return Markdown(markdown(chosen) + "\nThe numbers behind each verdict: "
                     "[outputs/findings.md](../outputs/findings.md).")
 
 
 def page(of: Sequence[tuple[str, str]]) -> str:
     """outputs/findings.md: a section a finding, with what the paper's own tables show."""
+    found = verdicts(*of)
     parts = ["# The paper's findings, tested here", __doc__.split("\n\n")[1].replace("\n", " "),
-             "With one seed a model nothing here says how another training would turn out. "
-             + published.CAVEAT, markdown(overview(of))]
+             f"Scale `{DEMONSTRATION}` is a demonstration: its models are trained too briefly for "
+             f"evidence. {MULTIPLICITY} {published.CAVEAT}", markdown(overview(found))]
     for finding in FINDINGS:
         parts += [f"## {finding.number}. {finding.claim}", f"The paper's {finding.place}, counted:",
                   markdown(published.counted(finding.number))]
-        table = evidence_table(finding.number, of)
+        table = evidence_table(finding.number, found)
         parts += ["Here:", markdown(table)] if len(table) else []
-        for place in of:
-            needs = {verdict.needs for verdict in verdicts(*place)
-                     if verdict.finding == finding and verdict.needs}
-            parts += [f"{', '.join(place)}: not testable yet; it needs {need}."
-                      for need in sorted(needs)]
+        lacking = dict.fromkeys(f"{verdict.dataset}, {verdict.scale}: not testable yet; it needs "
+                                f"{verdict.needs}." for verdict in found
+                                if verdict.finding == finding and verdict.needs)
+        parts += list(lacking)
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 

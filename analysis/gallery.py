@@ -128,6 +128,7 @@ def _page(root: Path, *, whole: bool) -> str:
                                          "this on one page, [findings.md](findings.md) the "
                                          "numbers behind each verdict.")]
     places = findings.places()
+    found = findings.verdicts(*places)
     for place, (question, of) in enumerate(items(root).items()):
         copies = sorted((root / "notebooks").glob(f"*/{of[0].notebook}.ipynb"))
         parts += [f"## {question}", ", ".join([
@@ -139,7 +140,7 @@ def _page(root: Path, *, whole: bool) -> str:
                       "round / leave undecided:", markdown(findings.answer(places))]
         for item in of:
             parts += _shown(item, whole=whole)
-        parts += _verdicts(places, whole=whole) if place == 0 and places else []
+        parts += _verdicts(found, whole=whole) if place == 0 and places else []
     if runs := find_runs():
         parts += ["## Runs", "BLEU is the headline setting's, LL strict, in nats per token.",
                   "\n".join(["| run | BLEU | LL | files |", "|---|---:|---:|---|",
@@ -159,12 +160,12 @@ def _shown(item: Item, *, whole: bool) -> list[str]:
     return [f"### {item.caption}", table, f"[{item.path.name}]({link})"]
 
 
-def _verdicts(places: list[tuple[str, str]], *, whole: bool) -> list[str]:
+def _verdicts(found: list[findings.Verdict], *, whole: bool) -> list[str]:
     """The paper's findings; whole: with the numbers behind each verdict."""
-    parts = ["## The paper's findings, tested here", markdown(findings.overview(places))]
+    parts = ["## The paper's findings, tested here", markdown(findings.overview(found))]
     for finding in findings.FINDINGS if whole else ():
         parts += [f"### {finding.number}. {finding.claim}",
-                  markdown(findings.evidence_table(finding.number, places))]
+                  markdown(findings.evidence_table(finding.number, found))]
     return parts
 
 

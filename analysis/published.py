@@ -13,6 +13,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from analysis.kinds import KINDS, pair_kind
 from lib.config import family_of, load_dataset
 from lib.paths import PARAMS
 
@@ -92,23 +93,21 @@ def agreement() -> pd.DataFrame:
     """The paper's own Table 1, pair by pair: does the model with the better log-likelihood have
     the better BLEU?
 
-    A row a data set (the paper's name), training data and scope: "within" families, "AR, latent"
-    (a Transformer and a latent model), "Gaussian, flow", "across" (both of these) and "all". Then
-    pairs, agree (both differences have one sign; the paper gives no intervals) and share, and over
-    the models of the scope "all" Spearman's rho with n.
+    A row a data set (the paper's name), training data and kind of pair (`kinds.KINDS`, and "all").
+    Then pairs, agree (both differences have one sign; the paper gives no intervals), and over the
+    models of "all" Spearman's rho with n.
     """
     rows = []
     for dataset, data, found in _systems():
         pairs = pd.DataFrame([_pair(a, b) for a, b in combinations(found.itertuples(), 2)],
-                             columns=["scope", "alike"])
-        across = pairs["scope"] != "within"
-        parts = [(scope, pairs["scope"] == scope) for scope in dict.fromkeys(pairs["scope"])]
-        for scope, chosen in [*parts, ("across", across), ("all", across | ~across)]:
-            rows.append({"corpus": dataset, "train_data": data, "scope": scope,
+                             columns=["kind", "alike"])
+        for kind in [*filter(set(pairs["kind"]).__contains__, KINDS), "all"]:
+            chosen = pairs["kind"].isin([kind] if kind != "all" else KINDS)
+            rows.append({"corpus": dataset, "train_data": data, "kind": kind,
                          "pairs": int(chosen.sum()), "agree": int(pairs.loc[chosen, "alike"].sum()),
-                         "share": pairs.loc[chosen, "alike"].mean(), "n": len(found),
+                         "n": len(found),
                          "spearman": found["bleu"].corr(found["log_likelihood"], "spearman")
-                         if scope == "all" else math.nan})
+                         if kind == "all" else math.nan})
     return pd.DataFrame(rows)
 
 
@@ -130,20 +129,18 @@ def _systems() -> Iterator[tuple[str, str, pd.DataFrame]]:
 
 
 def _pair(a: tuple, b: tuple) -> tuple[str, bool]:
-    """Scope of a pair of models, and whether likelihood and BLEU order it alike."""
-    of = {a.family, b.family}
-    scope = ("within" if len(of) == 1 else "AR, latent" if "autoregressive" in of
-             else "Gaussian, flow")
-    return scope, bool(np.sign(a.bleu - b.bleu) == np.sign(a.log_likelihood - b.log_likelihood))
+    """Kind of a pair of models, and whether likelihood and BLEU order it alike."""
+    return pair_kind(a.family, b.family), bool(
+        np.sign(a.bleu - b.bleu) == np.sign(a.log_likelihood - b.log_likelihood))
 
 
 def _agreement_by_corpus() -> pd.DataFrame:
-    """`agreement` as "agree of pairs" by corpus and training data, a column a scope."""
+    """`agreement` as "agree of pairs" by corpus and training data, a column a kind."""
     found = agreement()
-    told = found.assign(told=[f"{row.agree} of {row.pairs}" for row in found.itertuples()])
+    shown = found.assign(shown=[f"{row.agree} of {row.pairs}" for row in found.itertuples()])
     keys = ["corpus", "train_data"]
-    wide = told.pivot_table(index=keys, columns="scope", values="told", aggfunc="first",
-                            sort=False)
+    wide = shown.pivot_table(index=keys, columns="kind", values="shown", aggfunc="first",
+                             sort=False)
     rho = found.dropna(subset="spearman").set_index(keys)[["spearman", "n"]]
     return wide.join(rho).reset_index()
 

@@ -3,10 +3,8 @@
 Everything is measured on test sentences, on the same resamples of them for every row, so that
 differences have intervals of their own. Bounds are in nats per sentence: refinement keeps a
 sentence's padded length, while the number of its real tokens may change from step to step.
-`gains` and `gain_difference` compare evaluated runs, from their files alone.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,16 +12,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import published
-from analysis.significance import TAILS, seed_spread
 from analysis.style import finish, line, style
-from analysis.systems import collect, model_order
 from analysis.tables import intervals
-from lib.bleu import bleu_from_counts, resample_weights, resampled_bleu, with_interval
+from lib.bleu import resample_weights, resampled_bleu, with_interval
 from lib.config import model_name
-from lib.runs import RunFolder, find_runs
 
-__all__ = ["compact", "gain_difference", "gains", "procedures_table", "refinement_figure", "table3",
-           "with_published"]
+__all__ = ["compact", "procedures_table", "refinement_figure", "table3", "with_published"]
 
 RESAMPLES = 1000
 
@@ -125,70 +119,3 @@ def compact(table: pd.DataFrame) -> pd.DataFrame:
         if name.endswith("_gain") and name != "published_gain":
             shown.loc[start, name] = ""
     return shown
-
-
-# ---- gains of evaluated runs, for finding 4 ----
-
-def gains(dataset: str, scale: str) -> pd.DataFrame:
-    """BLEU after four steps minus before any, a row a latent system: model, family, train_data,
-    gain, low, high; `spread` over seeds (`significance.seed_spread`), and `drawn`, the gain on each
-    resample of the test sentences, None where a run doesn't keep BLEU's counts.
-
-    From metrics.json: means over seeds, the interval widened by theirs.
-    """
-    rows: dict[tuple, list] = {}
-    for run in collect(find_runs(dataset, scale))["run"]:
-        metrics = run.read_metrics()
-        if {"k0", "k4"} <= set(metrics.bleu):
-            refined = metrics.bleu["k4"]
-            rows.setdefault((run.model, metrics.family, run.train_data), []).append((
-                refined.score - metrics.bleu["k0"].score, refined.gain_low, refined.gain_high,
-                _drawn_gain(run)))
-    table = pd.DataFrame([(*key, *_over_seeds(of_runs)) for key, of_runs in rows.items()],
-                         columns=["model", "family", "train_data", "gain", "low", "high", "spread",
-                                  "drawn"])
-    return table.loc[model_order(table["model"]).sort_values(kind="stable").index]
-
-
-def _drawn_gain(run: RunFolder) -> np.ndarray | None:
-    """The gain of a run on each resample; the draws of all runs of one test set are the same."""
-    counts = run.read_bleu_counts()
-    if not {"k0", "k4"} <= set(counts):
-        return None
-    weights = resample_weights(len(counts["k0"]), RESAMPLES)
-    return bleu_from_counts(weights @ counts["k4"]) - bleu_from_counts(weights @ counts["k0"])
-
-
-def _over_seeds(of_runs: list[tuple]) -> tuple[float, float, float, float, np.ndarray | None]:
-    """Mean of (gain, low, high) over seeds, its interval widened by theirs; their spread, and the
-    mean of the gains on every resample.
-    """
-    values = np.array([row[:3] for row in of_runs])
-    gain, low, high = values.mean(axis=0)
-    spread = seed_spread(values[:, 0].std(ddof=1), len(of_runs)) if len(of_runs) > 1 else 0.0
-    drawn = [row[3] for row in of_runs]
-    return (float(gain), float(gain - np.hypot(gain - low, spread)),
-            float(gain + np.hypot(high - gain, spread)), spread,
-            None if any(one is None for one in drawn) else np.mean(drawn, axis=0))
-
-
-def gain_difference(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[float, float, float]:
-    """Mean gain of some systems minus that of others, with its 95% interval.
-
-    On the same resamples of the test sentences, widened by the spread over seeds; where a run
-    doesn't keep BLEU's counts, as if the gains were independent.
-    """
-    value = float(ours["gain"].mean() - theirs["gain"].mean())
-
-    def added(halves: str) -> float:  # in quadrature, over the means of both
-        return math.hypot(*(np.linalg.norm(part[halves]) / len(part) for part in (ours, theirs)))
-
-    ours, theirs = (part.assign(half=(part["high"] - part["low"]) / 2) for part in (ours, theirs))
-    half = added("half")
-    if math.isnan(half) or any(part["drawn"].isna().any() for part in (ours, theirs)):
-        return value, value - half, value + half
-    drawn = [np.mean(list(part["drawn"]), axis=0) for part in (ours, theirs)]
-    low, high = np.quantile(drawn[0] - drawn[1], TAILS)
-    below, above = (math.hypot(max(0.0, side), added("spread"))
-                    for side in (value - low, high - value))
-    return value, float(value - below), float(value + above)

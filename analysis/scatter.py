@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import Bbox, BboxBase
 
+from analysis.kinds import KINDS
 from analysis.resampling import Resamples
 from analysis.significance import ORDERS
 from analysis.style import FAINT, INK, family_keys, finish, size_keys, style
@@ -46,14 +47,12 @@ def ll_against_bleu(frame: pd.DataFrame, accounting: str, *, resamples: Resample
 
 def answer(frame: pd.DataFrame, drawn: Mapping[str, Resamples], summary: pd.DataFrame) -> Figure:
     """Under each accounting of `drawn`: every model as in `ll_against_bleu`, and below it how many
-    pairs of models BLEU and likelihood order alike, within and across families.
+    pairs of models BLEU and likelihood order alike, a bar a kind of pair.
 
     frame: of `systems.collect`. drawn: resamples of its rows. summary: of
     `significance.concordance`.
     """
-    kinds = summary[["train_data", "scope"]].drop_duplicates()
-    kinds = kinds[kinds["scope"].isin(["within", "across"])
-                  & (kinds["train_data"] != "all")].to_numpy().tolist()
+    kinds = list(filter(set(summary["kind"]).__contains__, KINDS))
     tall, low = 3.6, 0.55 + 0.22 * max(1, len(kinds))
     figure = Figure(figsize=(4.3 * len(drawn) + 1.5, tall + low), layout="constrained")
     panels = figure.subplots(2, len(drawn), squeeze=False, height_ratios=(tall, low))
@@ -110,23 +109,20 @@ def _points(axes: Axes, frame: pd.DataFrame, accounting: str, resamples: Resampl
     return shown
 
 
-def _orders(axes: Axes, summary: pd.DataFrame, kinds: Sequence[Sequence[str]], *, names: bool,
-            ) -> None:
+def _orders(axes: Axes, summary: pd.DataFrame, kinds: Sequence[str], *, names: bool) -> None:
     """Bars of the shares of pairs that agree, are undecided, disagree; their counts inside."""
-    found = summary.set_index(["train_data", "scope"])
-    for row, (data, scope) in enumerate(kinds):
-        if (data, scope) not in found.index:
-            continue
-        left, counts = 0.0, found.loc[(data, scope)]
-        for order in ORDERS:
-            share = counts[order] / counts["pairs"]
+    found = summary.groupby("kind")[list(ORDERS)].sum()
+    for row, kind in enumerate(kinds):
+        left = 0.0
+        for order in ORDERS if kind in found.index else ():
+            count = int(found.loc[kind, order])
+            share = count / found.loc[kind].sum()
             axes.barh(row, share, left=left, height=0.8, color=ORDER_COLOURS[order])
-            if counts[order]:
-                axes.text(left + share / 2, row, f"{counts[order]}", ha="center", va="center",
+            if count:
+                axes.text(left + share / 2, row, f"{count}", ha="center", va="center",
                           fontsize=7.5, color="white" if order == "agree" else INK)
             left += share
-    axes.set_yticks(range(len(kinds)), [f"{data}, {scope} families" for data, scope in kinds]
-                    if names else [""] * len(kinds), fontsize=8)
+    axes.set_yticks(range(len(kinds)), kinds if names else [""] * len(kinds), fontsize=8)
     axes.set(ylim=(max(1, len(kinds)) - 0.4, -0.6), xlim=(0, 1))
     axes.set_xlabel("share of pairs of models (counts inside)", fontsize=9, color=INK)
     axes.tick_params(labelsize=8, length=0)

@@ -7,38 +7,38 @@ answer to the question of this repository.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy.stats import t as student
 
+from analysis.kinds import KINDS, pair_kind
 from analysis.resampling import Resamples
 from analysis.systems import average_seeds
 from analysis.tables import interval, signed
-from lib.config import FAMILIES, LATENT, family_of, model_name
+from analysis.training_variance import half_width, needed, needs_text, over
+from lib.config import family_of, model_name
 from lib.likelihood.accounting import accounting_named
 
-__all__ = ["ORDERS", "PAIR_COLUMNS", "SUMMARY_COLUMNS", "TAILS", "compact_pairs",
-           "compact_summary", "concordance", "orders_by_kind", "pair_name", "paired_p", "pairs",
-           "seed_spread"]
+__all__ = ["MULTIPLICITY", "ORDERS", "PAIR_COLUMNS", "SUMMARY_COLUMNS", "TAILS", "compact_pairs",
+           "compact_summary", "concordance", "pair_name", "paired_p", "pairs", "widened"]
 
 ORDERS = ("agree", "undecided", "disagree")
 """Both quantities prefer the same model; one interval contains zero; they prefer different ones."""
 
 PAIR_COLUMNS = [
-    "dataset", "scale", "accounting", "scope", "train_data", "first", "first_data", "first_seeds",
+    "dataset", "scale", "accounting", "kind", "train_data", "first", "first_data", "first_seeds",
     "second", "second_data", "second_seeds", "bleu_delta", "bleu_low", "bleu_high", "bleu_p",
-    "ll_delta", "ll_error", "ll_low", "ll_high", "order",
+    "bleu_seeds", "bleu_sentences", "ll_delta", "ll_error", "ll_low", "ll_high", "ll_seeds",
+    "ll_sentences", "order", "over",
 ]
-SUMMARY_COLUMNS = ["dataset", "scale", "accounting", "train_data", "scope", "pairs", *ORDERS,
-                   "alike", "alike_low", "alike_high"]
+SUMMARY_COLUMNS = ["dataset", "scale", "accounting", "kind", "train_data", "pairs", *ORDERS, "over"]
 TAILS = [0.025, 0.975]
-KINDS = ("Transformer, latent model", "Gaussian prior, flow prior", "other two families",
-         "one family", "raw, distilled")
-"""What the two models of a pair differ in, the first four trained on the same text."""
+MULTIPLICITY = ("Pairs share models and each has intervals of its own at 95%: of pairs without any "
+                "difference, about one in twenty is decided by chance, and no correction is made. "
+                "Read the counts, not single pairs.")
 
 
 def paired_p(difference: float, resampled: Float[np.ndarray, " resamples"]) -> float:
@@ -58,95 +58,65 @@ def pairs(frame: pd.DataFrame, drawn: Mapping[str, Resamples]) -> pd.DataFrame:
     frame: `systems.collect`'s rows; seeds are averaged. drawn: accounting -> resamples of the
     same rows, from `resampling.resample_runs`.
     A delta is the first system's value minus the second's, better likelihood positive (bits per
-    character change their sign). `scope` is the family of both or "across", `train_data` what both
-    were trained on or "mixed". Intervals are 95% percentiles over paired resamples of the test
-    sentences, `ll_error` the paired standard error; where a system has several seeds, they are
-    widened by those of the mean over seeds (Student's t), added in quadrature. An importance-
-    weighted bound may lie below its likelihood: on the side where the pair's difference would then
-    lie, its `Resamples.slack` is added to the interval. What likelihoods leave out besides (longer
-    paddings, other segmentations: `lib.likelihood.accounting.likelihood_terms`) is not, and is
-    worth up to 0.011 nats a token of toy between a latent and an autoregressive model. `order` says
-    whether BLEU and likelihood order the pair alike, "undecided" if an interval contains zero.
+    character change their sign). `kind` is what the two differ in (`kinds.KINDS`), `train_data`
+    what both were trained on or "mixed". Intervals are 95% percentiles over paired resamples of the
+    test sentences, `ll_error` the paired standard error; they are widened by what training varies
+    (`training_variance.half_width`), in quadrature, and `over` says whether that is known. An
+    importance-weighted bound may lie below its likelihood: on the side where the pair's difference
+    would then lie, its `Resamples.slack` is added to the interval. What likelihoods leave out
+    besides (longer paddings, other segmentations: `lib.likelihood.accounting.likelihood_terms`) is
+    not, and is worth up to 0.011 nats a token of toy between a latent and an autoregressive model.
+    `order` says whether BLEU and likelihood order the pair alike, "undecided" if an interval
+    contains zero; `bleu_seeds`, `bleu_sentences` and those of LL are then what would decide it, the
+    difference staying as it is (`training_variance.needed`).
     """
     systems, drawn = average_seeds(frame, drawn)
     rows = []
     for accounting, resamples in drawn.items():
         sign = accounting_named(accounting).sign
+        slack = np.zeros(len(systems)) + resamples.slack
         for a, b in combinations(range(len(systems)), 2):
             first, second = systems.iloc[a], systems.iloc[b]
+            if math.isnan(resamples.likelihood[a] - resamples.likelihood[b]):
+                continue
             gap = resamples.bleu_resampled[:, a] - resamples.bleu_resampled[:, b]
-            bleu, bleu_low, bleu_high, _ = _difference(
-                resamples.bleu[a] - resamples.bleu[b], gap, first, second, "bleu")
-            ll, ll_low, ll_high, error = _difference(
+            bleu = _difference(resamples.bleu[a] - resamples.bleu[b], gap, first, second, "bleu")
+            ll = _difference(
                 sign * (resamples.likelihood[a] - resamples.likelihood[b]),
                 sign * (resamples.likelihood_resampled[:, a]
-                        - resamples.likelihood_resampled[:, b]), first, second, accounting)
-            if math.isnan(ll):
-                continue
-            slack = np.zeros(len(systems)) + resamples.slack
-            ll_low, ll_high = ll_low - slack[b], ll_high + slack[a]
-            rows.append([
-                first["dataset"], first["scale"], accounting, *_kind(first, second),
-                first["model"], first["train_data"], int(first["seeds"]), second["model"],
-                second["train_data"], int(second["seeds"]), bleu, bleu_low, bleu_high,
-                paired_p(bleu, gap), ll, error, ll_low, ll_high,
-                _order((bleu_low, bleu_high), (ll_low, ll_high))])
+                        - resamples.likelihood_resampled[:, b]),
+                first, second, accounting, slack=(slack[b], slack[a]))
+            text = first["train_data"], second["train_data"]
+            same = text[0] == text[1]
+            rows.append({
+                "dataset": first["dataset"], "scale": first["scale"], "accounting": accounting,
+                "kind": pair_kind(family_of(first["model"]), family_of(second["model"]),
+                                  same_text=same),
+                "train_data": text[0] if same else "mixed",
+                "first": first["model"], "first_data": text[0], "first_seeds": first["seeds"],
+                "second": second["model"], "second_data": text[1], "second_seeds": second["seeds"],
+                "bleu_p": paired_p(float(bleu["delta"]), gap),
+                **{f"{name}_{key}": value for name, of in (("bleu", bleu), ("ll", ll))
+                   for key, value in of.items()},
+                "order": _order((bleu["low"], bleu["high"]), (ll["low"], ll["high"])),
+                "over": over(bleu["training"], ll["training"])})
     return pd.DataFrame(rows, columns=PAIR_COLUMNS)
 
 
-def concordance(table: pd.DataFrame, frame: pd.DataFrame, drawn: Mapping[str, Resamples],
-                ) -> pd.DataFrame:
-    """How many pairs BLEU and likelihood order alike, a row an accounting, training data and
-    scope: `SUMMARY_COLUMNS`.
-
-    table: of `pairs(frame, drawn)`. Scopes are each family, "within" (all families), "across"
-    and "all"; training data raw, distilled, mixed and "all". `alike` is the share of all pairs
-    whose two differences have one sign, decided or not, with its 95% interval over the resamples;
-    noise turns close pairs in some of them, which draws the interval towards a half.
+def concordance(table: pd.DataFrame) -> pd.DataFrame:
+    """How many pairs BLEU and likelihood order alike, a row an accounting, kind and training data:
+    `SUMMARY_COLUMNS`. table: of `pairs`. `over`: what all of these pairs' intervals are over.
     """
-    systems, drawn = average_seeds(frame, drawn)
-    places = {key: place for place, key in enumerate(
-        zip(systems["model"], systems["train_data"], strict=True))}
     rows = []
-    for accounting, found in table.groupby("accounting", sort=False):
-        resamples, sign = drawn[accounting], accounting_named(accounting).sign
-        a = [places[key] for key in zip(found["first"], found["first_data"], strict=True)]
-        b = [places[key] for key in zip(found["second"], found["second_data"], strict=True)]
-        bleu, ll = resamples.bleu_resampled, sign * resamples.likelihood_resampled
-        alike = ((bleu[:, a] - bleu[:, b]) * (ll[:, a] - ll[:, b])) > 0     # [resamples, pairs]
-        observed = (found["bleu_delta"] * found["ll_delta"] > 0).to_numpy()
-        for data, scope, chosen in _scopes(found):
-            counts = found.loc[chosen, "order"].value_counts()
-            low, high = np.quantile(alike[:, chosen].mean(axis=1), TAILS)
-            rows.append([found["dataset"].iloc[0], found["scale"].iloc[0], accounting, data, scope,
-                         int(chosen.sum()), *(int(counts.get(order, 0)) for order in ORDERS),
-                         observed[chosen].mean(), low, high])
-    return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
-
-
-def orders_by_kind(table: pd.DataFrame) -> dict[str, tuple[int, int, int]]:
-    """Pairs that agree, disagree and are undecided, by what the two models differ in.
-
-    table: `pairs` under one accounting. Kinds: a Transformer and a latent model, a Gaussian and a
-    flow prior, any other two families, one family, all trained on the same text; and raw against
-    distilled text. Only kinds that there are.
-    """
-    kinds = [_pair_kind(row) for row in table.itertuples()]
-    orders = table["order"].to_numpy()
-    return {kind: tuple(int(((np.array(kinds) == kind) & (orders == order)).sum())
-                        for order in ("agree", "disagree", "undecided"))
-            for kind in KINDS if kind in kinds}
-
-
-def _pair_kind(row: tuple) -> str:
-    of = {family_of(row.first), family_of(row.second)}
-    if row.first_data != row.second_data:
-        return KINDS[4]
-    if len(of) == 1:
-        return KINDS[3]
-    if of == set(LATENT):
-        return KINDS[1]
-    return KINDS[0] if "autoregressive" in of and of & set(LATENT) else KINDS[2]
+    keys = ["dataset", "scale", "accounting", "kind", "train_data"]
+    for key, found in table.groupby(keys, sort=False):
+        counts = found["order"].value_counts()
+        rows.append([*key, len(found), *(int(counts.get(order, 0)) for order in ORDERS),
+                     " / ".join(sorted(set(found["over"])))])
+    summary = pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
+    places = summary["kind"].map(KINDS.index) if len(summary) else []
+    return summary.assign(place=places).sort_values("place", kind="stable").drop(
+        columns="place").reset_index(drop=True)
 
 
 def pair_name(first: str, first_data: str, second: str, second_data: str) -> str:
@@ -158,8 +128,8 @@ def pair_name(first: str, first_data: str, second: str, second_data: str) -> str
 
 def compact_pairs(pairs: pd.DataFrame, accountings: Sequence[str] = ("strict", "released"),
                   ) -> pd.DataFrame:
-    """`significance.pairs` for reading: a row a pair, differences with their intervals, p, and
-    under each accounting whether likelihood orders the pair as BLEU does.
+    """`pairs` for reading: a row a pair, differences with their intervals, p, and under each
+    accounting whether likelihood orders the pair as BLEU does, or what would decide it.
     """
     kept = [name for name in accountings if name in set(pairs["accounting"])]
     names = ["first", "first_data", "second", "second_data"]
@@ -167,79 +137,71 @@ def compact_pairs(pairs: pd.DataFrame, accountings: Sequence[str] = ("strict", "
     for found in pairs[pairs["accounting"].isin(kept)].to_dict("records"):
         key = tuple(found[name] for name in names)
         row = rows.setdefault(key, {
-            "first, second": pair_name(*(found[name] for name in
-                                         ("first", "first_data", "second", "second_data"))),
-            "scope": found["scope"], "train data": found["train_data"],
+            "first, second": pair_name(*key), "kind": found["kind"],
+            "train data": found["train_data"],
             "BLEU difference": interval(found["bleu_delta"], found["bleu_low"],
                                         found["bleu_high"]),
-            "p": f"{found['bleu_p']:.3f}"})
+            "p": f"{found['bleu_p']:.3f}", "over": found["over"]})
         row[f"LL difference, {found['accounting']}"] = (
             f"{signed(found['ll_delta'], 3)} ± {found['ll_error']:.3f}")
-        row[f"order, {found['accounting']}"] = found["order"]
+        words = [f"{label}: {text}" for name, label in (("bleu", "BLEU"), ("ll", "LL"))
+                 if (text := needs_text(found[f"{name}_seeds"], found[f"{name}_sentences"]))]
+        row[f"order, {found['accounting']}"] = found["order"] + (
+            f" ({'; '.join(words)})" if words else "")
     return pd.DataFrame(rows.values())
 
 
 def compact_summary(summary: pd.DataFrame, accountings: Sequence[str] = ("strict", "released"),
                     ) -> pd.DataFrame:
-    """`significance.concordance` for reading: a row a scope, agree / undecided / disagree and the
-    share of pairs ordered alike under each accounting.
+    """`concordance` for reading: a row a kind and training data, agree / undecided / disagree under
+    each accounting.
     """
     rows = {}
     for found in summary[summary["accounting"].isin(accountings)].to_dict("records"):
-        row = rows.setdefault((found["train_data"], found["scope"]), {
-            "train data": found["train_data"], "scope": found["scope"], "pairs": found["pairs"]})
-        row[f"agree / undecided / disagree, {found['accounting']}"] = (
-            f"{found['agree']} / {found['undecided']} / {found['disagree']}")
-        row[f"alike, {found['accounting']}"] = interval(
-            found["alike"], found["alike_low"], found["alike_high"], digits=2)
+        row = rows.setdefault((found["kind"], found["train_data"]), {
+            "kind": found["kind"], "train data": found["train_data"], "pairs": found["pairs"]})
+        row[f"agree / undecided / disagree, {found['accounting']}"] = " / ".join(
+            str(found[order]) for order in ORDERS)
+        row["over"] = found["over"]
     return pd.DataFrame(rows.values())
+
+
+def widened(value: float, low: float, high: float, training: float) -> tuple[float, float]:
+    """The ends of an interval over sentences, widened in quadrature by training's half width (NaN:
+    not known, and not added).
+    """
+    training = 0.0 if math.isnan(training) else training
+    below, above = np.hypot(np.maximum(0.0, [value - low, high - value]), training)
+    return float(value - below), float(value + above)
 
 
 # ---- parts ----
 
 def _difference(value: float, resampled: Float[np.ndarray, " resamples"], first: pd.Series,
-                second: pd.Series, name: str) -> tuple[float, float, float, float]:
-    """The difference, the ends of its interval, its standard error; see `pairs`."""
-    low, high = np.quantile(resampled, TAILS)
-    of = [(system[f"{name}_sd"], int(system["seeds"])) for system in (first, second)]
-    spread = math.hypot(*(seed_spread(sd, seeds) for sd, seeds in of))
-    below, above = (math.hypot(max(0.0, side), spread) for side in (value - low, high - value))
-    errors = (sd / math.sqrt(seeds) for sd, seeds in of if seeds > 1)
-    error = math.hypot(float(resampled.std(ddof=1)), *errors)
-    return float(value), float(value - below), float(value + above), error
-
-
-def seed_spread(sd: float, seeds: int) -> float:
-    """Half the 95% interval of a mean over that many seeds whose standard deviation is `sd`:
-    Student's t with seeds - 1 degrees of freedom; 0 for one seed, which says nothing of others.
+                second: pd.Series, name: str, slack: tuple[float, float] = (0.0, 0.0),
+                ) -> dict[str, float]:
+    """delta, low, high, error, what would decide it (seeds, sentences), and training's half width;
+    see `pairs`. slack: how far a bound may move the difference down and up.
     """
-    if seeds < 2:
-        return 0.0
-    return float(student.ppf(TAILS[1], seeds - 1)) * sd / math.sqrt(seeds)
-
-
-def _kind(first: pd.Series, second: pd.Series) -> tuple[str, str]:
-    scope = first["family"] if first["family"] == second["family"] else "across"
-    data = first["train_data"] if first["train_data"] == second["train_data"] else "mixed"
-    return scope, data
+    value = float(value)
+    ends = np.quantile(resampled, TAILS)
+    parts = [(1.0, first[f"{name}_training"]), (-1.0, second[f"{name}_training"])]
+    training = half_width(parts)
+    low, high = widened(value, *ends, training)
+    low, high = low - slack[0], high + slack[1]
+    errors = (math.sqrt(spread.variance / spread.seeds) for _, spread in parts if spread)
+    found = {"delta": value, "low": low, "high": high, "training": training,
+             "error": math.hypot(float(resampled.std(ddof=1)), *errors),
+             "seeds": math.nan, "sentences": math.nan}
+    if low <= 0 <= high:
+        down = value > 0
+        half = float(max(0.0, value - ends[0] if down else ends[1] - value))
+        found["seeds"], found["sentences"] = needed(
+            abs(value) - slack[0 if down else 1], half, int(first["lines"]), parts)
+    return found
 
 
 def _order(bleu: Sequence[float], likelihood: Sequence[float]) -> str:
     if any(low <= 0 <= high for low, high in (bleu, likelihood)):
         return "undecided"
     return "agree" if (bleu[0] > 0) == (likelihood[0] > 0) else "disagree"
-
-
-def _scopes(found: pd.DataFrame) -> Iterator[tuple[str, str, np.ndarray]]:
-    """(training data, scope, which rows of `found`) of every part that holds a pair."""
-    for data in ("raw", "distilled", "mixed", "all"):
-        of_data = np.full(len(found), True) if data == "all" else (
-            found["train_data"] == data).to_numpy()
-        if data == "all" and found["train_data"].nunique() < 2:
-            continue
-        within = (found["scope"] != "across").to_numpy()
-        parts = {family: (found["scope"] == family).to_numpy() for family in FAMILIES.values()}
-        parts |= {"within": within, "across": ~within, "all": np.full(len(found), True)}
-        for scope, chosen in parts.items():
-            if (of_data & chosen).any():
-                yield data, scope, of_data & chosen

@@ -10,13 +10,14 @@ from analysis import comparable
 from analysis.published import paper_setting
 from analysis.resampling import Resamples
 from analysis.style import family_name
-from lib.config import FAMILIES, MODELS
+from analysis.training_variance import spreads
+from lib.config import FAMILIES, MODELS, family_of
 from lib.errors import DataError
 from lib.likelihood.accounting import ACCOUNTINGS
 from lib.runs import RunFolder, find_runs
 
-__all__ = ["MEAN", "RUN_COLUMNS", "average_seeds", "collect", "collected", "model_order",
-           "rank_families"]
+__all__ = ["MEAN", "RUN_COLUMNS", "average_seeds", "best_of_families", "collect", "collected",
+           "model_order", "rank_families"]
 
 RUN_COLUMNS = ["dataset", "scale", "model", "family", "train_data", "seed", "parameters"]
 SYSTEM = ["dataset", "scale", "model", "train_data"]
@@ -82,10 +83,10 @@ def average_seeds(frame: pd.DataFrame, drawn: Mapping[str, Resamples] | None = N
     """One row a system (data set, scale, model, training data) in the paper's order, raw first.
 
     frame: `collect`'s rows. Numbers are means over the seeds; `<name>_error`, the standard error
-    over the same test sentences, is the largest of the seeds'. Added: `seeds`, how many, and the
-    standard deviation over them of BLEU and of every accounting (`<name>_sd`, NaN for one seed).
-    drawn, by accounting, is averaged in the same way. What is averaged already is returned as it
-    is.
+    over the same test sentences, is the largest of the seeds'. Added: `seeds`, how many, and of
+    BLEU and every accounting `<name>_training`, how it varies from one training to the next
+    (`training_variance.Spread`, None where nothing is known). drawn, by accounting, is averaged in
+    the same way. What is averaged already is returned as it is.
     """
     drawn = dict(drawn or {})
     if "seeds" in frame:
@@ -97,31 +98,39 @@ def average_seeds(frame: pd.DataFrame, drawn: Mapping[str, Resamples] | None = N
     groups = np.array([names.index(key) for key in keys], dtype=np.int64)
     errors = [name for name in frame if name.endswith("_error")]
     scores = ["bleu", *(name.removesuffix("_error") for name in errors)]
-    rows = []
-    for group in range(len(names)):
-        runs = frame[groups == group]
+    rows, parts = [], [frame[groups == group] for group in range(len(names))]
+    for runs in parts:
         row = runs.iloc[0].drop("seed", errors="ignore").to_dict() | {"seeds": len(runs)}
         row |= {name: runs[name].mean() for name in (*scores, "chrf") if name in runs}
         row |= {name: runs[name].max() for name in errors}
-        row |= {f"{name}_sd": runs[name].std(ddof=1) for name in scores}
         rows.append(row)
-    columns = [*frame.columns.drop("seed", errors="ignore"), "seeds",
-               *(f"{name}_sd" for name in scores)]
-    return pd.DataFrame(rows, columns=columns), {
-        name: resamples.averaged(groups) for name, resamples in drawn.items()}
+    systems = pd.DataFrame(rows, columns=[*frame.columns.drop("seed", errors="ignore"), "seeds"])
+    families = systems["model"].map(family_of).tolist()
+    for name in scores:
+        systems[f"{name}_training"] = pd.Series(spreads(
+            [runs[name].to_numpy(np.float64) for runs in parts], families,
+            [name[:3] for name in names]), dtype=object)
+    return systems, {name: resamples.averaged(groups) for name, resamples in drawn.items()}
+
+
+def best_of_families(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The row of the best model of each family in `column` (higher is better), best family first,
+    of equals in the order of tables. The one place that ranks families.
+    """
+    frame = frame.dropna(subset=column)
+    best = frame.loc[frame.groupby("family")[column].idxmax()]
+    return best.assign(place=best["family"].map(list(FAMILIES.values()).index)).sort_values(
+        [column, "place"], ascending=[False, True])
 
 
 def rank_families(frame: pd.DataFrame, column: str, error: str) -> str:
-    """The families by the best of their models in `column`, "autoregressive > Gaussian ≈ flow".
+    """`best_of_families` in words, "autoregressive > Gaussian ≈ flow".
 
     ≈ stands between two whose best models are less than two standard errors apart (unpaired, which
-    is the careful side). The one place that ranks families, for sentences and figures alike.
+    is the careful side).
     """
-    best = frame.loc[frame.groupby("family")[column].idxmax()]
-    best = best.assign(place=best["family"].map(list(FAMILIES.values()).index)).sort_values(
-        [column, "place"], ascending=[False, True])
     words, before = "", None
-    for row in best.to_dict("records"):
+    for row in best_of_families(frame, column).to_dict("records"):
         if before is not None:
             apart = before[column] - row[column] > 2 * math.hypot(before[error], row[error])
             words += " > " if apart else " ≈ "

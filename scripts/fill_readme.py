@@ -25,7 +25,7 @@ NOTHING = "*(no results yet)*\n"
 
 def answer() -> str:
     """How many pairs of models log-likelihood and BLEU order alike."""
-    places = findings.places()
+    places = findings.places(demonstrations=False)
     return markdown(findings.answer(places)) if places else NOTHING
 
 
@@ -58,8 +58,8 @@ def _row(of: dict[str, RunFolder]) -> dict:
 
 def verdicts() -> str:
     """The paper's findings, corpus by corpus."""
-    places = findings.places()
-    return markdown(findings.overview(places)) if places else NOTHING
+    places = findings.places(demonstrations=False)
+    return markdown(findings.overview(findings.verdicts(*places))) if places else NOTHING
 
 
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {

@@ -39,7 +39,8 @@ def made_up_run(model: str, wrong: float, nats: float, train_data: str = "raw", 
     run = RunFolder(dataset, scale, model, train_data, seed)
     run.path.mkdir(parents=True)
     latent = not model.startswith("tr")
-    settings = {"k0": wrong if k0_wrong is None else k0_wrong, "k4": wrong} if latent else {
+    first = wrong if k0_wrong is None else k0_wrong
+    settings = {"k0": first, "k1": wrong, "k4": wrong} if latent else {
         "greedy": wrong, "beam4": wrong}
     headline = list(settings)[-1]
     settings |= {} if mbr_wrong is None else {"mbr16-chrf": mbr_wrong}

@@ -46,15 +46,28 @@ def test_two_points_and_constants_have_no_correlation(coefficient):
 
 
 def test_permutation_p_by_hand():
-    # n = 3, perfectly ordered: of 6 orders, 123 and 321 are as extreme
-    assert module.permutation_p(np.arange(3), np.arange(3), module.spearman) == pytest.approx(2 / 6)
-    # n = 3, y = 1 3 2: rho = 1/2; only 132, 213, 231, 312 (|rho| = 1/2) and the two extremes
-    assert module.permutation_p(np.arange(3), np.array([1, 3, 2]), module.spearman) == 1.0
     # n = 4, one neighbouring swap: tau = 4/6. |tau| >= 4/6 has 1 + 3 orders on either side
     swapped = np.array([1, 3, 2, 4])
     assert module.permutation_p(np.arange(4), swapped, module.kendall) == pytest.approx(8 / 24)
     # n = 8, perfectly ordered: 2 of 40,320
     assert module.permutation_p(np.arange(8), np.arange(8), module.pearson) == 2 / 40320
+    # n = 3: of 6 orders none could have p <= 0.05
+    assert math.isnan(module.permutation_p(np.arange(3), np.arange(3), module.spearman))
+
+
+def test_permutations_stay_within_families():
+    """Two clusters far apart: r is 1 whatever is permuted within, which p has to know."""
+    x = np.array([0.0, 101.0, 1.0, 102.0, 2.0, 100.0])
+    y = np.array([0.0, 102.0, 2.0, 100.0, 1.0, 101.0])
+    families = ["tr", "ga"] * 3
+    assert module.permutation_p(x, y, module.pearson) < 0.1
+    p = module.permutation_p(x, y, module.pearson, families)
+    # of 3! 3! = 36 pairings: those whose sum of products is as large as the observed one
+    assert p > 0.3 and p * 36 == pytest.approx(round(p * 36))
+    assert math.isnan(module.permutation_p(x[:4], y[:4], module.pearson, families[:4]))  # 1 of 4
+    many = np.tile(x, 3) + np.repeat([0.0, 0.1, 0.2], 6)
+    sampled = module.permutation_p(many, many, module.pearson, families * 3, samples=200)
+    assert sampled == 1 / 201
 
 
 def test_sampled_permutation_p_is_seeded_and_near_the_exact_one():
@@ -76,6 +89,9 @@ def test_correlate_gives_intervals_only_from_resamples():
                                               y + rng.normal(0, 0.3, (500, 5))))
     assert drawn["pearson_low"] < drawn["pearson"] < drawn["pearson_high"]
     assert drawn["kendall_low"] <= drawn["kendall"] <= drawn["kendall_high"]
+    assert "pearson_p" not in drawn
+    assert module.correlate(x, y, groups=["a"] * 5)["pearson_p"] == module.permutation_p(
+        x, y, module.pearson)
 
 
 def make_run(outputs, model, bleu, ll, train_data="raw", lines=20):

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from analysis import published
-from analysis.significance import orders_by_kind
+from analysis.kinds import KINDS, PRIORS, RAW_DISTILLED
+from analysis.significance import concordance
 from lib.config import MODELS, SCALES, datasets
 from lib.paths import NOTEBOOKS, ROOT
 
@@ -57,28 +58,28 @@ def claimed(pattern: str) -> list[int]:
 
 
 def test_the_answer_on_multi30k_is_what_the_pairs_say():
-    pairs = pd.read_csv(PAIRS)
-    strict, released = (orders_by_kind(pairs[pairs["accounting"] == name])
-                        for name in ("strict", "released"))
-    latent, priors = "Transformer, latent model", "Gaussian prior, flow prior"
-    agree, disagree, undecided = strict[latent]
+    counts = concordance(pd.read_csv(PAIRS)).groupby(["accounting", "kind"])[
+        ["agree", "disagree", "undecided"]].sum()
+    agree, disagree, undecided = counts.loc["strict", KINDS[0]]
     assert claimed(r"in all (\d+) pairs of a Transformer") == [agree]
     assert (disagree, undecided) == (0, 0)
     decided, of = claimed(r"undecided\.\*\* (\d+) of (\d+) pairs are decided")
-    assert (decided, of) == (sum(strict[priors][:2]), sum(strict[priors]))
+    assert (decided, of) == (counts.loc["strict", PRIORS].iloc[:2].sum(),
+                             counts.loc["strict", PRIORS].sum())
     agree, of, disagree = claimed(r"(\d+) of the (\d+) pairs agree by it, and (\d+) disagree")
-    assert (agree, disagree, of) == (*released[latent][:2], sum(released[latent]))
-    agree, disagree, undecided = strict["raw, distilled"]
+    released = counts.loc["released", KINDS[0]]
+    assert (agree, disagree, of) == (*released.iloc[:2], released.sum())
+    agree, disagree, undecided = counts.loc["strict", RAW_DISTILLED]
     assert disagree > agree + undecided  # "mostly the other way round"
 
 
 def test_the_papers_own_pairs_are_what_its_table_says():
-    table = published.agreement().set_index(["corpus", "train_data", "scope"])
+    table = published.agreement().set_index(["corpus", "train_data", "kind"])
     table = table.sort_index()[["agree", "pairs"]]
     raw = claimed(r"WMT'14 En-De (\d+) of (\d+) pairs .* agree, and (\d+) of (\d+) of a Gaussian")
     distilled = claimed(r"on distilled text (\d+) of (\d+) and (\d+) of (\d+)")
     for data, numbers in (("raw", raw), ("distilled", distilled)):
-        found = table.loc[("WMT'14 En-De", data)].loc[["AR, latent", "Gaussian, flow"]]
+        found = table.loc[("WMT'14 En-De", data)].loc[[KINDS[0], PRIORS]]
         assert numbers == found.to_numpy().flatten().tolist()
 
 

@@ -21,7 +21,7 @@ def frame(rows):
     return pd.DataFrame([{
         "dataset": "toy", "scale": "smoke", "model": model, "family": family[model[:2]],
         "train_data": data, "seed": seed, "parameters": 1, "setting": "k4", "bleu": bleu,
-        "strict": ll, "strict_error": 0.01 * seed, "path": f"{model}{data}{seed}",
+        "lines": 1000, "strict": ll, "strict_error": 0.01 * seed, "path": f"{model}{data}{seed}",
     } for model, data, seed, bleu, ll in rows])
 
 
@@ -75,8 +75,9 @@ def test_orders_of_pairs_by_hand():
         ("tr_s", "ga_b"): "agree", ("tr_s", "fl_s"): "agree", ("tr_s", "fl_b"): "agree",
         ("ga_b", "fl_s"): "disagree", ("ga_b", "fl_b"): "disagree",
         ("fl_s", "fl_b"): "undecided"}                          # equal BLEU
-    assert table.loc[("fl_s", "fl_b"), "scope"] == "flow"
-    assert set(table["scope"].drop(("fl_s", "fl_b"))) == {"across"}
+    assert table["kind"].value_counts().to_dict() == {
+        "autoregressive, latent": 3, "Gaussian, flow": 2, "within families": 1}
+    assert set(table["over"]) == {"sentences only"}
     assert table.loc[("tr_s", "ga_b"), "bleu_delta"] == pytest.approx(10.0)
     assert table.loc[("fl_s", "fl_b"), "ll_delta"] == pytest.approx(-0.1)
 
@@ -100,34 +101,40 @@ def test_concordance_counts_every_pair_once():
     runs = frame([("tr_s", "raw", 1, 30.0, -2.0), ("ga_b", "raw", 1, 20.0, -2.5),
                   ("fl_s", "raw", 1, 15.0, -2.2), ("fl_b", "raw", 1, 15.0, -2.1),
                   ("ga_b", "distilled", 1, 25.0, -3.0)])
-    drawn = resampled(runs)
-    pairs = significance.pairs(runs, drawn)
-    table = significance.concordance(pairs, runs, drawn).set_index(["train_data", "scope"])
-    counts = table[["pairs", *significance.ORDERS]]
-    assert counts.loc[("raw", "across")].tolist() == [5, 3, 0, 2]
-    assert counts.loc[("raw", "within")].tolist() == counts.loc[("raw", "flow")].tolist() == [
-        1, 0, 1, 0]
+    pairs = significance.pairs(runs, resampled(runs))
+    table = significance.concordance(pairs)
     # the distilled Ga-B has the worst likelihood, and more BLEU than all but Tr-S
-    assert counts.loc[("mixed", "all")].tolist() == [4, 1, 0, 3]
-    assert counts.loc[("mixed", "gaussian")].tolist() == [1, 0, 0, 1]
-    assert counts.loc[("all", "all")].tolist() == [10, 4, 1, 5]
-    assert table.loc[("raw", "across"), "alike"] == pytest.approx(3 / 5)
-    assert table.loc[("raw", "flow"), ["alike_low", "alike_high"]].tolist() == [0.0, 1.0]
+    assert table[["kind", "train_data", "pairs", *significance.ORDERS]].to_numpy().tolist() == [
+        ["autoregressive, latent", "raw", 3, 3, 0, 0], ["Gaussian, flow", "raw", 2, 0, 0, 2],
+        ["within families", "raw", 1, 0, 1, 0], ["raw, distilled", "mixed", 4, 1, 0, 3]]
 
 
-def test_seeds_widen_the_interval():
+def test_training_widens_the_interval_of_whoever_was_trained_once():
     runs = frame([("tr_s", "raw", 1, 30.0, -2.0), ("tr_s", "raw", 2, 34.0, -2.2),
-                  ("ga_b", "raw", 1, 28.0, -2.5)])
+                  ("tr_b", "raw", 1, 28.0, -2.5)])
     row = significance.pairs(runs, resampled(runs)).iloc[0]
-    # standard error over seeds: sqrt(8 / 2) = 2 BLEU; sentences hardly vary here. Student's t with
-    # one degree of freedom: tan(0.475 pi) = 12.7 at 97.5%
+    # variance of a training: 8, with one degree of freedom; of the two means' difference: 4 + 8.
+    # Student's t: tan(0.475 pi) = 12.7 at 97.5%; sentences hardly vary here
+    half = math.sqrt(12) * math.tan(0.475 * math.pi)
     assert row["bleu_delta"] == pytest.approx(4.0)
-    half = 2 * math.tan(0.475 * math.pi)
     assert (row["bleu_low"], row["bleu_high"]) == (pytest.approx(4 - half, abs=0.01),
                                                    pytest.approx(4 + half, abs=0.01))
-    assert row["order"] == "undecided"
-    single = significance.pairs(runs[runs["seed"] == 1], resampled(runs[runs["seed"] == 1]))
-    assert single["bleu_high"][0] - single["bleu_low"][0] < 0.1
+    assert (row["order"], row["over"]) == ("undecided", "sentences and training")
+    # 8 seeds of each: 2.36 sqrt(8 / 8 + 8 / 8) = 3.3 < 4
+    assert 5 <= row["bleu_seeds"] <= 9 and math.isnan(row["bleu_sentences"])
+    single = significance.pairs(runs[runs["seed"] == 1], resampled(runs[runs["seed"] == 1])).iloc[0]
+    assert single["bleu_high"] - single["bleu_low"] < 0.1
+    assert single["over"] == "sentences only"
+
+
+def test_an_undecided_pair_says_what_would_decide_it():
+    runs = frame([("tr_s", "raw", 1, 30.0, -2.0), ("tr_b", "raw", 1, 30.5, -2.5)])
+    row = significance.pairs(runs, resampled(runs, spread=0.5)).iloc[0]
+    half = row["bleu_high"] - row["bleu_delta"]
+    assert row["bleu_sentences"] == pytest.approx(1000 * (half / 0.5) ** 2, rel=0.01)
+    assert math.isnan(row["bleu_seeds"])  # nobody knows how training varies
+    shown = significance.compact_pairs(pd.DataFrame([row])).iloc[0]["order, strict"]
+    assert shown.startswith("undecided (BLEU: ") and "sentences" in shown
 
 
 def test_fewer_bits_are_better():
@@ -156,16 +163,5 @@ def test_pairs_and_counts_are_told_compactly():
     shown = significance.compact_pairs(pairs).iloc[0]
     assert shown["first, second"] == "Tr-S, Ga-B" and shown["order, strict"] == "agree"
     assert shown["BLEU difference"].startswith("10.0\N{NO-BREAK SPACE}[")
-    summary = significance.compact_summary(significance.concordance(pairs, runs, drawn))
+    summary = significance.compact_summary(significance.concordance(pairs))
     assert summary.loc[0, "agree / undecided / disagree, strict"] == "1 / 0 / 0"
-
-
-def test_orders_are_counted_by_what_the_two_models_differ_in():
-    table = pd.DataFrame([
-        ("tr_s", "raw", "ga_b", "raw", "agree"), ("tr_s", "raw", "fl_s", "raw", "disagree"),
-        ("ga_b", "raw", "fl_s", "raw", "undecided"), ("tr_s", "raw", "tr_b", "raw", "agree"),
-        ("ga_b", "raw", "da_b", "raw", "agree"), ("ga_b", "raw", "ga_b", "distilled", "disagree")],
-        columns=["first", "first_data", "second", "second_data", "order"])
-    assert significance.orders_by_kind(table) == {
-        "Transformer, latent model": (1, 1, 0), "Gaussian prior, flow prior": (0, 0, 1),
-        "other two families": (1, 0, 0), "one family": (1, 0, 0), "raw, distilled": (0, 1, 0)}

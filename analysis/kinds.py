@@ -1,0 +1,26 @@
+"""What the two models of a pair differ in: the kinds that pairs are counted by."""
+
+from lib.config import LATENT
+
+__all__ = ["KINDS", "RAW_DISTILLED", "WITHIN", "pair_kind"]
+
+GROUPS = {"autoregressive": "autoregressive", "masked": "masked"} | dict.fromkeys(
+    LATENT, "latent") | dict.fromkeys(("independent", "dag", "ctc"), "factorised")
+"""Factorised: independent tokens, or an exact sum over the paths of a graph or of CTC."""
+
+PRIORS, WITHIN, RAW_DISTILLED = "Gaussian, flow", "within families", "raw, distilled"
+KINDS = ("autoregressive, latent", PRIORS, "autoregressive, factorised", "factorised, latent",
+         "factorised, factorised", "masked, others", WITHIN, RAW_DISTILLED)
+"""Every kind, in the order of tables; but for the last, both models were trained on one text."""
+
+
+def pair_kind(first: str, second: str, *, same_text: bool = True) -> str:
+    """The kind of a pair of models of these two families."""
+    if not same_text:
+        return RAW_DISTILLED
+    if first == second:
+        return WITHIN
+    groups = sorted(GROUPS[family] for family in (first, second))
+    if groups == ["latent", "latent"]:
+        return PRIORS
+    return "masked, others" if "masked" in groups else ", ".join(groups)

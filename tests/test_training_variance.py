@@ -1,0 +1,98 @@
+"""What training varies: own, pooled and unknown; intervals that hold what they say."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from analysis import training_variance as module
+from analysis.training_variance import Spread, half_width, needed, needs_text, spreads
+
+
+def test_a_variance_is_its_own_else_its_familys_else_everybodys():
+    values = [[1.0, 2.0, 6.0], [5.0], [1.0, 3.0], [9.0], [7.0]]
+    families = ["gaussian", "gaussian", "flow", "autoregressive", "gaussian"]
+    places = ["raw"] * 4 + ["distilled"]
+    own, relative, two, stranger, elsewhere = spreads(values, families, places)
+    assert own == Spread(7.0, 2, (0,), 3)       # deviations -2, -1, 3
+    assert relative == Spread(7.0, 2, (0,), 1)  # Ga-L by Ga-B's seeds
+    assert two == Spread(2.0, 1, (2,), 2)
+    assert stranger == Spread(16 / 3, 3, (0, 2), 1)
+    assert elsewhere is None
+
+
+def test_two_seeds_are_pooled_with_the_familys_others():
+    first, second = spreads([[1.0, 2.0, 6.0], [1.0, 3.0]], ["flow"] * 2, ["raw"] * 2)
+    assert first == Spread(7.0, 2, (0,), 3)
+    assert second == Spread(16 / 3, 3, (0, 1), 2)
+
+
+def test_numbers_that_are_missing_are_no_seeds():
+    assert spreads([[math.nan, 2.0, 4.0]], ["flow"], ["raw"]) == [Spread(2.0, 1, (0,), 2)]
+    assert spreads([[math.nan, math.nan]], ["flow"], ["raw"]) == [None]
+
+
+def test_half_widths_by_hand():
+    one = Spread(8.0, 1, (0,), 2)
+    quantile = math.tan(0.475 * math.pi)  # Student's t with one degree of freedom: 12.7
+    assert half_width([(1.0, one)]) == pytest.approx(2 * quantile)
+    # a second system of the same pool: the variances of the means add, the degrees don't
+    other = Spread(8.0, 1, (0,), 1)
+    assert half_width([(1.0, one), (-1.0, other)]) == pytest.approx(math.sqrt(12) * quantile)
+    # Welch: two estimates alike have the degrees of both together
+    apart = Spread(8.0, 1, (1,), 2)
+    assert half_width([(1.0, one), (-1.0, apart)]) == pytest.approx(math.sqrt(8) * 4.3027, rel=1e-4)
+    assert math.isnan(half_width([(1.0, one), (-1.0, None)]))
+    assert half_width([(1.0, Spread(0.0, 1, (0,), 2))]) == 0.0
+
+
+def decided(seeds, gap, *, trials=400):
+    """How often a difference of `gap` is decided between a system with so many seeds and one with
+    one, beside a relative of either family with three; sd over trainings: 1.
+    """
+    rng, hits = np.random.default_rng(0), 0
+    for _ in range(trials):
+        values = [gap + rng.normal(size=seeds), rng.normal(size=1), rng.normal(size=3),
+                  rng.normal(size=3)]
+        found = spreads(values, ["gaussian", "flow", "gaussian", "flow"], ["raw"] * 4)
+        half = half_width([(1.0, found[0]), (-1.0, found[1])])
+        hits += abs(values[0].mean() - values[1].mean()) > half
+    return hits / trials
+
+
+def test_one_seed_is_no_certainty():
+    """Systems that don't differ are decided one time in twenty, however many seeds each has."""
+    assert all(decided(seeds, 0.0) < 0.09 for seeds in (1, 2, 3, 5))
+
+
+def test_another_seed_makes_no_pair_less_decidable():
+    shares = [decided(seeds, 5.0) for seeds in (1, 2, 3, 5)]
+    assert all(after > before - 0.03 for before, after in itertools.pairwise(shares))
+    assert shares[0] > 0.2 and shares[-1] > shares[0] + 0.1
+
+
+def test_what_would_decide():
+    parts = [(1.0, Spread(1.0, 4, (0,), 1)), (-1.0, Spread(1.0, 4, (1,), 1))]
+    seeds, sentences = needed(2.0, 0.5, 1000, parts)
+    assert math.isnan(sentences) and seeds == 3   # 2.31 sqrt(2 / 3) < sqrt(4 - 0.25)
+    assert needed(2.0, 0.5, 1000, parts)[0] > needed(4.0, 0.5, 1000, parts)[0]
+    # sentences alone where training isn't known: half the width needs four times as many
+    assert needed(0.5, 1.0, 1000, [(1.0, None)]) == (pytest.approx(math.nan, nan_ok=True), 4000)
+    more = needed(0.5, 1.0, 1000, parts)
+    assert more[1] == pytest.approx(8000, abs=1) and more[0] > seeds
+    assert needed(0.0, 1.0, 1000, parts)[1] == math.inf
+    assert needed(1e-3, 0.0, 1000, parts)[0] == math.inf
+
+
+def test_needs_in_words():
+    assert needs_text(7.0, math.nan) == "7 seeds"
+    assert needs_text(3.0, 2300.0) == "2,300 sentences and 3 seeds"
+    assert needs_text(math.inf, math.nan) == "over 1,000 seeds"
+    assert needs_text(math.nan, math.nan) == ""
+    assert "tighter bound" in needs_text(math.nan, math.inf)
+
+
+def test_over():
+    assert module.over(0.1, 2.0) == "sentences and training"
+    assert module.over(0.1, math.nan) == "sentences only"
