@@ -12,12 +12,13 @@ from matplotlib.figure import Figure
 
 from analysis.style import INK, finish
 from lib.batching import collate, training_batches
+from lib.bleu import bleu
 from lib.config import Config
 from lib.synthetic import ToyTask
 from lib.task import Task
 
-__all__ = ["batch_summary", "corpus_overview", "corpus_sizes", "entropy_by_word", "exact_log_prob",
-           "length_counts", "mode_table", "toy_task", "vocabulary_table"]
+__all__ = ["batch_summary", "ceiling", "corpus_overview", "corpus_sizes", "entropy_by_word",
+           "exact_log_prob", "length_counts", "mode_table", "toy_task", "vocabulary_table"]
 
 SOURCE, TARGET = "#777777", "#0072B2"
 
@@ -35,6 +36,22 @@ def exact_log_prob(task: Task, split: str = "test") -> Float[np.ndarray, " sente
         return None
     pairs = zip(task.sources(split), task.references(split), strict=True)
     return np.array([toy.log_prob(source, target) for source, target in pairs])
+
+
+def ceiling(task: Task) -> dict[str, float] | None:
+    """What no model of a synthetic corpus can beat but by luck, on its test set: `truth`, log p*
+    in nats per token, and BLEU of p*'s most probable translations (`argmax of p*`) and of one draw
+    a sentence (`samples of p*`). None for a real corpus.
+    """
+    toy = toy_task(task.config)
+    if toy is None:
+        return None
+    sources, references = task.sources("test"), task.references("test")
+    rng = np.random.default_rng(0)
+    tokens = (task.test.target_lengths + 1).sum()
+    return {"truth": exact_log_prob(task).sum() / tokens,
+            "argmax of p*": bleu([toy.most_likely(x) for x in sources], references)[0].score,
+            "samples of p*": bleu([toy.sample(x, rng) for x in sources], references)[0].score}
 
 
 def corpus_sizes(task: Task) -> pd.DataFrame:

@@ -23,6 +23,7 @@ QUESTIONS = {
                   "released code's estimate, and how many pairs of models both order alike",
         "concordance": "How many pairs of models log-likelihood and BLEU order alike",
         "table1": "BLEU and log-likelihood of every model (the paper's Table 1)",
+        "training": "What each training cost, the start's share included, and what ended it",
         "ll_against_bleu": "Log-likelihood against BLEU of every model under another accounting",
         "ll_against_mbr": "Log-likelihood against BLEU of minimum Bayes risk, which draws from the "
                           "model instead of searching it",

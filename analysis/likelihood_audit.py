@@ -79,7 +79,8 @@ def audit_table(runs: Sequence[AuditedRun], truth: Float[np.ndarray, " sentences
     `best` = bound + annealing_adds, where there is an audit. `paper`, `released`: metrics.json's,
     with standard errors; between them `paper_mean`, the paper's log-likelihood averaged as the
     released estimate is, the mean over sentences of log p(y|x) / T: released - paper_mean is what
-    the estimator alone does.
+    the estimator alone does. `released_weighted`: the released estimate as a ratio of sums, each
+    sentence weighted by its padded tokens; of an autoregressive model that is `paper`.
     truth: log p*(y|x) of the same sentences; `truth` is per token, and `kl` = truth - best in nats
     per sentence: KL(p* || model) over the test set, an upper bound for latent models.
 
@@ -120,6 +121,8 @@ def _row(run: AuditedRun, truth: np.ndarray | None) -> dict:
     row["paper_mean"] = (sentences["log_prob"].to_numpy() / padded).mean()
     for name in ("paper", "released"):
         row[name], row[f"{name}_error"] = ratio_of_sums(*likelihood_terms(sentences, name))
+    estimate, _ = likelihood_terms(sentences, "released")
+    row["released_weighted"] = (estimate * padded).sum() / padded.sum()
     if truth is not None:
         kl = truth - joint
         row |= {"truth": truth.sum() / tokens.sum(), "kl": kl.mean() - adds * counted,

@@ -45,12 +45,13 @@ def ll_against_bleu(frame: pd.DataFrame, accounting: str, *, resamples: Resample
     return figure
 
 
-def answer(frame: pd.DataFrame, drawn: Mapping[str, Resamples], summary: pd.DataFrame) -> Figure:
+def answer(frame: pd.DataFrame, drawn: Mapping[str, Resamples], summary: pd.DataFrame,
+           ceiling: Mapping[str, float] | None = None) -> Figure:
     """Under each accounting of `drawn`: every model as in `ll_against_bleu`, and below it how many
     pairs of models BLEU and likelihood order alike, a bar a kind of pair.
 
     frame: of `systems.collect`. drawn: resamples of its rows. summary: of
-    `significance.concordance`.
+    `significance.concordance`. ceiling: of `analysis.data.ceiling`, drawn as lines.
     """
     kinds = list(filter(set(summary["kind"]).__contains__, KINDS))
     tall, low = 3.6, 0.55 + 0.22 * max(1, len(kinds))
@@ -61,6 +62,7 @@ def answer(frame: pd.DataFrame, drawn: Mapping[str, Resamples], summary: pd.Data
         top, bottom = panels[:, place]
         shown = _points(top, frame, accounting, resamples)
         points.append((top, shown, accounting))
+        _ceiling(top, ceiling or {}, accounting)
         _orders(bottom, summary[summary["accounting"] == accounting], kinds, names=place == 0)
         quantity = accounting_named(accounting)
         top.set_title(f"“{accounting}”: {quantity.label}", fontsize=9.5, color=INK, loc="left")
@@ -107,6 +109,20 @@ def _points(axes: Axes, frame: pd.DataFrame, accounting: str, resamples: Resampl
            "BLEU (0 to 100), better →")
     axes.margins(x=0.14, y=0.12)
     return shown
+
+
+def _ceiling(axes: Axes, ceiling: Mapping[str, float], accounting: str) -> None:
+    """Lines of what the truth itself scores: BLEU, and LL where it is strict."""
+    for name, value in ceiling.items():
+        if name == "truth":
+            if accounting == "strict":
+                axes.axvline(value, color=INK, lw=1, ls=":", zorder=1)
+                axes.text(value, 1.0, "truth", transform=axes.get_xaxis_transform(), fontsize=8,
+                          color=INK, ha="right", va="top", rotation=90)
+        else:
+            axes.axhline(value, color=INK, lw=1, ls=":", zorder=1)
+            axes.text(0.0, value, f" {name}", transform=axes.get_yaxis_transform(), fontsize=8,
+                      color=INK, va="bottom")
 
 
 def _orders(axes: Axes, summary: pd.DataFrame, kinds: Sequence[str], *, names: bool) -> None:

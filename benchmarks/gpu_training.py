@@ -29,7 +29,6 @@ from functools import partial
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import (
     describe,
@@ -43,6 +42,7 @@ from benchmarks.training import PLAIN, SOURCE_QUANTILES, TARGET_QUANTILES, Plain
 from lib import runtime
 from lib.batching import Batch, Tokenised, collate, collate_fixed, fixed_batches, training_batches
 from lib.config import load_config
+from lib.flops import matrix_flops
 from lib.layers import compile_layers
 from lib.models import build, count_parameters
 from lib.training.averaging import WeightAverage
@@ -167,12 +167,11 @@ class Subject:
 
     def _flops(self) -> float:
         """Matrix FLOPs of one pass over the groups, forward and backward."""
-        with FlopCounterMode(display=False) as counter:
-            for group in self.groups:
-                for batch in self.batches(group):
-                    self.losses(batch.to(self.where))["loss"].backward()
+        flops = matrix_flops(lambda: [
+            self.losses(batch.to(self.where))["loss"].backward()
+            for group in self.groups for batch in self.batches(group)])
         self.optimiser.zero_grad(set_to_none=True)
-        return counter.get_total_flops()
+        return flops
 
     def once(self) -> None:
         """All groups once, and waited for."""

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from benchmarks.machine import describe, matrix_throughput, medians, precision
@@ -29,6 +28,7 @@ from benchmarks.training import VOCABULARY, corpus
 from lib import runtime
 from lib.config import load_config
 from lib.evaluation.scoring import TrainedRun, likelihoods
+from lib.flops import matrix_flops
 from lib.models import build
 from lib.paths import outputs_root
 from lib.task import Task
@@ -78,9 +78,7 @@ class Subject:
         With one thread: torch counts in the thread that asks, not in those that score side by side.
         """
         torch.set_num_threads(1)
-        with FlopCounterMode(display=False) as counter:
-            self.score()
-        self.flops = counter.get_total_flops()
+        self.flops = matrix_flops(self.score)
 
     def measure(self) -> dict[str, float]:
         """One timed pass; rates are those at the K that is reported."""

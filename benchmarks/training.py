@@ -16,13 +16,13 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from benchmarks.machine import describe, matrix_throughput, medians, peak_resident, precision
 from lib import runtime
 from lib.batching import Tokenised, collate, training_batches
 from lib.config import MODELS, load_config
+from lib.flops import matrix_flops
 from lib.models import build, count_parameters
 from lib.paths import outputs_root
 
@@ -109,10 +109,7 @@ class Subject:
 
     def count_flops(self) -> None:
         """Matrix FLOPs of all batches, forward and backward, as torch counts them."""
-        with FlopCounterMode(display=False) as counter:
-            for batch in self.batches:
-                self.step(batch)
-        self.flops = counter.get_total_flops()
+        self.flops = matrix_flops(lambda: [self.step(batch) for batch in self.batches])
 
     def measure(self) -> dict[str, float]:
         """One pass over the batches."""

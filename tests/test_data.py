@@ -35,6 +35,14 @@ def test_modes_hold_all_the_probability(task):
         math.exp(toy.log_prob(source, toy.most_likely(source))))
 
 
+def test_the_ceiling_is_that_of_the_distribution_itself(task):
+    found = data.ceiling(task)
+    assert found["truth"] == pytest.approx(
+        data.exact_log_prob(task).sum() / (task.test.target_lengths + 1).sum())
+    assert found["argmax of p*"] > found["samples of p*"] + 5
+    assert found == data.ceiling(task)
+
+
 def test_vocabulary_of_words_cuts_nothing(task):
     row = data.vocabulary_table(task).iloc[0]
     assert row["entries"] == len(task.vocabulary)

@@ -90,6 +90,7 @@ def test_seeds_are_dots_around_their_mean():
 
 def test_the_answer_counts_pairs_below_each_scatter(isolated):
     runs = frame(["tr_s", "tr_b", "ga_b", "fl_s"], ["raw"])
+    models = {"Tr-S", "Tr-B", "Ga-B", "Fl-S"}
     noise = np.random.default_rng(0).normal(0, 1e-3, (50, 4))
     drawn = {"strict": Resamples(runs["strict"].to_numpy(), runs["bleu"].to_numpy(),
                                  runs["strict"].to_numpy() + noise,
@@ -108,6 +109,9 @@ def test_the_answer_counts_pairs_below_each_scatter(isolated):
     # Tr-S and Tr-B agree. Both beat Ga-B and Fl-S in BLEU, 33 and 30 to 26 and 20, but Fl-S (-1.7)
     # has the best likelihood of all: it disagrees with three
     assert [text.get_text() for text in bars.texts] == ["2", "2", "1", "1"]
+    lines = scatter.answer(runs, drawn, summary, {"truth": -1.5, "argmax of p*": 34.0}).axes
+    assert [text.get_text().strip() for axes in lines[:2] for text in axes.texts
+            if text.get_text() not in models] == ["truth", "argmax of p*", "argmax of p*"]
     saved = style.save(figure, "answer", summary)[0].read_bytes()
     again = scatter.answer(runs, drawn, summary)
     assert style.save(again, "answer", summary)[0].read_bytes() == saved
