@@ -72,6 +72,7 @@ def _loss_terms(axes: Axes, history: pd.DataFrame) -> None:
             if f"{split}_{term}" in history:
                 points = history.dropna(subset=f"{split}_{term}")
                 axes.plot(points["step"], points[f"{split}_{term}"], dash, color=colour, lw=1.5,
+                          marker="." if len(points) == 1 else "",
                           label=f"{term.replace('_', ' ')}, {split}")
     finish(axes, "training step", "← better, loss terms (nats per token)")
     if names:

@@ -56,7 +56,7 @@ def interruptible(where: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise Stopped(f"stopped {where()}; run the notebook again to go on") from None
+        raise Stopped(f"{where()}; run the notebook again to go on") from None
 
 
 # ---- parameters ----

@@ -40,7 +40,7 @@ def test_follow_shows_a_figure_once_and_then_updates_it(monkeypatch):
 
 def test_an_interruption_says_where_it_stopped_and_how_it_goes_on():
     step = 0
-    with (pytest.raises(Stopped, match="stopped at step 7 of 600; run the notebook again"),
+    with (pytest.raises(Stopped, match="^at step 7 of 600; run the notebook again to go on$"),
           notebook.interruptible(lambda: f"at step {step} of 600")):
         step = 7
         raise KeyboardInterrupt
@@ -48,6 +48,7 @@ def test_an_interruption_says_where_it_stopped_and_how_it_goes_on():
 
 @pytest.mark.parametrize(("kind", "error", "line"), [
     (ConfigError, ConfigError("unknown model"), "ConfigError: unknown model"),
+    (Stopped, Stopped("at step 7 of 600"), "Stopped: at step 7 of 600"),
     (KeyboardInterrupt, KeyboardInterrupt(), "KeyboardInterrupt: interrupted; run the notebook "
                                              "again"),
 ])
