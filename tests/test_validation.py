@@ -6,7 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import AUTOREGRESSIVE, DAG, FAMILIES, GAUSSIAN, MASKED, model_of, near_lengths
+from tiny import (
+    AUTOREGRESSIVE,
+    DAG,
+    FAMILIES,
+    GAUSSIAN,
+    INDEPENDENT,
+    MASKED,
+    model_of,
+    near_lengths,
+)
 
 from lib.batching import collate
 from lib.bleu import bleu
@@ -125,7 +134,7 @@ def test_scores_repeat_and_leave_the_random_state_alone(architecture, task, trai
 def test_translations_come_in_corpus_order_whatever_the_batches(architecture, task):
     model = model_of(architecture, len(task.vocabulary))
     setting = model.dev_setting(load_config("ga_b").training)
-    if architecture in (DAG, MASKED):  # whose searches find much the same in an untrained model
+    if architecture in (DAG, INDEPENDENT, MASKED):  # untrained, their searches find much the same
         setting = "sample"
     if architecture is MASKED:
         near_lengths(model)
