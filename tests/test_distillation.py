@@ -319,7 +319,9 @@ def test_the_notebook_previews_with_the_shipped_teacher(isolated):
                    for o in cell.get("outputs", []) if "data" in o)
     metrics = json.loads(distilled_set(load_config("tr_s"), 150).metrics.read_text())
     assert metrics["pairs"] == 150 and "This is a preview" in said
-    assert f"{metrics['modes']['distilled'][0]:.0%} of the teacher's lines" in said
+    assert f"differs from the reference in {1 - metrics['identical']:.0%} of the lines" in said
+    raw, distilled = (metrics["modes"][text][0] for text in ("raw", "distilled"))
+    assert f"| 1 | {raw:.3f} | {distilled:.3f} |" in said
     points = isolated / "outputs/figures/distillation_toy_smoke_tr_s_s1_first_150.csv"
     assert len(pd.read_csv(points)) == 16
 
