@@ -29,21 +29,30 @@ def training_flops(config: Config, data: Tokenised, vocabulary: int) -> float:
 
     Counted on one batch of the training text, that of the median length, with the KL term in: an
     approximation, as longer sentences take more attention, and the first steps of a latent model
-    no prior. About 6 FLOPs for each parameter and position that it is used at; a flow's couplings
-    are used at fewer positions than they have levels above them.
+    no prior. About 6 FLOPs for each parameter and position that it is used at; the couplings of a
+    flow's upper levels are used at fewer positions.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = build(config.architecture, vocabulary, config.training.dropout).train()
-        groups = training_batches(data, POSITIONS, model.multiple, 0, 0)
-        order = np.argsort([data.target_lengths[rows].mean() for rows in groups], kind="stable")
-        batch = collate(data, groups[order[len(groups) // 2]], model.multiple)
-        with torch.no_grad():
-            for step in (1, config.training.kl_start + 1):
-                for what in model.initialisations(step, config.training):
-                    model.initialise(batch, what)
-        flops = matrix_flops(lambda: model.loss_terms(batch, config.training, 1.0)[
-            "loss"].backward())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # of such small products more would wait for each other
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return _counted(config, data, vocabulary)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _counted(config: Config, data: Tokenised, vocabulary: int) -> float:
+    torch.manual_seed(0)
+    model = build(config.architecture, vocabulary, config.training.dropout).train()
+    groups = training_batches(data, POSITIONS, model.multiple, 0, 0)
+    order = np.argsort([data.target_lengths[rows].mean() for rows in groups], kind="stable")
+    batch = collate(data, groups[order[len(groups) // 2]], model.multiple)
+    with torch.no_grad():
+        for step in (1, config.training.kl_start + 1):
+            for what in model.initialisations(step, config.training):
+                model.initialise(batch, what)
+    losses = model.loss_terms
+    flops = matrix_flops(lambda: losses(batch, config.training, 1.0)["loss"].backward())
     return flops / int(batch.target_tokens.sum())
 
 
