@@ -69,6 +69,9 @@ def test_the_answer_on_multi30k_is_what_the_pairs_say():
     agree, of, disagree = claimed(r"(\d+) of the (\d+) pairs agree by it, and (\d+) disagree")
     released = counts.loc["released", KINDS[0]]
     assert (agree, disagree, of) == (*released.iloc[:2], released.sum())
+    agree, disagree, undecided = counts.loc["strict", "factorised, latent"]
+    assert claimed(r"Of (\d+) pairs (\d+) agree and (\d+) disagree: CTC") == [
+        agree + disagree + undecided, agree, disagree]
     agree, disagree, undecided = counts.loc["strict", RAW_DISTILLED]
     assert disagree > agree + undecided  # "mostly the other way round"
 
