@@ -9,7 +9,7 @@ are those that `sacrebleu --paired-bs` finds.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from lib.bleu import SEED, bleu_from_counts, bleu_statistics, resample_weights, 
 from lib.errors import DataError
 from lib.likelihood.accounting import bound_slack, likelihood_terms
 
-__all__ = ["Resamples", "bootstrap", "resample_runs", "with_accounting"]
+__all__ = ["Resamples", "bootstrap", "resample_runs"]
 
 
 @dataclass(frozen=True)
@@ -60,17 +60,15 @@ def resample_runs(frame: pd.DataFrame, references: Sequence[str], *accountings: 
     comparable.check(frame, accountings)
     comparable.check_text(frame, references)
     options["tokenizer"] = next(iter(frame["signature"].map(tokenizer_of)), "13a")
-    tables = [run.read_sentences(hypotheses) for run in frame["run"]]
-    first, *others = dict.fromkeys(accountings)
-    drawn = {first: bootstrap(tables, references, first, **options)}
-    seed = {name: value for name, value in options.items() if name == "seed"}
-    return drawn | {name: with_accounting(drawn[first], tables, name, **seed) for name in others}
+    return bootstrap([run.read_sentences(hypotheses) for run in frame["run"]], references,
+                     *accountings, **options)
 
 
-def bootstrap(sentences: Sequence[pd.DataFrame], references: Sequence[str], accounting: str, *,
+def bootstrap(sentences: Sequence[pd.DataFrame], references: Sequence[str], *accountings: str,
               resamples: int = 1000, seed: int = SEED, lowercase: bool = False,
-              tokenizer: str = "13a") -> Resamples:
-    """Paired bootstrap over test sentences: every model is scored on the same resamples.
+              tokenizer: str = "13a") -> dict[str, Resamples]:
+    """Paired bootstrap over test sentences: every model is scored on the same resamples, under each
+    accounting.
 
     sentences: one sentences.csv a model, in corpus order, all of one test set.
     references: the test set's target side, one line a sentence. It isn't kept in the runs.
@@ -87,24 +85,13 @@ def bootstrap(sentences: Sequence[pd.DataFrame], references: Sequence[str], acco
     # [resamples, sentences] @ [sentences, models * 10] -> [resamples, models, 10]
     summed = (weights @ counts.transpose(1, 0, 2).reshape(len(references), -1).astype(np.float64)
               ).reshape(resamples, models, -1)
-    likelihood, likelihood_resampled = _likelihoods(sentences, accounting, weights)
-    return Resamples(likelihood, bleu_from_counts(counts.sum(axis=1)), likelihood_resampled,
-                     bleu_from_counts(summed), _slacks(sentences, accounting))
-
-
-def with_accounting(drawn: Resamples, sentences: Sequence[pd.DataFrame], accounting: str, *,
-                    seed: int = SEED) -> Resamples:
-    """The same resamples under another accounting, BLEU not computed again; `sentences` and
-    `seed` are those that `drawn` was made from.
-    """
-    weights = resample_weights(len(sentences[0]), len(drawn.bleu_resampled), seed)
-    likelihood, resampled = _likelihoods(sentences, accounting, weights)
-    return replace(drawn, likelihood=likelihood, likelihood_resampled=resampled,
-                   slack=_slacks(sentences, accounting))
-
-
-def _slacks(sentences: Sequence[pd.DataFrame], accounting: str) -> Float[np.ndarray, " models"]:
-    return np.array([bound_slack(frame, accounting) for frame in sentences])
+    bleu, bleu_resampled = bleu_from_counts(counts.sum(axis=1)), bleu_from_counts(summed)
+    found = {}
+    for name in dict.fromkeys(accountings):
+        likelihood, likelihood_resampled = _likelihoods(sentences, name, weights)
+        found[name] = Resamples(likelihood, bleu, likelihood_resampled, bleu_resampled,
+                                np.array([bound_slack(frame, name) for frame in sentences]))
+    return found
 
 
 def _likelihoods(sentences: Sequence[pd.DataFrame], accounting: str,

@@ -15,7 +15,7 @@ def test_bootstrap_interval_covers_the_truth_as_often_as_it_says():
     for trial in range(200):
         frame = scored_sentences(["a"] * lines, rng.normal(-3.0, 1.0, lines))
         drawn = resampling.bootstrap([frame], ["a"] * lines, "per_sentence", resamples=200,
-                                     seed=trial).likelihood_resampled[:, 0]
+                                     seed=trial)["per_sentence"].likelihood_resampled[:, 0]
         covered += np.quantile(drawn, 0.025) <= -3.0 <= np.quantile(drawn, 0.975)
     assert 0.88 <= covered / 200 <= 0.99     # 95% less the small-sample loss, +- 3 errors
 
@@ -24,7 +24,7 @@ def test_eight_models_on_a_thousand_sentences_take_seconds():
     hypotheses, references = noisy_lines(1000, 0.3, seed=4)
     frames = [scored_sentences(hypotheses, np.full(1000, -float(i + 1))) for i in range(8)]
     began = time.process_time()
-    drawn = resampling.bootstrap(frames, references, "strict", resamples=1000)
+    drawn = resampling.bootstrap(frames, references, "strict", resamples=1000)["strict"]
     assert time.process_time() - began < 10
     assert drawn.bleu_resampled.shape == drawn.likelihood_resampled.shape == (1000, 8)
     # equal hypotheses have equal BLEU in every resample: the resampling is paired
