@@ -19,7 +19,7 @@ from analysis.systems import average_seeds
 from lib.config import model_name
 from lib.likelihood.accounting import accounting_named
 
-__all__ = ["ORDER_COLOURS", "answer", "ll_against_bleu"]
+__all__ = ["ORDER_COLOURS", "answer", "ll_against_bleu", "name_points"]
 
 ORDER_COLOURS = {"agree": "#4d4d4d", "undecided": "#dedede", "disagree": "#E69F00"}
 """One colour for each way in which BLEU and likelihood can order a pair of models."""
@@ -41,7 +41,7 @@ def ll_against_bleu(frame: pd.DataFrame, accounting: str, *, resamples: Resample
         axes.set_ylabel(f"BLEU of {decoding}, better →")
     figure.legend(handles=_legend(shown), loc="outside right upper", frameon=False, fontsize=9,
                   handletextpad=0.4)
-    _name_points(figure, [(axes, shown, accounting)])
+    name_points(figure, [(axes, shown, accounting)])
     return figure
 
 
@@ -73,7 +73,7 @@ def answer(frame: pd.DataFrame, drawn: Mapping[str, Resamples], summary: pd.Data
             *(Patch(color=ORDER_COLOURS[order], label=order) for order in ORDERS)]
     figure.legend(handles=keys, loc="outside right upper", frameon=False, fontsize=9,
                   handletextpad=0.4)
-    _name_points(figure, points)
+    name_points(figure, points)
     return figure
 
 
@@ -157,7 +157,7 @@ def _legend(shown: pd.DataFrame) -> list[Line2D]:
     return keys
 
 
-def _name_points(figure: Figure, drawn: Sequence[tuple[Axes, pd.DataFrame, str]]) -> None:
+def name_points(figure: Figure, drawn: Sequence[tuple[Axes, pd.DataFrame, str]]) -> None:
     """Each model's name once a panel: beside its raw marker, or the only one that it has."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")          # names are placed where the axes now lie

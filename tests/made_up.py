@@ -8,11 +8,11 @@ import pandas as pd
 from sacrebleu.metrics import BLEU
 
 from lib.bleu import bleu_statistics
+from lib.config import LATENT, family_of
 from lib.evaluation.scoring import accountings
 from lib.runs import RunFolder
 from lib.training.history import Validations
 
-FAMILY = {"tr": "autoregressive", "ga": "gaussian", "fl": "flow"}
 WORDS = [f"w{i}" for i in range(60)]
 TOKENS = ["a", "the", "dog", "cat", "sees", "runs", ",", ".", "red", "Blue", "house's", "3.5", "&",
          "--", '"x"', "über"]
@@ -26,7 +26,7 @@ def made_up_references(lines: int = 200) -> list[str]:
 
 def made_up_run(model: str, wrong: float, nats: float, train_data: str = "raw", seed: int = 1, *,
                 released: float | None = None, k0_wrong: float | None = None,
-                mbr_wrong: float | None = None,
+                mbr_wrong: float | None = None, parameters: int = 1000,
                 references: list[str] | None = None, dataset: str = "toy",
                 scale: str = "smoke") -> RunFolder:
     """A run whose words are wrong with probability `wrong` and cost `nats` each.
@@ -38,7 +38,7 @@ def made_up_run(model: str, wrong: float, nats: float, train_data: str = "raw", 
     references = references or made_up_references()
     run = RunFolder(dataset, scale, model, train_data, seed)
     run.path.mkdir(parents=True)
-    latent = not model.startswith("tr")
+    latent = family_of(model) in LATENT
     first = wrong if k0_wrong is None else k0_wrong
     settings = {"k0": first, "k1": wrong, "k4": wrong} if latent else {
         "greedy": wrong, "beam4": wrong}
@@ -61,8 +61,8 @@ def made_up_run(model: str, wrong: float, nats: float, train_data: str = "raw", 
         per_token = -nats if released is None else released
         frame["released_estimate"] = per_token + rng.normal(0, 0.02, len(tokens))
     metrics = {
-        "model": model, "family": FAMILY[model[:2]], "dataset": dataset, "scale": scale,
-        "train_data": train_data, "seed": seed, "parameters": 1000,
+        "model": model, "family": family_of(model), "dataset": dataset, "scale": scale,
+        "train_data": train_data, "seed": seed, "parameters": parameters,
         "bleu": {name: _bleu(text, references) for name, text in lines.items()},
         "headline": headline, "log_likelihood": accountings(frame, 1), "diagnostics": {},
         "speed": {}, "test_set": {"name": "test", "lines": len(references)}}

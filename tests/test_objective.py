@@ -1,0 +1,177 @@
+"""The 2x2 of decoder and objective, from made-up runs whose effects are known."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up import made_up_references, made_up_run
+
+from analysis import objective
+from analysis.systems import collect
+from lib.errors import DataError
+
+REFERENCES = made_up_references()
+# model -> (share of wrong words, nats a token)
+MADE = {"tr_s": (0.10, 1.0), "tr_b": (0.10, 1.0), "md_b": (0.20, 1.4), "na_b": (0.60, 2.5),
+        "da_b": (0.20, 1.2), "dp_b": (0.30, 1.1), "ga_b": (0.40, 2.0)}
+
+
+@pytest.fixture
+def made(isolated):
+    """The runs of one training text: those of `MADE` without some."""
+    def make(*without):
+        return collect([made_up_run(model, *how, parameters=50 if model == "tr_s" else 1000)
+                        for model, how in MADE.items() if model not in without])
+    return make
+
+
+def table_of(frame):
+    return objective.effects(frame, objective.resampled(frame, REFERENCES))
+
+
+def test_each_effect_is_second_minus_first(made):
+    table = table_of(made()).set_index(["first", "second"])
+    assert list(table.index) == [("dp_b", "da_b"), ("md_b", "tr_b"), ("na_b", "da_b"),
+                                 ("da_b", "tr_b"), ("na_b", "ga_b")]
+    for (first, second), row in table.iterrows():
+        assert row["ll_delta"] == pytest.approx(MADE[first][1] - MADE[second][1], abs=0.02)
+        assert row["ll_low"] < row["ll_delta"] < row["ll_high"]
+        assert row["bleu_low"] < row["bleu_delta"] < row["bleu_high"]
+        assert np.sign(row["bleu_delta"]) == np.sign(MADE[first][0] - MADE[second][0])
+    assert table["order"].tolist() == ["disagree", "agree", "agree", "agree", "agree"]
+
+
+def test_seeds_are_averaged_and_named_on_their_own_side(made):
+    runs = [*made()["run"], made_up_run("na_b", 0.6, 2.5, seed=2), made_up_run("tr_b", 0.1, 1.0,
+                                                                             seed=2)]
+    table = table_of(collect(runs)).set_index(["first", "second"])
+    seeds = table[["first_seeds", "second_seeds"]].apply(tuple, axis=1)
+    assert seeds["na_b", "da_b"] == (2, 1) and seeds["da_b", "tr_b"] == (1, 2)
+    assert seeds["md_b", "tr_b"] == (1, 2) and seeds["dp_b", "da_b"] == (1, 1)
+
+
+def test_the_transformer_is_the_one_of_da_s_size(made):
+    assert objective.needed(made())[0] == "tr_b"  # tr_s has 50 parameters, the others 1,000
+    assert objective.needed(pd.DataFrame({"model": [], "parameters": []}))[0] == "tr_b"
+
+
+def test_what_is_missing_has_its_commands(made):
+    frame = made("md_b")
+    lacking = objective.commands(frame, "toy", "smoke")
+    assert lacking["model"].tolist().count("md_b") == 2  # raw and distilled
+    assert set(lacking.loc[lacking["model"] != "md_b", "train data"]) == {"distilled"}
+    command = lacking.loc[lacking["model"] == "md_b", "command"].iloc[0]
+    assert "02_train" in command and "03_eval" in command and "-p model md_b" in command
+    assert "md_b" not in set(table_of(frame)["first"])
+    assert "pair of the objective is missing" in objective.verdict(table_of(frame))
+
+
+def test_sentences_of_probability_0_leave_all_likelihoods_and_stay_in_bleu(made):
+    frame = made()
+    before = objective.resampled(frame, REFERENCES)
+    run = frame.set_index("model").loc["da_b", "run"]
+    sentences = pd.read_csv(run.sentences)
+    sentences.loc[:4, "log_prob"] = -np.inf
+    sentences.to_csv(run.sentences, index=False)
+    assert objective.impossible(frame).sum() == 5
+    after = objective.resampled(frame, REFERENCES)
+    assert np.isfinite(after.likelihood_resampled).all()
+    np.testing.assert_array_equal(after.bleu_resampled, before.bleu_resampled)
+    kept = frame["run"][0].read_sentences()[5:]
+    strict = (kept["log_prob"] + kept["log_p_length"]).sum() / kept["n_tokens"].sum()
+    assert after.likelihood[0] == pytest.approx(strict)
+    assert "5 test sentences have probability 0" in objective.limits(frame, table_of(frame))
+
+
+def test_another_test_text_is_refused(made):
+    frame = made().assign(references="another")
+    with pytest.raises(DataError, match="another test text"):
+        objective.resampled(frame, REFERENCES)
+
+
+# ---- the sentence ----
+
+def effects_table(**orders):
+    """Made-up effects whose contrasts have these orders: objective and factorisation, two each."""
+    rows = []
+    for contrast in objective.CONTRASTS:
+        given = orders.get(contrast.factor)
+        if given:
+            rows.append({"factor": contrast.factor, "change": contrast.change,
+                         "first": contrast.first, "second": contrast.second.replace("tr", "tr_b")
+                         if contrast.second == "tr" else contrast.second, "train_data": "raw",
+                         "first_seeds": 1, "second_seeds": 1, "ll_delta": 0.5, "ll_low": 0.4,
+                         "ll_high": 0.6, "bleu_delta": -2.0, "bleu_low": -3.0, "bleu_high": -1.0,
+                         "order": given.pop(0)})
+    return pd.DataFrame(rows, columns=objective.EFFECT_COLUMNS)
+
+
+A, D, U = "agree", "disagree", "undecided"
+
+
+@pytest.mark.parametrize(("of_objective", "of_factorisation", "words"), [
+    ([D, U], [A, A], r"it is the objective: .*in 1 of 2 pairs.* changing the factorisation alone moves them toget"),
+    ([D, D], [U, U], r"it is the objective: .* changing the factorisation alone is undecided"),
+    ([A, U], [D, D], r"it is the factorisation: .* changing the objective alone moves them toget"),
+    ([A, A], [A, D], r"it is the factorisation"),
+    ([D, D], [D, A], r"both cause a discrepancy: .*2 of 2 pairs .*objective alone.* 1 of 2"),
+    ([A, A], [A, U], r"neither causes a discrepancy"),
+    ([U, U], [A, A], r"undecided for the objective: .*the other factor moves them together"),
+    ([U, U], [U, U], r"undecided for the objective and the factorisation"),
+    ([], [A, A], r"no answer yet: a controlled pair of the objective is missing"),
+    ([A], [A, A], r"no answer yet: a controlled pair of the objective is missing"),
+    ([], [], r"pair of the objective and of the factorisation is missing"),
+])
+def test_every_branch_of_the_answer(of_objective, of_factorisation, words):
+    table = effects_table(objective=of_objective, factorisation=of_factorisation)
+    told = objective.verdict(table)
+    assert re.search(words, told) and told.count(". ") == 0
+    if "missing" not in words:
+        assert "LL +0.50, BLEU −2.0" in told
+
+
+def test_another_text_has_its_own_answer():
+    table = effects_table(objective=[A, A], factorisation=[A, A])
+    assert "no answer yet" in objective.verdict(table, "distilled")
+
+
+# ---- what is shown ----
+
+def test_the_2x2_puts_each_model_in_its_cell(made):
+    frame = made()
+    drawn = objective.resampled(frame, REFERENCES)
+    cells = objective.two_by_two(frame, drawn).set_index("decoder")
+    exact, elbo = cells["trained by exact likelihood"], cells["trained by ELBO"]
+    for models, cell in ((("Tr-S", "Tr-B"), exact["autoregressive"]),
+                         (("Md-B",), elbo["autoregressive"]),
+                         (("Na-B", "Da-B"), exact["factorised"]),
+                         (("Ga-B", "Da-B, best path"), elbo["factorised"])):
+        assert re.findall(r"(?:^|<br>)([^:]*):", cell) == sorted(models, key=cell.index)
+    assert "LL −1.00 (exact)" in exact["autoregressive"]
+    assert "(bound, K = 1)" in elbo["autoregressive"]
+    best = next(part for part in elbo["factorised"].split("<br>") if "best path" in part)
+    assert "(exact)" in best  # trained by a bound, scored with all paths
+
+
+def test_the_limits_name_the_seeds_and_the_unfinished_runs(made):
+    frame = made()
+    told = objective.limits(frame, table_of(frame))
+    assert "5 of 5 rows rest on one seed" in told and "7 of 7 runs" in told
+
+
+def test_the_figure_has_an_arrow_a_contrast(made):
+    frame = made()
+    drawn = objective.resampled(frame, REFERENCES)
+    figure = objective.drawing(frame, drawn, objective.effects(frame, drawn))
+    axes, = figure.axes
+    assert sum(text.arrow_patch is not None for text in axes.texts) == 5
+    named = {text.get_text() for text in axes.texts if text.get_text()}
+    assert named == {"Tr-B", "Md-B", "Na-B", "Da-B", "Da-B, best path", "Ga-B"}
+
+
+def test_compact_tells_both_differences():
+    shown = objective.compact(effects_table(objective=[A, D])).iloc[0]
+    assert shown["LL"].replace("\N{NO-BREAK SPACE}", " ") == "+0.50 [+0.40, +0.60]"
+    assert shown["BLEU"].replace("\N{NO-BREAK SPACE}", " ") == "−2.0 [−3.0, −1.0]"
+    assert (shown["from → to"], shown["seeds"]) == ("Da-B, best path → Da-B", "1, 1")
