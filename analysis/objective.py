@@ -60,7 +60,7 @@ CONTRASTS = (
 
 EFFECT_COLUMNS = ["factor", "change", "first", "second", "train_data", "first_seeds",
                   "second_seeds", "ll_delta", "ll_low", "ll_high", "bleu_delta", "bleu_low",
-                  "bleu_high", "order"]
+                  "bleu_high", "order", "over"]
 LOOKS = {OBJECTIVE: ("-", INK), FACTORISATION: ("--", "#666666"), LATENT: (":", "#666666")}
 
 
@@ -124,8 +124,9 @@ def effects(frame: pd.DataFrame, drawn: Resamples) -> pd.DataFrame:
 
     frame: `systems.collect`'s rows. drawn: of `resampled`. Deltas are the second model's value
     minus the first's, with the 95% intervals of `significance.pairs` (paired over test sentences;
-    wider by the spread over seeds where there are several, and by what a bound may still rise by).
-    order: agree (both moved alike), disagree, or undecided (an interval contains zero).
+    wider by what training varies, where seeds tell, and by what a bound may still rise by).
+    order: agree (both moved alike), disagree, or undecided (an interval contains zero); over: what
+    the intervals are over.
     """
     nearest = needed(frame)[0]
     found = pairs(frame, {"strict": drawn})
@@ -148,7 +149,7 @@ def _oriented(found: pd.DataFrame, first: str, second: str) -> dict | None:
         row = found[(found["first"] == a) & (found["second"] == b)]
         if len(row):
             row = row.iloc[0]
-            told = {"first": first, "second": second, "order": row["order"]}
+            told = {"first": first, "second": second, "order": row["order"], "over": row["over"]}
             seeds = [int(row["first_seeds"]), int(row["second_seeds"])][::-sign]
             told |= dict(zip(("first_seeds", "second_seeds"), seeds, strict=True))
             for name in ("ll", "bleu"):
@@ -166,7 +167,7 @@ def compact(table: pd.DataFrame) -> pd.DataFrame:
         "trained on": row.train_data, "seeds": f"{row.first_seeds}, {row.second_seeds}",
         "LL": interval(row.ll_delta, row.ll_low, row.ll_high, digits=2, plus=True),
         "BLEU": interval(row.bleu_delta, row.bleu_low, row.bleu_high, plus=True),
-        "order": row.order} for row in table.itertuples()])
+        "order": row.order, "intervals over": row.over} for row in table.itertuples()])
 
 
 # ---- the answer ----
@@ -323,7 +324,7 @@ def drawing(frame: pd.DataFrame, drawn: Resamples, table: pd.DataFrame) -> Figur
         finish(axes, "strict LL (nats per token), better →", "BLEU (0 to 100), better →")
         axes.margins(x=0.16, y=0.14)
         axes.set_title(f"trained on {data} text", fontsize=9.5, color=INK, loc="left")
-        shown.append((axes, part, "strict"))
+        shown.append((axes, part, "strict", "bleu"))
     keys = [*family_keys(systems["model"]),
             *(Line2D([], [], color=colour, ls=dashes, label=f"{factor} alone")
               for factor, (dashes, colour) in LOOKS.items())]

@@ -41,7 +41,7 @@ def ll_against_bleu(frame: pd.DataFrame, accounting: str, *, resamples: Resample
         axes.set_ylabel(f"BLEU of {decoding}, better →")
     figure.legend(handles=_legend(shown), loc="outside right upper", frameon=False, fontsize=9,
                   handletextpad=0.4)
-    name_points(figure, [(axes, shown, accounting)])
+    name_points(figure, [(axes, shown, accounting, "bleu")])
     return figure
 
 
@@ -61,7 +61,7 @@ def answer(frame: pd.DataFrame, drawn: Mapping[str, Resamples], summary: pd.Data
     for place, (accounting, resamples) in enumerate(drawn.items()):
         top, bottom = panels[:, place]
         shown = _points(top, frame, accounting, resamples)
-        points.append((top, shown, accounting))
+        points.append((top, shown, accounting, "bleu"))
         _ceiling(top, ceiling or {}, accounting)
         _orders(bottom, summary[summary["accounting"] == accounting], kinds, names=place == 0)
         quantity = accounting_named(accounting)
@@ -157,13 +157,16 @@ def _legend(shown: pd.DataFrame) -> list[Line2D]:
     return keys
 
 
-def name_points(figure: Figure, drawn: Sequence[tuple[Axes, pd.DataFrame, str]]) -> None:
-    """Each model's name once a panel: beside its raw marker, or the only one that it has."""
+def name_points(figure: Figure, drawn: Sequence[tuple[Axes, pd.DataFrame, str, str]]) -> None:
+    """Each model's name once a panel: beside its raw marker, or the only one that it has.
+
+    drawn: axes, what they show (a row a marker, raw first), and its columns on x and y.
+    """
     figure.draw_without_rendering()
     figure.set_layout_engine("none")          # names are placed where the axes now lie
-    for axes, shown, accounting in drawn:
+    for axes, shown, *columns in drawn:
         named = shown.drop_duplicates("model")         # raw comes first
-        x, y = (shown[name].to_numpy(np.float64) for name in (accounting, "bleu"))
+        x, y = (shown[name].to_numpy(np.float64) for name in columns)
         _label_points(axes, x, y, dict(zip(shown.index.get_indexer(named.index).tolist(),
                                            named["model"], strict=True)))
 

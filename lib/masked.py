@@ -120,15 +120,16 @@ class MaskedModel(FillingModel):
             count = min(chunk, samples - start)
             order = _orders(real, count, generator)
             target, mask = (x.repeat_interleave(count, 0) for x in (batch.target, real))
-            rows.append(self._in_order(memory, target, mask, order).view(-1, count).T)
+            rows.append(self.in_order(memory, target, mask, order).view(-1, count).T)
         log_p_y = torch.cat(rows)
         zero = torch.zeros_like(log_p_y)
         return LogProbTerms(log_p_y, zero, zero,
                             self.length_predictor.log_prob(memory, real.sum(1)))
 
-    def _in_order(self, memory: Memory, target: Int[Tensor, "rows length"],
-                  real: Bool[Tensor, "rows length"],
-                  order: Int[Tensor, "rows length"]) -> Float[Tensor, " rows"]:
+    @torch.no_grad()
+    def in_order(self, memory: Memory, target: Int[Tensor, "rows length"],
+                 real: Bool[Tensor, "rows length"],
+                 order: Int[Tensor, "rows length"]) -> Float[Tensor, " rows"]:
         """log p of each row, its positions made known in the given order, padding last."""
         known, total = torch.zeros_like(real), torch.zeros(len(real), device=real.device)
         total = total.double()

@@ -233,6 +233,54 @@ class ToyTask:
         return (_entropy(self.modes) + len(concepts) * _entropy(self.synonym_probs)
                 + followed * _entropy([self.insertion, 1 - self.insertion]))
 
+    def marginals(self, source: str) -> list[dict[str, float]]:
+        """p(word at position t | x) at each position that some target reaches, "" standing for
+        what lies beyond a target's end; exact, from the chances of every number of particles.
+
+        Raises:
+            DataError: `source` isn't a sentence of the source language.
+        """
+        concepts = self._concepts(source)
+        _, lexicon, particles = self._lexicon
+        longest = len(concepts) + sum(concept in particles for concept in concepts)
+        found: list[dict[str, float]] = [{} for _ in range(longest)]
+
+        def add(place: int, word: str, p: float) -> None:
+            if p and place < longest:
+                found[place][word] = found[place].get(word, 0.0) + p
+
+        for mode, p_mode in enumerate(self.modes):
+            at = {0: p_mode}  # where the next word stands -> probability
+            for concept in _reorder(concepts, mode):
+                for place, p in at.items():
+                    for word, p_word in zip(lexicon[mode][concept], self.synonym_probs,
+                                            strict=True):
+                        add(place, word, p * p_word)
+                at = {place + 1: p for place, p in at.items()}
+                if concept in particles:
+                    for place, p in at.items():
+                        add(place, particles[concept], p * self.insertion)
+                    moved = {place + 1: p * self.insertion for place, p in at.items()}
+                    at = {place: at.get(place, 0.0) * (1 - self.insertion) + moved.get(place, 0.0)
+                          for place in {*at, *moved}}
+            for end, p in at.items():
+                for place in range(end, longest):
+                    add(place, "", p)
+        return found
+
+    def total_correlation(self, source: str) -> float:
+        """Conditional total correlation of p(y|x) in nats: sum_t H(y_t|x) - H(y|x), exact.
+
+        Huang et al. (2022), "On the learning of non-autoregressive Transformers": no decoder of
+        independent positions comes nearer to p than this, in KL(p || model). The end of the target
+        counts as a word at each position after it.
+
+        Raises:
+            DataError: `source` isn't a sentence of the source language.
+        """
+        marginals = sum(_entropy(of.values()) for of in self.marginals(source))
+        return marginals - self.entropy(source)
+
     def support(self, source: str) -> Iterator[tuple[str, float]]:
         """Every target with p(y|x) > 0 and its log p(y|x) in nats, each once.
 

@@ -103,7 +103,7 @@ def effects_table(**orders):
                          if contrast.second == "tr" else contrast.second, "train_data": "raw",
                          "first_seeds": 1, "second_seeds": 1, "ll_delta": 0.5, "ll_low": 0.4,
                          "ll_high": 0.6, "bleu_delta": -2.0, "bleu_low": -3.0, "bleu_high": -1.0,
-                         "order": given.pop(0)})
+                         "order": given.pop(0), "over": "sentences only"})
     return pd.DataFrame(rows, columns=objective.EFFECT_COLUMNS)
 
 

@@ -38,7 +38,7 @@ from lib.layers import LONGEST
 from lib.runtime import device_positions
 from lib.subword import BOS, EOS, PAD
 
-__all__ = ["DEFAULTS", "Options", "Procedure", "hypotheses"]
+__all__ = ["DEFAULTS", "Options", "Procedure", "draws", "hypotheses"]
 
 PATHS, FILLING = ("graph", "alignment"), ("positions", "unmasking")  # `Model.decoding`
 POSITIONS = 2**16  # hypotheses times source subwords that a CPU decodes together
@@ -155,19 +155,23 @@ def _search(model, source: Tensor, mask: Tensor | None, p: Procedure,
     return own.greedy(model, source, mask)
 
 
+@torch.no_grad()
+def draws(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"] | None,
+          p: Procedure, seed: int = 0) -> candidates.Strings:
+    """`p.samples` draws from p(y|x) of each sentence, by a procedure that draws, of any family."""
+    if model.decoding == "parallel":
+        return candidates.ancestral(model, source, mask, p.samples, p.temperature, seed)
+    if model.decoding in PATHS:
+        return path_search.draws(model, source, mask, p.samples, p.temperature, seed)
+    if model.decoding in FILLING:
+        return unmasking.draws(model, source, mask, p.samples, p.temperature, p.policy, seed)
+    return search.sample(model, source, mask, p.samples, p.temperature, p.nucleus, seed)
+
+
 def _sample(model, source: Tensor, mask: Tensor | None, p: Procedure,
             options: Options) -> list[list[int]]:
     """A draw, or the one among several that minimum Bayes risk chooses."""
-    if model.decoding == "parallel":
-        drawn = candidates.ancestral(model, source, mask, p.samples, p.temperature, options.seed)
-    elif model.decoding in PATHS:
-        drawn = path_search.draws(model, source, mask, p.samples, p.temperature, options.seed)
-    elif model.decoding in FILLING:
-        drawn = unmasking.draws(model, source, mask, p.samples, p.temperature, p.policy,
-                              options.seed)
-    else:
-        drawn = search.sample(model, source, mask, p.samples, p.temperature, p.nucleus,
-                              options.seed)
+    drawn = draws(model, source, mask, p, options.seed)
     return _consensus(drawn, options.vocabulary, p.choice) if p.choice else [r[0] for r in drawn]
 
 

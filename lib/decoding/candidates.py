@@ -32,7 +32,7 @@ from lib.likelihood import LogProbTerms, iw_bound
 from lib.noise import normal, sentence_generator
 from lib.subword import BOS, EOS
 
-__all__ = ["Candidates", "ancestral", "best", "bound_scores", "drawn_lengths", "grouped",
+__all__ = ["Candidates", "ancestral", "ancestral_latents", "best", "bound_scores", "drawn_lengths", "grouped",
            "importance_scores", "own_terms", "propose", "teacher_scores"]
 
 Strings = list[list[list[int]]]  # [sentence][candidate], subwords without EOS
@@ -99,6 +99,20 @@ def ancestral(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "ba
     its first EOS, so strings that no training target looks like count as their beginnings.
     """
     memory = model.encode(source, mask)
+    y, _, _ = ancestral_latents(model, memory, source, mask, samples, temperature, seed)
+    return grouped(strip(y), len(source))
+
+
+@torch.no_grad()
+def ancestral_latents(model, memory: Memory, source: Int[Tensor, "batch source"],
+                      mask: Bool[Tensor, "batch source"] | None, samples: int = 1,
+                      temperature: float = 1.0, seed: int = 0,
+                      ) -> tuple[Int[Tensor, "rows positions"],
+                                 Float[Tensor, "rows positions channels"],
+                                 Bool[Tensor, "rows positions"]]:
+    """The draws of `ancestral` with what lies behind them: y (EOS beyond its padded length), z,
+    and which positions are real.
+    """
     real, generators = drawn_lengths(model, memory, source, mask, samples, temperature, seed)
     sizes = real.sum(1).tolist()
     eps = normal(generators, 1, sizes, exact(memory.states[:0]), model.architecture.d_latent,
@@ -106,11 +120,10 @@ def ancestral(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "ba
     uniform = np.zeros(real.shape)
     for row, generator, size in zip(uniform, generators, sizes, strict=True):
         row[:size] = generator.random(size)
-    prior = model.prior(memory, real.shape[1], real)
-    z = prior.from_noise(eps[:, 0])
+    z = model.prior(memory, real.shape[1], real).from_noise(eps[:, 0])
     y = model.decode(z, memory, real).sample(torch.from_numpy(uniform).to(source.device),
                                              temperature)
-    return grouped(strip(y.masked_fill(~real, EOS)), len(source))
+    return y.masked_fill(~real, EOS), z, real
 
 
 def drawn_lengths(model, memory: Memory, source: Int[Tensor, "batch source"],

@@ -22,7 +22,7 @@ from lib.decoding.refinement import strip
 from lib.masked import most_confident
 from lib.subword import EOS
 
-__all__ = ["draws", "greedy", "unmask"]
+__all__ = ["draws", "greedy", "ordered_draws", "unmask"]
 
 
 @torch.no_grad()
@@ -64,6 +64,19 @@ def draws(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch 
     or "confident"; a model whose positions are independent fills all of them at once.
     """
     memory = model.encode(source, mask)
+    ids, _, real = ordered_draws(model, memory, source, mask, samples, temperature, policy, seed)
+    return grouped(_strings(ids, real), len(source))
+
+
+@torch.no_grad()
+def ordered_draws(model, memory, source: Int[Tensor, "batch source"],
+                  mask: Bool[Tensor, "batch source"] | None, samples: int = 1,
+                  temperature: float = 1.0, policy: str = "", seed: int = 0,
+                  ) -> tuple[Int[Tensor, "rows length"], Int[Tensor, "rows length"],
+                             Bool[Tensor, "rows length"]]:
+    """The draws of `draws` with what lies behind them: subwords, the order drawn for them (padding
+    last), and which positions are real.
+    """
     real, generators = drawn_lengths(model, memory, source, mask, samples, temperature, seed)
     order, uniform = np.full(real.shape, 2.0), np.zeros(real.shape)
     for row, (generator, length) in enumerate(zip(generators, real.sum(1).tolist(), strict=True)):
@@ -73,7 +86,7 @@ def draws(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch 
         ids = model.subwords(memory, real).sample(uniform, temperature)
     else:
         ids = _in_turn(model, memory, real, order.argsort(1), uniform, temperature, policy)
-    return grouped(_strings(ids, real), len(source))
+    return ids, order.argsort(1), real
 
 
 def _in_turn(model, memory, real: Bool[Tensor, "rows length"], order: Int[Tensor, "rows length"],

@@ -1,0 +1,241 @@
+"""Both divergences between a model and the truth, and which of them predicts BLEU (11, toy alone).
+
+Likelihood sees KL(p* || m) only; generation is nearer to KL(m || p*), which asks how much of what
+the model writes the truth would write. The truth is `lib.synthetic`'s; the model's own samples and
+their bounds are `lib.evaluation.own_samples`'. All numbers are nats per sentence.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.correlation import correlate, spearman
+from analysis.resampling import bootstrap
+from analysis.scatter import name_points
+from analysis.style import FAINT, INK, family_keys, finish, style
+from lib.bleu import resample_weights
+from lib.config import family_of
+from lib.runs import RunFolder
+from lib.synthetic import ToyTask
+
+__all__ = ["PREDICTORS", "correlations", "divergences", "drawing", "reading", "totals"]
+
+RESAMPLES = 1000
+TAILS = [0.025, 0.975]
+PREDICTORS = {
+    "likelihood": ("−KL(p* || m), what likelihood sees", -1),
+    "reverse": ("−KL(m || p*) over possible strings", -1),
+    "impossible": ("share of probability on possible strings", -1),
+    "entropy": ("−entropy of the model", -1),
+    "lost": ("−total correlation lost", -1)}
+"""Column of `divergences` -> what predicts BLEU, and the sign that makes more of it better."""
+BLEUS = {"bleu": "search", "bleu_mbr": "minimum Bayes risk"}
+
+
+# ---- a model's samples against the truth ----
+
+def totals(samples: pd.DataFrame, toy: ToyTask, sources: Sequence[str]) -> pd.DataFrame:
+    """Sums over the draws of each sentence, a row a sentence, from which all can be resampled.
+
+    samples: of `own_samples`. sources: of the test set. Columns: `draws`; `possible`, those that
+    the truth gives some probability; `proper`, those whose log m has both bounds, with the sums
+    `lower` and `upper` of them; `both`, proper and possible, with `both_lower`, `both_upper` and
+    `truth`, the sum of log p*; `marginals`, the sum over positions of the entropies of the drawn
+    words (plug-in, with Miller and Madow's correction (types - 1) / (2 draws)); `correlation`, the
+    truth's total correlation.
+    """
+    rows = []
+    for line, part in samples.groupby("line"):
+        source, count = sources[line], part["draws"].str.split().str.len().to_numpy()
+        star = np.array([toy.log_prob(source, text) for text in part["text"]])
+        proper = part["proper"].to_numpy() * part["upper"].notna().to_numpy()
+        both = np.where(np.isfinite(star), proper, 0)
+        lower, upper = (part[name].fillna(0.0).to_numpy(np.float64) for name in ("lower", "upper"))
+        rows.append({
+            "line": line, "draws": count.sum(), "possible": count[np.isfinite(star)].sum(),
+            "proper": proper.sum(), "lower": proper @ lower, "upper": proper @ upper,
+            "both": both.sum(), "both_lower": both @ lower, "both_upper": both @ upper,
+            "truth": both @ np.where(np.isfinite(star), star, 0.0),
+            "marginals": _marginal_entropies(part["text"].tolist(), count),
+            "correlation": toy.total_correlation(source)})
+    return pd.DataFrame(rows).set_index("line").astype(np.float64)
+
+
+def _marginal_entropies(texts: Sequence[str], count: np.ndarray) -> float:
+    """sum_t H(y_t), the end counting as a word at each position after it."""
+    words, draws, total = [text.split() for text in texts], count.sum(), 0.0
+    for place in range(max(map(len, words), default=0)):
+        found: Counter = Counter()
+        for row, times in zip(words, count, strict=True):
+            found[row[place] if place < len(row) else ""] += int(times)
+        p = np.array(list(found.values())) / draws
+        total += -(p * np.log(p)).sum() + (len(found) - 1) / (2 * draws)
+    return float(total)
+
+
+def _measures(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the sums over sentences say; each of them a number, or one a resample."""
+    share = sums["possible"] / sums["draws"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        outside = -np.log(share)
+        ends = [(sums[f"both_{end}"] - sums["truth"]) / sums["both"] + outside
+                for end in ("lower", "upper")]
+    entropy = [-sums[end] / sums["proper"] for end in ("upper", "lower")]
+    apart = (sums["correlation"] - sums["marginals"]) / sums["sentences"]
+    return {"impossible": 1 - share, "reverse_least": ends[0], "reverse_most": ends[1],
+            "entropy_least": entropy[0], "entropy_most": entropy[1],
+            "lost_least": apart + entropy[0], "lost_most": apart + entropy[1],
+            "reverse": np.mean(ends, 0), "entropy": np.mean(entropy, 0),
+            "lost": apart + np.mean(entropy, 0), "improper": 1 - sums["proper"] / sums["draws"]}
+
+
+# ---- every model ----
+
+def divergences(runs: Mapping[str, RunFolder], summed: Mapping[str, pd.DataFrame],
+                truth: Float[np.ndarray, " sentences"], references: Sequence[str],
+                ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """A row a model, and the same numbers on resamples: name -> [resamples, models].
+
+    runs, summed: model -> its run and `totals` of its samples. truth: log p* of the references.
+    Columns: `likelihood` = KL(p* || m) over the test set (an upper bound for latent models),
+    `reverse` = KL(m || p*) of both restricted to possible strings, from its own samples,
+    `impossible`, the share of its draws that the truth never writes (KL(m || p*) itself is infinite
+    unless it is 0), `entropy` of the model, `lost`: the truth's conditional total correlation minus
+    the model's (Huang et al. 2022), each with its 95% interval `_low` to `_high` over sentences;
+    where log m is held between bounds `_least` to `_most`, their middle and the union of both
+    intervals. `improper`, the share of draws that are left out of all but `impossible`; `bleu` of
+    its search and `bleu_mbr`.
+    """
+    tables = {model: run.read_sentences() for model, run in runs.items()}
+    weights = resample_weights(len(references), RESAMPLES)
+    resampled: dict[str, list] = {}
+    rows = []
+    for model, run in runs.items():
+        joint = tables[model]["log_prob"] + tables[model]["log_p_length"]
+        gap = truth - joint.to_numpy(np.float64)
+        gap = np.where(np.isfinite(gap), gap, np.nanmax(gap[np.isfinite(gap)]))
+        metrics, sums = run.read_metrics(), summed[model].assign(sentences=1.0)
+        drawn = _measures(dict(zip(sums, (resample_weights(len(sums), RESAMPLES) @ sums).T,
+                                   strict=True)))
+        drawn |= {"likelihood": weights @ gap / len(gap)}
+        own = _measures(sums.sum().to_dict()) | {"likelihood": gap.mean()}
+        row = {"model": model, "family": family_of(model)}
+        for name in PREDICTORS:
+            ends = [drawn.get(f"{name}_{end}", drawn[name]) for end in ("least", "most")]
+            ends = [of[np.isfinite(of)] for of in ends]
+            row |= {name: own[name],
+                    f"{name}_low": np.quantile(ends[0], TAILS[0]) if len(ends[0]) else np.nan,
+                    f"{name}_high": np.quantile(ends[1], TAILS[1]) if len(ends[1]) else np.nan}
+            resampled.setdefault(name, []).append(drawn[name])
+        row |= {name: float(value) for name, value in own.items()
+                if name.endswith(("_least", "_most")) or name == "improper"}
+        rows.append(row | {"bleu": metrics.own.score,
+                           "bleu_mbr": metrics.mbr.score if metrics.mbr else np.nan})
+    named = {"bleu": "hypothesis", "bleu_mbr": "hypothesis_mbr"}
+    for name, column in named.items():
+        if all(column in table for table in tables.values()):
+            of = bootstrap([table.assign(hypothesis=table[column], log_prob=0.0)
+                            for table in tables.values()], references, "strict",
+                           resamples=RESAMPLES)
+            resampled[name] = list(of.bleu_resampled.T)
+    return pd.DataFrame(rows), {name: np.stack(of, 1) for name, of in resampled.items()}
+
+
+def correlations(table: pd.DataFrame, resampled: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """How well each of `PREDICTORS` ranks the models as BLEU does: a row a predictor and decoding.
+
+    table, resampled: of `divergences`. `n` models and `families`; Spearman's rho and Kendall's tau
+    with permutation p-values and 95% intervals over resampled sentences; `ahead`, how far rho is
+    above that of the likelihood, with its paired interval. A coefficient is positive where what is
+    named better goes with better BLEU.
+    """
+    rows = []
+    for bleu, decoding in BLEUS.items():
+        if bleu not in resampled:
+            continue
+        known = table[bleu].notna().to_numpy()
+        y, y_drawn = table.loc[known, bleu].to_numpy(), resampled[bleu][:, known]
+        baseline = None
+        for name, (words, sign) in PREDICTORS.items():
+            x = sign * table.loc[known, name].to_numpy()
+            x_drawn = sign * resampled[name][:, known]
+            usable = np.isfinite(x_drawn).all(1)
+            found = correlate(x, y, resampled=(x_drawn[usable], y_drawn[usable]))
+            rho = np.where(usable, spearman(np.nan_to_num(x_drawn), y_drawn), np.nan)
+            baseline = (found["spearman"], rho) if baseline is None else baseline
+            gap = (rho - baseline[1])[np.isfinite(rho - baseline[1])]
+            low, high = np.quantile(gap, TAILS) if len(gap) else (np.nan, np.nan)
+            kept = {key: value for key, value in found.items() if not key.startswith("pearson")}
+            rows.append({"decoding": decoding, "predictor": name, "words": words,
+                         "families": table.loc[known, "family"].nunique(), **kept,
+                         "ahead": found["spearman"] - baseline[0], "ahead_low": float(low),
+                         "ahead_high": float(high)})
+    return pd.DataFrame(rows)
+
+
+def reading(table: pd.DataFrame) -> str:
+    """What the correlations say, a sentence a decoding. table: of `correlations`."""
+    told = []
+    for decoding, part in table.groupby("decoding", sort=False):
+        n, families = int(part["n"].iloc[0]), int(part["families"].iloc[0])
+        if n < 4:
+            told.append(f"BLEU of {decoding}: {n} models are too few to rank predictors.")
+            continue
+        base = part[part["predictor"] == "likelihood"].iloc[0]
+        better, worse = part[part["ahead_low"] > 0], part[part["ahead_high"] < 0]
+        start = f"BLEU of {decoding}: likelihood ranks the {n} models with ρ = "
+        start += f"{base['spearman']:.2f}"
+        if len(better):
+            best = better.loc[better["spearman"].idxmax()]
+            told.append(f"{start}; {best['words']} ranks them better, ρ = {best['spearman']:.2f} "
+                        f"(ahead by {best['ahead']:.2f} [{best['ahead_low']:.2f}, "
+                        f"{best['ahead_high']:.2f}]).")
+        else:
+            less = f"; {len(worse)} rank them worse" if len(worse) else ""
+            told.append(f"{start}, and no other measure ranks them better by more than resampled "
+                        f"sentences explain{less}.")
+        told[-1] += f" {n} models of {families} families aren't {n} independent cases."
+    return " ".join(told) or "No run here has samples."
+
+
+# ---- the figure ----
+
+def drawing(table: pd.DataFrame, ranked: pd.DataFrame) -> Figure:
+    """Left: both divergences of every model. Right: how each measure ranks the models as BLEU does,
+    filled of search, hollow of minimum Bayes risk.
+
+    table: of `divergences`; ranked: of `correlations`.
+    """
+    figure = Figure(figsize=(9.6, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.35, 1))
+    for row in table.itertuples():
+        colour, marker = style(row.model)
+        left.errorbar(row.likelihood, row.reverse, fmt=marker, color=colour, ms=7, elinewidth=1,
+                      xerr=[[row.likelihood - row.likelihood_low],
+                            [row.likelihood_high - row.likelihood]],
+                      yerr=[[row.reverse - row.reverse_low], [row.reverse_high - row.reverse]])
+    finish(left, "KL(p* || m), nats per sentence, ← better",
+           "KL(m || p*) over possible strings, ← better")
+    left.margins(0.12)
+    names = list(PREDICTORS)
+    for place, (decoding, part) in enumerate(ranked.groupby("decoding", sort=False)):
+        y = np.array([names.index(name) for name in part["predictor"]]) + 0.2 * place - 0.1
+        value, low, high = (part[f"spearman{end}"].to_numpy() for end in ("", "_low", "_high"))
+        right.hlines(y, low, high, color=INK, lw=1.2)
+        right.plot(value, y, "o", color=INK, mfc="white" if place else INK, ms=6)
+    finish(right, "Spearman's ρ with BLEU", "")
+    right.set_yticks(range(len(names)), [PREDICTORS[name][0].replace(", ", ",\n").replace(
+        " over", "\nover").replace(" on", "\non") for name in names], fontsize=8.5)
+    right.axvline(0, color=FAINT, lw=1)
+    right.set(ylim=(len(names) - 0.5, -0.5), xlim=(-1.05, 1.05))
+    keys = [*family_keys(table["model"]),
+            *(Line2D([], [], color=INK, marker="o", mfc=fill, ls="", label=f"BLEU of {decoding}")
+              for decoding, fill in zip(BLEUS.values(), (INK, "white"), strict=True))]
+    figure.legend(handles=keys, loc="outside lower center", ncols=5, frameon=False, fontsize=8.5)
+    name_points(figure, [(left, table, "likelihood", "reverse")])
+    return figure
