@@ -218,7 +218,8 @@ def _way(same: pd.DataFrame, factor: str) -> str:
 def _in_how_many(same: pd.DataFrame, factor: str) -> str:
     """In how many of the factor's contrasts LL and BLEU disagree, in words."""
     orders = same.loc[same["factor"] == factor, "order"]
-    return f"in {(orders == 'disagree').sum()} of {len(orders)} pairs that change the {factor} alone"
+    apart = int((orders == "disagree").sum())
+    return f"in {apart} of {len(orders)} pairs that change the {factor} alone"
 
 
 def _sizes(same: pd.DataFrame) -> str:

@@ -6,6 +6,7 @@ others' is sure of what it writes.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -53,7 +54,7 @@ def _words(texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     """Repetition, length ratio and type-token ratio of some lines."""
     words = [text.split() for text in texts]
     count = sum(map(len, words))
-    repeated = sum(a == b for row in words for a, b in zip(row, row[1:], strict=False))
+    repeated = sum(a == b for row in words for a, b in pairwise(row))
     return {"repetition": repeated / max(1, count),
             "length_ratio": count / max(1, sum(len(line.split()) for line in references)),
             "type_token": len({word for row in words for word in row}) / max(1, count)}
@@ -65,7 +66,7 @@ def matrix(scores: pd.DataFrame) -> pd.DataFrame:
     scores: rows of `own_samples.cross_scores`, of all scorers.
     """
     order = list(dict.fromkeys(scores["model"]))
-    table = scores.pivot(index="scorer", columns="model", values="log_likelihood")
+    table = scores.pivot_table("log_likelihood", "scorer", "model", dropna=False)
     return table.reindex(index=list(dict.fromkeys(scores["scorer"])), columns=order)
 
 

@@ -7,6 +7,7 @@ their bounds are `lib.evaluation.own_samples`'. All numbers are nats per sentenc
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -78,8 +79,8 @@ def _marginal_entropies(texts: Sequence[str], count: np.ndarray) -> float:
     return float(total)
 
 
-def _measures(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What the sums over sentences say; each of them a number, or one a resample."""
+def _measures(sums: Mapping[str, Any]) -> dict[str, Any]:
+    """What the sums over sentences say; each of them a number, or an array of one a resample."""
     share = sums["possible"] / sums["draws"]
     with np.errstate(divide="ignore", invalid="ignore"):
         outside = -np.log(share)
@@ -223,7 +224,7 @@ def drawing(table: pd.DataFrame, ranked: pd.DataFrame) -> Figure:
            "KL(m || p*) over possible strings, ← better")
     left.margins(0.12)
     names = list(PREDICTORS)
-    for place, (decoding, part) in enumerate(ranked.groupby("decoding", sort=False)):
+    for place, (_, part) in enumerate(ranked.groupby("decoding", sort=False)):
         y = np.array([names.index(name) for name in part["predictor"]]) + 0.2 * place - 0.1
         value, low, high = (part[f"spearman{end}"].to_numpy() for end in ("", "_low", "_high"))
         right.hlines(y, low, high, color=INK, lw=1.2)

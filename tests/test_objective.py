@@ -111,9 +111,9 @@ A, D, U = "agree", "disagree", "undecided"
 
 
 @pytest.mark.parametrize(("of_objective", "of_factorisation", "words"), [
-    ([D, U], [A, A], r"it is the objective: .*in 1 of 2 pairs.* changing the factorisation alone moves them toget"),
+    ([D, U], [A, A], r"the objective: .*in 1 of 2 pairs.* factorisation alone moves them together"),
     ([D, D], [U, U], r"it is the objective: .* changing the factorisation alone is undecided"),
-    ([A, U], [D, D], r"it is the factorisation: .* changing the objective alone moves them toget"),
+    ([A, U], [D, D], r"it is the factorisation: .* .*objective alone moves them together"),
     ([A, A], [A, D], r"it is the factorisation"),
     ([D, D], [D, A], r"both cause a discrepancy: .*2 of 2 pairs .*objective alone.* 1 of 2"),
     ([A, A], [A, U], r"neither causes a discrepancy"),

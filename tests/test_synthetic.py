@@ -204,3 +204,24 @@ def test_unknown_options_are_refused_with_the_nearest_name():
 
 def test_the_shipped_dataset_is_the_default_task():
     assert ToyTask.from_options(load_dataset("toy").options) == ToyTask()
+
+
+def test_marginals_and_total_correlation_are_those_of_the_support():
+    for source in list(sources(SMALL))[::3]:
+        whole = [(text.split(" "), math.exp(value)) for text, value in SMALL.support(source)]
+        marginals = SMALL.marginals(source)
+        assert len(marginals) == max(len(words) for words, _ in whole)
+        entropies = 0.0
+        for place, found in enumerate(marginals):
+            expected = Counter()
+            for words, p in whole:
+                expected[words[place] if place < len(words) else ""] += p
+            assert found == pytest.approx(dict(expected), abs=1e-12)
+            entropies -= sum(p * math.log(p) for p in expected.values())
+        assert SMALL.total_correlation(source) == pytest.approx(
+            entropies - SMALL.entropy(source), abs=1e-9)
+
+
+def test_independent_positions_have_no_total_correlation():
+    task = plain(modes=(1.0,), synonyms=2, synonym_entropy=0.5)
+    assert task.total_correlation(next(sources(task))) == pytest.approx(0.0, abs=1e-9)

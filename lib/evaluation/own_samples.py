@@ -268,7 +268,7 @@ def _kept(path) -> dict:
 def _score(run: TrainedRun, texts: Mapping[str, pd.DataFrame], importance: int,
            progress: bool) -> Iterable[tuple[str, dict]]:
     """The numbers of each model's strings, all scored in one pass."""
-    rows = np.concatenate([frame["line"].to_numpy() for frame in texts.values()])
+    rows = [line for frame in texts.values() for line in frame["line"].tolist()]
     strings = run.task.vocabulary.encode([t for frame in texts.values() for t in frame["text"]])
     table = likelihoods(run, _pairs(run.task.test, rows, strings), importance, 0, progress)
     start = 0
