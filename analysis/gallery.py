@@ -37,6 +37,15 @@ QUESTIONS = {
         "table2": "Correlation of dev log-likelihood and dev BLEU across the checkpoints of each "
                   "run (the paper's Table 2)",
         "likelihood_by_length": "Log-likelihood of a sentence against its length"}),
+    "Is it the decoder's factorisation, or the objective?": ("10_objective_or_factorisation", {
+        "objective": "The effect of the objective, of the factorisation and of z, each changed "
+                     "alone, on log-likelihood and BLEU",
+        "two_by_two": "Decoder against objective: log-likelihood and BLEU of every model"}),
+    "Does the other side of the divergence predict BLEU?": ("11_two_sided", {
+        "two_sided_ranks": "How well each measure of a model ranks the models as BLEU does",
+        "two_sided": "Both divergences between each model and the truth, and what they predict",
+        "sample_scores": "Each model's samples under every model: nats per token",
+        "samples": "Each model's samples as text: BLEU, self-BLEU, repetition, length, types"}),
     "Are the numbers called log-likelihood log-likelihoods?": ("06_likelihood_audit", {
         "likelihood_audit": "Log-likelihood exact or between bounds, beside the truth's and the "
                             "released code's estimate",

@@ -27,6 +27,7 @@ from lib.errors import ConfigError, DataError
 from lib.evaluation import own_samples as module
 from lib.evaluation.own_samples import (
     SampleSettings,
+    available,
     cross_scores,
     draw_samples,
     one_each,
@@ -182,9 +183,13 @@ def test_samples_are_drawn_once(shipped, monkeypatch):
     again = own_samples(config, SampleSettings(5, 2, 1), False)
     pd.testing.assert_frame_equal(first, again, rtol=1e-5)
     assert read_samples(config, SampleSettings(6, 3, 2)) is None  # it has fewer sentences
+    assert available([load_config("ga_b"), config], SMALL) == [config]
+    folder.best.unlink()
+    assert available([config], SMALL) == [config]
     metrics = json.loads(folder.metrics.read_text())
     folder.metrics.write_text(json.dumps(metrics | {"step": metrics["step"] + 1}))
     assert read_samples(config, SMALL) is None  # of other weights
+    assert available([config], SMALL) == []
     (folder.path / "samples.json").write_text("{")
     with pytest.raises(DataError, match="remove samples.csv"):
         read_samples(config, SMALL)

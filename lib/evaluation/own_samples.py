@@ -36,7 +36,7 @@ from lib.paths import write_text
 from lib.runs import run_folder
 from lib.subword import EOS, text_fingerprint
 
-__all__ = ["SampleSettings", "cross_scores", "draw_samples", "one_each", "own_samples",
+__all__ = ["SampleSettings", "available", "cross_scores", "draw_samples", "one_each", "own_samples",
            "read_samples"]
 
 ROWS_AT_ONCE = 512  # draws that are made together
@@ -220,6 +220,13 @@ def read_samples(config: Config, wanted: SampleSettings) -> pd.DataFrame | None:
         raise DataError(f"the samples in {folder.path} are damaged ({error!r}): remove samples.csv "
                         "and samples.json there") from error
     return frame if same and made.covers(wanted) else None
+
+
+def available(configs: Iterable[Config], wanted: SampleSettings) -> list[Config]:
+    """Those of evaluated runs that have samples as fine as `wanted`, or a checkpoint to draw from.
+    """
+    return [config for config in configs if run_folder(config).metrics.exists()
+            and (run_folder(config).best.exists() or read_samples(config, wanted) is not None)]
 
 
 def one_each(frame: pd.DataFrame, draw: int = 0) -> pd.DataFrame:
