@@ -54,6 +54,8 @@ CONTRASTS = (
     Contrast(OBJECTIVE, "md_b", NEAREST, "ELBO over random orders → exact, left to right"),
     Contrast(FACTORISATION, "na_b", "da_b", "independent subwords → a path through a graph"),
     Contrast(FACTORISATION, "da_b", NEAREST, "a path through a graph → autoregressive"),
+    Contrast(FACTORISATION, "na_b", "ct_b", "independent subwords → an alignment with blanks"),
+    Contrast(FACTORISATION, "ct_b", NEAREST, "an alignment with blanks → autoregressive"),
     Contrast(LATENT, "na_b", "ga_b", "no z → Gaussian z (and the ELBO that it needs)"),
 )
 """The controlled pairs, a factor at a time."""
@@ -175,14 +177,15 @@ def compact(table: pd.DataFrame) -> pd.DataFrame:
 def verdict(table: pd.DataFrame, train_data: str = "raw") -> str:
     """The paper's question answered for models trained on this text, in one sentence.
 
-    table: of `effects`. Every branch follows from the `order`s of the two factors' contrasts.
+    table: of `effects`. Every branch follows from the `order`s of the two factors' contrasts; how
+    many of them there are is said.
     """
     same = table[table["train_data"] == train_data]
     ways = {factor: _way(same, factor) for factor in (OBJECTIVE, FACTORISATION)}
     lacking = [factor for factor, way in ways.items() if not way]
     if lacking:
-        return (f"On {train_data} text the question has no answer yet: a controlled pair of the "
-                f"{' and of the '.join(lacking)} is missing.")
+        return (f"On {train_data} text the question has no answer yet: no controlled pair of the "
+                f"{' nor of the '.join(lacking)} is there.")
     apart = [factor for factor, way in ways.items() if way in ("apart", "both ways")]
     if len(apart) == 2:
         answer = ("both cause a discrepancy: LL and BLEU move in opposite directions "
@@ -200,17 +203,20 @@ def verdict(table: pd.DataFrame, train_data: str = "raw") -> str:
     else:
         answer = ("neither causes a discrepancy: changing the objective alone, or the "
                   "factorisation alone, moves LL and BLEU in the same direction")
-    return f"On {train_data} text {answer} ({_sizes(same)})."
+    counted = same[same["factor"] != LATENT]
+    whole = sum(contrast.factor != LATENT for contrast in CONTRASTS)
+    return (f"On {train_data} text {answer} ({len(counted)} of {whole} controlled pairs; "
+            f"{_sizes(counted)}).")
 
 
 def _way(same: pd.DataFrame, factor: str) -> str:
     """How the factor's contrasts move LL and BLEU: together, apart, both ways, undecided; "" where
-    one of them is missing.
+    there is none.
     """
-    orders = same.loc[same["factor"] == factor, "order"].tolist()
-    if len(orders) < sum(contrast.factor == factor for contrast in CONTRASTS):
+    orders = set(same.loc[same["factor"] == factor, "order"])
+    if not orders:
         return ""
-    found = {order for order in orders if order != "undecided"}
+    found = orders - {"undecided"}
     return {0: "undecided", 2: "both ways"}.get(
         len(found), "together" if found == {"agree"} else "apart")
 
@@ -222,12 +228,12 @@ def _in_how_many(same: pd.DataFrame, factor: str) -> str:
     return f"in {apart} of {len(orders)} pairs that change the {factor} alone"
 
 
-def _sizes(same: pd.DataFrame) -> str:
+def _sizes(counted: pd.DataFrame) -> str:
     """By how much each contrast moves both, in words."""
     return "; ".join(
         f"{row.factor}, {model_name(row.first)} → {model_name(row.second)}: LL "
         f"{signed(row.ll_delta, 2, plus=True)}, BLEU {signed(row.bleu_delta, 1, plus=True)}"
-        for row in same[same["factor"] != LATENT].itertuples())
+        for row in counted.itertuples())
 
 
 def limits(frame: pd.DataFrame, table: pd.DataFrame) -> str:

@@ -121,7 +121,7 @@ def divergences(runs: Mapping[str, RunFolder], summed: Mapping[str, pd.DataFrame
         gap = truth - joint.to_numpy(np.float64)
         gap = np.where(np.isfinite(gap), gap, np.nanmax(gap[np.isfinite(gap)]))
         metrics, sums = run.read_metrics(), summed[model].assign(sentences=1.0)
-        drawn = _measures(dict(zip(sums, (resample_weights(len(sums), RESAMPLES) @ sums).T,
+        drawn = _measures(dict(zip(sums, (resample_weights(len(sums), RESAMPLES) @ sums.to_numpy()).T,
                                    strict=True)))
         drawn |= {"likelihood": weights @ gap / len(gap)}
         own = _measures(sums.sum().to_dict()) | {"likelihood": gap.mean()}
