@@ -103,7 +103,8 @@ def divergences(runs: Mapping[str, RunFolder], summed: Mapping[str, pd.DataFrame
     """A row a model, and the same numbers on resamples: name -> [resamples, models].
 
     runs, summed: model -> its run and `totals` of its samples. truth: log p* of the references.
-    Columns: `likelihood` = KL(p* || m) over the test set (an upper bound for latent models),
+    Columns: `likelihood` = KL(p* || m) over the test set (an upper bound for latent models; a
+    reference of probability 0, whose term is infinite, counts as the worst finite one),
     `reverse` = KL(m || p*) of both restricted to possible strings, from its own samples,
     `impossible`, the share of its draws that the truth never writes (KL(m || p*) itself is infinite
     unless it is 0), `entropy` of the model, `lost`: the truth's conditional total correlation minus
@@ -121,8 +122,8 @@ def divergences(runs: Mapping[str, RunFolder], summed: Mapping[str, pd.DataFrame
         gap = truth - joint.to_numpy(np.float64)
         gap = np.where(np.isfinite(gap), gap, np.nanmax(gap[np.isfinite(gap)]))
         metrics, sums = run.read_metrics(), summed[model].assign(sentences=1.0)
-        drawn = _measures(dict(zip(sums, (resample_weights(len(sums), RESAMPLES) @ sums.to_numpy()).T,
-                                   strict=True)))
+        again = resample_weights(len(sums), RESAMPLES) @ sums.to_numpy()  # [resamples, sums]
+        drawn = _measures(dict(zip(sums, again.T, strict=True)))
         drawn |= {"likelihood": weights @ gap / len(gap)}
         own = _measures(sums.sum().to_dict()) | {"likelihood": gap.mean()}
         row = {"model": model, "family": family_of(model)}
