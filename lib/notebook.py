@@ -93,7 +93,8 @@ def check_models(name: str, value, among: Sequence[str] = MODELS, *, empty: bool
         if model not in MODELS:
             raise ConfigError(f"{name}: {unknown('model', model, among)}")
         if model not in among:
-            raise ConfigError(f"{name}: {model_name(model)} won't do here: {', '.join(among)}")
+            raise ConfigError(f"{name}: {model_name(model)} won't do here; choose among "
+                              f"{', '.join(among)}")
 
 
 def file_stem(dataset: str, scale: str, train_data: str = "raw", seed: int = 1,

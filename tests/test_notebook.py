@@ -97,7 +97,7 @@ def begin(name: str, **parameters) -> None:
 
 
 @pytest.mark.parametrize(("name", "parameters", "message"), [
-    ("00_model", {"model": "tr_s"}, "Tr-S won't do here: ga_b, ga_l, fl_s"),
+    ("00_model", {"model": "tr_s"}, "Tr-S won't do here; choose among ga_b, ga_l, fl_s"),
     ("00_model", {"samples": 0}, "samples = 0"),
     ("01_data", {"sentence": 5000}, "sentence = 5000 must be from 0 to 999"),
     ("01_data", {"sentence": -1}, "sentence = -1 must be from 0 to 999"),
@@ -113,7 +113,7 @@ def begin(name: str, **parameters) -> None:
     ("05_correlation", {"accounting": "nats"}, "unknown accounting 'nats'"),
     ("06_likelihood_audit", {"sentences": 0}, "sentences is 0"),
     ("06_likelihood_audit", {"dataset": "toi"}, "unknown dataset 'toi': did you mean toy"),
-    ("07_refinement", {"models": ["tr_s"]}, "models: Tr-S won't do here"),
+    ("07_refinement", {"models": ["tr_s"]}, "models: Tr-S won't do here; choose"),
     ("07_refinement", {"teacher": "fl_b"}, "unknown teacher 'fl_b'"),
     ("07_refinement", {"parallel": ["k-4"]}, "k-4"),
     ("07_refinement", {"sentences": -1}, "sentences = -1"),
