@@ -29,8 +29,9 @@ from lib.config import load_config, model_name
 from lib.models import model_class
 from lib.runs import RunFolder
 
-__all__ = ["CONTRASTS", "EFFECT_COLUMNS", "Contrast", "commands", "compact", "drawing", "effects",
-           "impossible", "limits", "needed", "resampled", "two_by_two", "verdict"]
+__all__ = ["CONTRASTS", "EFFECT_COLUMNS", "Contrast", "commands", "compact", "disagreements",
+           "drawing", "effects", "impossible", "limits", "needed", "resampled", "two_by_two",
+           "verdict"]
 
 NEAREST = "tr"  # the Transformer whose number of parameters is nearest to Da-B's
 AR, FACTORISED = "autoregressive", "factorised"
@@ -170,6 +171,27 @@ def compact(table: pd.DataFrame) -> pd.DataFrame:
         "LL": interval(row.ll_delta, row.ll_low, row.ll_high, digits=2, plus=True),
         "BLEU": interval(row.bleu_delta, row.bleu_low, row.bleu_high, plus=True),
         "order": row.order, "intervals over": row.over} for row in table.itertuples()])
+
+
+def disagreements(frame: pd.DataFrame, drawn: Resamples) -> pd.DataFrame:
+    """Every pair of systems of one training text that LL and BLEU order differently, whatever the
+    two differ in: the one with the better BLEU, the one with the better LL, and both differences
+    (the former minus the latter), the largest of BLEU first.
+    """
+    found = pairs(frame, {"strict": drawn})
+    found = found[(found["first_data"] == found["second_data"]) & (found["order"] == "disagree")]
+    rows = []
+    for row in found.itertuples():
+        ends = (row.first, row.second) if row.bleu_delta > 0 else (row.second, row.first)
+        same = found[found["first_data"] == row.first_data]
+        rows.append({"train data": row.first_data} | _oriented(same, *ends[::-1]))
+    rows.sort(key=lambda row: -row["bleu_delta"])
+    return pd.DataFrame([{
+        "trained on": row["train data"], "better BLEU": model_name(row["second"]),
+        "better LL": model_name(row["first"]),
+        "LL": interval(row["ll_delta"], row["ll_low"], row["ll_high"], digits=2, plus=True),
+        "BLEU": interval(row["bleu_delta"], row["bleu_low"], row["bleu_high"], plus=True)}
+        for row in rows], columns=["trained on", "better BLEU", "better LL", "LL", "BLEU"])
 
 
 # ---- the answer ----

@@ -85,6 +85,19 @@ def test_sentences_of_probability_0_leave_all_likelihoods_and_stay_in_bleu(made)
     assert "5 test sentences have probability 0" in objective.limits(frame, table_of(frame))
 
 
+def test_disagreements_are_all_pairs_whatever_they_differ_in(made):
+    frame = made()
+    table = objective.disagreements(frame, objective.resampled(frame, REFERENCES))
+    found = set(zip(table["better BLEU"], table["better LL"], strict=True))
+    expected = {(a, b) for a, (wrong, nats) in MADE.items() for b, (other, fewer) in MADE.items()
+                if wrong < other and nats > fewer}
+    names = {"Da-B, best path": "dp_b"}
+    assert {tuple(names.get(n, n.lower().replace("-", "_")) for n in pair)
+            for pair in found} == expected
+    assert all(text.startswith("−") for text in table["LL"])
+    assert all(text.startswith("+") for text in table["BLEU"])
+
+
 def test_another_test_text_is_refused(made):
     frame = made().assign(references="another")
     with pytest.raises(DataError, match="another test text"):
