@@ -274,6 +274,13 @@ def limits(frame: pd.DataFrame, table: pd.DataFrame) -> str:
               "order along with the objective. Its LL is a lower bound, which exaggerates the "
               "objective's effect on LL by what the bound lacks.",
               "Ga differs from Na by z and, as z can't be summed out, by the ELBO."]
+    systems = frame.drop_duplicates("model")
+    started = [model_name(row.model) for row in systems.itertuples()
+               if row.model in needed(frame)
+               and load_config(row.model, row.dataset, row.scale).training.start_from]
+    if started:
+        lines.append(f"{', '.join(started)} started from a trained Transformer's weights, the "
+                     "other models of the pairs from scratch.")
     never = int(impossible(frame).sum())
     if never:
         lines.append(f"{never:,} test sentences have probability 0 under some model: they count "

@@ -86,6 +86,26 @@ def test_the_papers_own_pairs_are_what_its_table_says():
         assert numbers == found.to_numpy().flatten().tolist()
 
 
+def test_the_effect_of_each_factor_is_what_the_controlled_pairs_say():
+    table = pd.read_csv(ROOT / "outputs/tables/objective_multi30k_de_en_mini.csv")
+    raw = table[table["train_data"] == "raw"].set_index(["first", "second"])
+    counted = raw[raw["factor"] != "z"]
+    assert claimed(r"all (\d+) controlled pairs .* move both together") == [len(counted)]
+    assert set(counted["order"]) == {"agree"}
+    found = re.search(r"Md-B to Tr-B\) is worth ([\d.]+) nats a token and ([\d.]+) BLEU, CTC for "
+                      r"independent tokens ([\d.]+) and ([\d.]+), autoregression for CTC ([\d.]+) "
+                      r"and ([\d.]+)\.", README)
+    ends = [("md_b", "tr_b"), ("na_b", "ct_b"), ("ct_b", "tr_b")]
+    assert [float(number) for number in found.groups()] == [
+        round(value, digits) for pair in ends for value, digits in
+        ((raw["ll_delta"][pair], 2), (raw["bleu_delta"][pair], 1))]
+    pairs = pd.read_csv(PAIRS).query("accounting == 'strict' and first_data == second_data == "
+                                     "'raw' and first == 'ga_b' and second == 'ct_b'").iloc[0]
+    found = re.search(r"Ct-B has ([\d.]+) BLEU more and ([\d.]+) nats less", README)
+    assert [float(number) for number in found.groups()] == [
+        round(-pairs["bleu_delta"], 1), round(pairs["ll_delta"], 2)]
+
+
 def test_the_speed_on_a_gpu_is_what_the_benchmark_measured():
     steps = pd.read_csv(ROOT / "outputs/bench/gpu_training.csv").query("scale == 'mini'")
     times = steps.set_index(["variant", "model"])["step_ms"]
