@@ -228,7 +228,13 @@ def verdict(table: pd.DataFrame, train_data: str = "raw") -> str:
     counted = same[same["factor"] != LATENT]
     whole = sum(contrast.factor != LATENT for contrast in CONTRASTS)
     return (f"On {train_data} text {answer} ({len(counted)} of {whole} controlled pairs; "
-            f"{_sizes(counted)}).")
+            f"{_sizes(counted)})." + _of_latents(same))
+
+
+def _of_latents(same: pd.DataFrame) -> str:
+    """A further sentence where z parts LL and BLEU, which the paper's question doesn't name."""
+    row = same[(same["factor"] == LATENT) & (same["order"] == "disagree")]
+    return "" if row.empty else f" What parts them is z with the ELBO that it needs ({_sizes(row)})."
 
 
 def _way(same: pd.DataFrame, factor: str) -> str:

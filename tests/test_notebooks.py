@@ -199,4 +199,4 @@ def test_no_committed_transformer_is_nearer_than_the_truth():
 
 def test_shipped_checkpoints_are_small(committed):
     sizes = [shipped(model).best.stat().st_size for model in MODELS]
-    assert sum(sizes) < 20e6
+    assert sum(sizes) < 32e6

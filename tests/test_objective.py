@@ -146,6 +146,13 @@ def test_every_branch_of_the_answer(of_objective, of_factorisation, words):
         assert "LL +0.50, BLEU −2.0" in told
 
 
+def test_z_is_named_where_it_parts_the_two():
+    table = effects_table(objective=[A, A], factorisation=[A, A], z=[D])
+    assert "What parts them is z" in objective.verdict(table)
+    table.loc[table["factor"] == "z", "order"] = A
+    assert "What parts them" not in objective.verdict(table)
+
+
 def test_another_text_has_its_own_answer():
     table = effects_table(objective=[A, A], factorisation=[A, A])
     assert "no answer yet" in objective.verdict(table, "distilled")

@@ -136,7 +136,9 @@ def test_a_study_is_given_the_runs_that_the_grid_has():
     assert small["07_refinement"]["compared"] == ["tr_s", "ga_b", "fl_s"]
     assert whole["08_speed"] == {"baseline": "tr_b"}
     assert small["08_speed"]["baseline"] == "tr_s"
-    assert set(Grid(models=("tr_s", "na_b")).studies()) == {"08_speed", "08_speed_distilled"}
+    assert set(Grid(models=("tr_s", "na_b")).studies()) == {
+        "08_speed", "08_speed_distilled", "10_objective_or_factorisation", "11_two_sided"}
+    assert "10_objective_or_factorisation" not in small
     assert whole["08_speed_distilled"]["train_data"] == "distilled"
     assert small["08_speed_distilled"]["baseline"] == "tr_s"
     assert Grid.notebook("08_speed_distilled") == "notebooks/08_speed.ipynb"

@@ -25,6 +25,7 @@ __all__ = ["SMALL", "Grid", "shown", "working_folder"]
 
 SMALL = ("tr_s", "ga_b", "fl_s")  # the smallest model of each family
 DRAWN = ("ga_b", "fl_b")  # the default of 04_latent_space
+CROSSED = {"na_b", "da_b", "ct_b", "md_b"}  # what crosses the decoder with the objective
 TEACHER_SEED = 1  # as lib.task has it, which imports torch
 
 
@@ -172,7 +173,9 @@ class Grid:
             "07_refinement": {"teacher": teacher, "compared": [
                 model for model in (teacher, "ga_b", flow) if model in of["raw"]]},
             "08_speed": {"baseline": baseline},
-            "08_speed_distilled": {"train_data": "distilled", "baseline": baseline}}
+            "08_speed_distilled": {"train_data": "distilled", "baseline": baseline},
+            "10_objective_or_factorisation": {} if CROSSED & set(of["raw"]) else None,
+            "11_two_sided": {} if len(of["raw"]) > 1 else None}
         if not latent or teacher not in of["raw"]:
             asked["07_refinement"] = None
         for name, data in (("08_speed", "raw"), ("08_speed_distilled", "distilled")):
