@@ -1,4 +1,4 @@
-"""The paper's open question (10): is it the decoder's factorisation, or the training objective?
+"""The paper's open question (10): the decoder's factorisation, or the training objective.
 
 Lee et al. (2020), section 6, ask whether the discrepancy between density and generation is "mainly
 caused by the difference in the decoding distribution (autoregressive vs. factorized) or the
@@ -117,7 +117,7 @@ def resampled(frame: pd.DataFrame, references: Sequence[str]) -> Resamples:
                    *(name for name in table if name.startswith("iw_bound_"))]
         tables.append(table.assign(**{name: table[name].where(~never, 0) for name in counted}))
     return bootstrap(tables, references, "strict",
-                     tokenizer=next(iter(frame["signature"].map(tokenizer_of)), "13a"))
+                     tokenizer=next(iter(frame["signature"].map(tokenizer_of)), "13a"))["strict"]
 
 
 # ---- the effects of each factor ----
@@ -234,7 +234,8 @@ def verdict(table: pd.DataFrame, train_data: str = "raw") -> str:
 def _of_latents(same: pd.DataFrame) -> str:
     """A further sentence where z parts LL and BLEU, which the paper's question doesn't name."""
     row = same[(same["factor"] == LATENT) & (same["order"] == "disagree")]
-    return "" if row.empty else f" What parts them is z with the ELBO that it needs ({_sizes(row)})."
+    return "" if row.empty else (" What parts them is z with the ELBO that it needs "
+                                 f"({_sizes(row)}).")
 
 
 def _way(same: pd.DataFrame, factor: str) -> str:

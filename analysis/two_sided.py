@@ -143,7 +143,7 @@ def divergences(runs: Mapping[str, RunFolder], summed: Mapping[str, pd.DataFrame
         if all(column in table for table in tables.values()):
             of = bootstrap([table.assign(hypothesis=table[column], log_prob=0.0)
                             for table in tables.values()], references, "strict",
-                           resamples=RESAMPLES)
+                           resamples=RESAMPLES)["strict"]
             resampled[name] = list(of.bleu_resampled.T)
     return pd.DataFrame(rows), {name: np.stack(of, 1) for name, of in resampled.items()}
 
