@@ -371,6 +371,7 @@ def drawing(frame: pd.DataFrame, drawn: Resamples, table: pd.DataFrame) -> Figur
     keys = [*family_keys(systems["model"]),
             *(Line2D([], [], color=colour, ls=dashes, label=f"{factor} alone")
               for factor, (dashes, colour) in LOOKS.items())]
-    figure.legend(handles=keys, loc="outside lower center", ncols=5, frameon=False, fontsize=8.5)
+    figure.legend(handles=keys, loc="outside lower center", ncols=5 if len(texts) > 1 else 3,
+                  frameon=False, fontsize=8.5)
     name_points(figure, shown)
     return figure
