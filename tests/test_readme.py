@@ -76,6 +76,14 @@ def test_the_answer_on_multi30k_is_what_the_pairs_say():
     assert disagree > agree + undecided  # "mostly the other way round"
 
 
+def test_no_pair_of_the_converged_toy_models_disagrees():
+    assert "(scale `small`, one to three seeds), no pair disagrees" in README
+    pairs = pd.read_csv(PAIRS.with_name("significance_toy_small.csv"))
+    pairs = pairs[(pairs["accounting"] == "strict") & (pairs["train_data"] == "raw")]
+    assert len(pairs) > 10 and not (pairs["order"] == "disagree").any()
+    assert {*pairs["first_seeds"], *pairs["second_seeds"]} <= {1, 2, 3}
+
+
 def test_the_papers_own_pairs_are_what_its_table_says():
     table = published.agreement().set_index(["corpus", "train_data", "kind"])
     table = table.sort_index()[["agree", "pairs"]]
