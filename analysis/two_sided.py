@@ -196,8 +196,8 @@ def reading(table: pd.DataFrame) -> str:
             best = better.loc[better["spearman"].idxmax()]
             told.append(f"{start}; {best['words']} ranks them better, ρ = {best['spearman']:.2f} "
                         f"(ahead by {best['ahead']:.2f} [{best['ahead_low']:.2f}, "
-                        f"{best['ahead_high']:.2f}], over sentences, not over trainings). It is the "
-                        f"best of {len(part) - 1} other measures, picked from this very table: a "
+                        f"{best['ahead_high']:.2f}], over sentences, not over trainings). It is "
+                        f"the best of {len(part) - 1} other measures, picked from this very table: a "
                         "lead to test elsewhere, not a result.")
         else:
             less = f"; {len(worse)} rank them worse" if len(worse) else ""
