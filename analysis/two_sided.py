@@ -194,11 +194,11 @@ def reading(table: pd.DataFrame) -> str:
         start += f"{base['spearman']:.2f}"
         if len(better):
             best = better.loc[better["spearman"].idxmax()]
+            ends = f"[{best['ahead_low']:.2f}, {best['ahead_high']:.2f}]"
             told.append(f"{start}; {best['words']} ranks them better, ρ = {best['spearman']:.2f} "
-                        f"(ahead by {best['ahead']:.2f} [{best['ahead_low']:.2f}, "
-                        f"{best['ahead_high']:.2f}], over sentences, not over trainings). It is "
-                        f"the best of {len(part) - 1} other measures, picked from this very table: a "
-                        "lead to test elsewhere, not a result.")
+                        f"(ahead by {best['ahead']:.2f} {ends}, over sentences, not trainings). It "
+                        f"is the best of {len(part) - 1} other measures, picked from this very "
+                        "table: a lead to test elsewhere, not a result.")
         else:
             less = f"; {len(worse)} rank them worse" if len(worse) else ""
             told.append(f"{start}, and no other measure ranks them better by more than resampled "
