@@ -107,9 +107,8 @@ def drawing(table: pd.DataFrame) -> Figure:
         for label, name in zip(labels, names, strict=True):
             label.set_color(style(name)[0])
     axes.set_xlabel("whose samples", fontsize=9, color=INK)
-    axes.set_ylabel("under which model (dark: its highest)", fontsize=9, color=INK)
-    axes.set_title("mean strict LL of samples (nats per token); bold: its own", fontsize=9.5,
-                   color=INK, loc="left")
+    axes.set_ylabel("under which model (dark: highest; bold: own)", fontsize=9, color=INK)
+    axes.set_title("strict LL of samples, nats per token", fontsize=9.5, color=INK, loc="left")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return figure
