@@ -80,7 +80,7 @@ def test_rules_ask_a_cluster_for_what_they_need(dry):
 
 def test_the_study_of_speed_has_a_node_of_its_own(dry):
     extra = [each["slurm_extra"] for each in asked(dry, "study")]
-    assert sorted(extra) == ["", "", "--exclusive", "--exclusive"]  # 06, 07; 08 on both texts
+    assert sorted(extra) == [""] * 4 + ["--exclusive"] * 2  # 06, 07, 10, 11; 08 on both texts
 
 
 def test_a_changed_resource_leaves_the_others(isolated):
