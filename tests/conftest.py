@@ -39,9 +39,11 @@ def seeded():
 
 @pytest.fixture(autouse=True)
 def without_gpu(request, monkeypatch):
-    """A test that isn't marked `gpu` runs on the CPU, whatever the machine has."""
+    """A test that isn't marked `gpu` runs on the CPU, whatever the machine has; others need one."""
     if "gpu" not in request.keywords:
         monkeypatch.setattr(runtime, "device", lambda: torch.device("cpu"))
+    elif not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU")
 
 
 @pytest.fixture
