@@ -76,12 +76,15 @@ def test_the_answer_on_multi30k_is_what_the_pairs_say():
     assert disagree > agree + undecided  # "mostly the other way round"
 
 
-def test_no_pair_of_the_converged_toy_models_disagrees():
-    assert "(scale `small`, one to three seeds), no pair disagrees" in README
+def test_no_pair_of_the_toy_models_trained_from_scratch_disagrees():
     pairs = pd.read_csv(PAIRS.with_name("significance_toy_small.csv"))
     pairs = pairs[(pairs["accounting"] == "strict") & (pairs["train_data"] == "raw")]
+    assert claimed(r"one to three seeds\), (\d+) of (\d+) pairs agree, none disagrees") == [
+        (pairs["order"] == "agree").sum(), len(pairs)]
     assert len(pairs) > 10 and not (pairs["order"] == "disagree").any()
     assert {*pairs["first_seeds"], *pairs["second_seeds"]} <= {1, 2, 3}
+    trained = pd.read_csv(PAIRS.with_name("training_toy_small.csv"))
+    assert (trained["ended"].eq("converged") | trained["steps"].eq(8000)).all()
 
 
 def test_the_papers_own_pairs_are_what_its_table_says():
