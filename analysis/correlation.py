@@ -13,11 +13,11 @@ from scipy.stats import rankdata
 from analysis import comparable
 from analysis.resampling import Resamples
 from analysis.systems import RUN_COLUMNS, average_seeds
-from lib.bleu import resample_weights
+from lib.bleu import TAILS, resample_weights
 from lib.config import FAMILIES, LATENT
 from lib.errors import DataError
 from lib.likelihood.accounting import accounting_named
-from lib.runs import RunFolder, find_runs
+from lib.runs import RunFolder, at_full_kl, find_runs
 from lib.training.history import Validations
 
 __all__ = ["COEFFICIENTS", "across_checkpoints", "correlate", "kendall",
@@ -200,9 +200,7 @@ def across_checkpoints(runs: Iterable[RunFolder] | None = None, *, resamples: in
     """
     rows = []
     for run in find_runs() if runs is None else runs:
-        history = run.read_history().dropna(subset=["dev_ll", "dev_bleu"])
-        if "kl_weight" in history:
-            history = history[history["kl_weight"] == history["kl_weight"].max()]
+        history = at_full_kl(run.read_history().dropna(subset=["dev_ll", "dev_bleu"]))
         ll, bleu = history["dev_ll"].to_numpy(), history["dev_bleu"].to_numpy()
         drawn = _resampled(run.validations, history["step"].tolist(), resamples)
         found = correlate(ll, bleu, resampled=drawn)
@@ -211,7 +209,7 @@ def across_checkpoints(runs: Iterable[RunFolder] | None = None, *, resamples: in
         if drawn is not None and not math.isnan(found["pearson_changes"]):
             changes = pearson(*(np.diff(values, axis=1) for values in drawn))
             found["pearson_changes_low"], found["pearson_changes_high"] = np.nanquantile(
-                changes, [0.025, 0.975])
+                changes, TAILS)
         rows.append({name: getattr(run.read_metrics(), name) for name in RUN_COLUMNS[:-1]} | found)
     return pd.DataFrame(rows)
 

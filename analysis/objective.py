@@ -24,7 +24,7 @@ from analysis.significance import pairs
 from analysis.style import INK, family_keys, finish, style
 from analysis.systems import average_seeds
 from analysis.tables import MISSING, interval, signed
-from lib.bleu import tokenizer_of
+from lib.bleu import TAILS, tokenizer_of
 from lib.config import load_config, model_name
 from lib.models import model_class
 from lib.runs import RunFolder
@@ -152,14 +152,15 @@ def _oriented(found: pd.DataFrame, first: str, second: str) -> dict | None:
         row = found[(found["first"] == a) & (found["second"] == b)]
         if len(row):
             row = row.iloc[0]
-            told = {"first": first, "second": second, "order": row["order"], "over": row["over"]}
+            effect = {"first": first, "second": second, "order": row["order"],
+                      "over": row["over"]}
             seeds = [int(row["first_seeds"]), int(row["second_seeds"])][::-sign]
-            told |= dict(zip(("first_seeds", "second_seeds"), seeds, strict=True))
+            effect |= dict(zip(("first_seeds", "second_seeds"), seeds, strict=True))
             for name in ("ll", "bleu"):
                 ends = sorted(sign * row[f"{name}_{end}"] for end in ("low", "high"))
-                told |= {f"{name}_delta": sign * row[f"{name}_delta"], f"{name}_low": ends[0],
-                         f"{name}_high": ends[1]}
-            return told
+                effect |= {f"{name}_delta": sign * row[f"{name}_delta"], f"{name}_low": ends[0],
+                           f"{name}_high": ends[1]}
+            return effect
     return None
 
 
@@ -330,7 +331,7 @@ def _cell(system: pd.Series, drawn: Resamples, place: int) -> str:
     architecture = load_config(system["model"], system["dataset"], system["scale"]).architecture
     exact = model_class(architecture).likelihood == "exact"
     kind = "exact" if exact else f"bound, K = {system['strict_samples']:,.0f}"
-    low, high = np.quantile(drawn.bleu_resampled[:, place], [0.025, 0.975])
+    low, high = np.quantile(drawn.bleu_resampled[:, place], TAILS)
     seeds = f", {system['seeds']} seeds" if system["seeds"] > 1 else ""
     return (f"{model_name(system['model'])}: LL {signed(drawn.likelihood[place], 2)} ({kind}), "
             f"BLEU {interval(drawn.bleu[place], low, high)}{seeds}")

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.significance import TAILS, widened
+from analysis.significance import widened
 from analysis.systems import collect, model_order
 from analysis.training_variance import half_width, needed, over, spreads
-from lib.bleu import bleu_from_counts, resample_weights
+from lib.bleu import TAILS, bleu_from_counts, resample_weights
 from lib.config import LATENT
 from lib.runs import RunFolder, find_runs
 

@@ -19,10 +19,11 @@ from analysis.resampling import Resamples
 from analysis.systems import average_seeds
 from analysis.tables import interval, signed
 from analysis.training_variance import half_width, needed, needs_text, over
+from lib.bleu import TAILS
 from lib.config import family_of, model_name
 from lib.likelihood.accounting import accounting_named
 
-__all__ = ["MULTIPLICITY", "ORDERS", "PAIR_COLUMNS", "SUMMARY_COLUMNS", "TAILS", "compact_pairs",
+__all__ = ["MULTIPLICITY", "ORDERS", "PAIR_COLUMNS", "SUMMARY_COLUMNS", "compact_pairs",
            "compact_summary", "concordance", "pair_name", "paired_p", "pairs", "widened"]
 
 ORDERS = ("agree", "undecided", "disagree")
@@ -35,7 +36,6 @@ PAIR_COLUMNS = [
     "ll_sentences", "order", "over",
 ]
 SUMMARY_COLUMNS = ["dataset", "scale", "accounting", "kind", "train_data", "pairs", *ORDERS, "over"]
-TAILS = [0.025, 0.975]
 MULTIPLICITY = ("Pairs share models and each has intervals of its own at 95%: of pairs without any "
                 "difference, about one in twenty is decided by chance, and no correction is made. "
                 "Read the counts, not single pairs.")

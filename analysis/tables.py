@@ -11,6 +11,7 @@ from IPython.display import Markdown
 from analysis import comparable, published
 from analysis.resampling import Resamples
 from analysis.systems import MEAN, model_order
+from lib.bleu import TAILS
 from lib.config import model_name
 from lib.likelihood.accounting import accounting_named
 from lib.paths import outputs_root, writable
@@ -224,7 +225,7 @@ def _scores(part: pd.DataFrame, places: np.ndarray, accounting: str,
     """The numbers of one row of Table 1; `places` of its runs among the resamples' models."""
     low = high = math.nan
     if resamples is not None:
-        low, high = np.quantile(resamples.bleu_resampled[:, places].mean(axis=1), [0.025, 0.975])
+        low, high = np.quantile(resamples.bleu_resampled[:, places].mean(axis=1), TAILS)
     return {"seed": MEAN if len(part) > 1 else str(part["seed"].iloc[0]), "seeds": len(part),
             "parameters": int(part["parameters"].iloc[0]),
             "setting": " ".join(dict.fromkeys(part["setting"])),

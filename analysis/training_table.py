@@ -8,7 +8,7 @@ import pandas as pd
 
 from lib.config import load_config
 from lib.flops import tokens_a_step, training_flops
-from lib.runs import RunFolder
+from lib.runs import RunFolder, at_full_kl
 from lib.task import Task
 
 __all__ = ["ENDED", "compact_training", "training_table"]
@@ -41,8 +41,7 @@ def _row(run: RunFolder, task: Task, costs: dict[str, float]) -> dict:
     parent = RunFolder(run.dataset, run.scale, start, run.train_data, run.seed)
     before = 0.0 if not start else (
         _cost(parent, task, costs)[1] if parent.history.exists() else math.nan)
-    full = history[history["kl_weight"] == history["kl_weight"].max()] if (
-        "kl_weight" in history) else history
+    full = at_full_kl(history)
     by_bleu, by_ll = (full.loc[full[name].idxmax()] for name in ("dev_bleu", "dev_ll"))
     return {"dataset": run.dataset, "scale": run.scale, "model": run.model,
             "train_data": run.train_data, "seed": run.seed, "steps": steps, "ended": ENDED[ended],
@@ -58,7 +57,8 @@ def _cost(run: RunFolder, task: Task, costs: dict[str, float]) -> tuple[float, f
     if run.model not in costs:
         costs[run.model] = training_flops(config, task.train, len(task.vocabulary)) / TERA
     last = run.read_history().iloc[-1]
-    tokens = last.get("tokens", last["step"] * tokens_a_step(config, task.train))
+    tokens = last["tokens"] if "tokens" in last else (
+        last["step"] * tokens_a_step(config, task.train))  # batches the corpus: for old runs alone
     return float(tokens), float(tokens) * costs[run.model]
 
 

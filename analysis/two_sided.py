@@ -19,7 +19,7 @@ from analysis.correlation import correlate, spearman
 from analysis.resampling import bootstrap
 from analysis.scatter import name_points
 from analysis.style import FAINT, INK, family_keys, finish, style
-from lib.bleu import resample_weights
+from lib.bleu import TAILS, resample_weights
 from lib.config import family_of
 from lib.runs import RunFolder
 from lib.synthetic import ToyTask
@@ -27,7 +27,6 @@ from lib.synthetic import ToyTask
 __all__ = ["PREDICTORS", "correlations", "divergences", "drawing", "reading", "totals"]
 
 RESAMPLES = 1000
-TAILS = [0.025, 0.975]
 PREDICTORS = {
     "likelihood": ("−KL(p* || m), what likelihood sees", -1),
     "reverse": ("−KL(m || p*) over possible strings", -1),
@@ -182,11 +181,11 @@ def correlations(table: pd.DataFrame, resampled: Mapping[str, np.ndarray]) -> pd
 
 def reading(table: pd.DataFrame) -> str:
     """What the correlations say, a sentence a decoding. table: of `correlations`."""
-    told = []
+    lines = []
     for decoding, part in table.groupby("decoding", sort=False):
         n, families = int(part["n"].iloc[0]), int(part["families"].iloc[0])
         if n < 4:
-            told.append(f"BLEU of {decoding}: {n} models are too few to rank predictors.")
+            lines.append(f"BLEU of {decoding}: {n} models are too few to rank predictors.")
             continue
         base = part[part["predictor"] == "likelihood"].iloc[0]
         better, worse = part[part["ahead_low"] > 0], part[part["ahead_high"] < 0]
@@ -195,16 +194,16 @@ def reading(table: pd.DataFrame) -> str:
         if len(better):
             best = better.loc[better["spearman"].idxmax()]
             ends = f"[{best['ahead_low']:.2f}, {best['ahead_high']:.2f}]"
-            told.append(f"{start}; {best['words']} ranks them better, ρ = {best['spearman']:.2f} "
-                        f"(ahead by {best['ahead']:.2f} {ends}, over sentences, not trainings). It "
-                        f"is the best of {len(part) - 1} other measures, picked from this very "
-                        "table: a lead to test elsewhere, not a result.")
+            lines.append(f"{start}; {best['words']} ranks them better, ρ = {best['spearman']:.2f} "
+                         f"(ahead by {best['ahead']:.2f} {ends}, over sentences, not trainings). "
+                         f"It is the best of {len(part) - 1} other measures, picked from this very "
+                         "table: a lead to test elsewhere, not a result.")
         else:
             less = f"; {len(worse)} rank them worse" if len(worse) else ""
-            told.append(f"{start}, and no other measure ranks them better by more than resampled "
-                        f"sentences explain{less}.")
-        told[-1] += f" {n} models of {families} families aren't {n} independent cases."
-    return " ".join(told) or "No run here has samples."
+            lines.append(f"{start}, and no other measure ranks them better by more than resampled "
+                         f"sentences explain{less}.")
+        lines[-1] += f" {n} models of {families} families aren't {n} independent cases."
+    return " ".join(lines) or "No run here has samples."
 
 
 # ---- the figure ----

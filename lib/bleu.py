@@ -16,13 +16,15 @@ from sacrebleu.metrics.bleu import BLEUScore
 
 from lib.errors import DataError
 
-__all__ = ["SEED", "bleu", "bleu_from_counts", "bleu_statistics", "resample_weights",
+__all__ = ["SEED", "TAILS", "bleu", "bleu_from_counts", "bleu_statistics", "resample_weights",
            "resampled_bleu", "tokenizer_of", "with_interval"]
 
 ORDERS = 4
 DEFAULT = "13a"  # sacreBLEU's own default
 SEED = 12345
 """SacreBLEU's default seed of its paired bootstrap."""
+TAILS = [0.025, 0.975]
+"""The quantiles between which a 95% interval lies."""
 
 
 def tokenizer_of(signature: str) -> str:
@@ -95,5 +97,5 @@ def resampled_bleu(texts: Sequence[str], references: Sequence[str],
 def with_interval(name: str, value: float, drawn: Float[np.ndarray, " resamples"],
                   ) -> dict[str, float]:
     """The value and its 95% percentile interval: `name`, `name_low` and `name_high`."""
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    low, high = np.quantile(drawn, TAILS)
     return {name: value, f"{name}_low": float(low), f"{name}_high": float(high)}

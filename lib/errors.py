@@ -1,7 +1,7 @@
 """The errors that a user can cause, each raised with one message that names the fix."""
 
 __all__ = ["CheckpointError", "ConfigError", "DataError", "OutputError", "ReproError",
-           "Stopped", "TrainingError"]
+           "Stopped", "TrainingError", "check_least"]
 
 
 class ReproError(Exception):
@@ -30,3 +30,10 @@ class TrainingError(ReproError):
 
 class Stopped(ReproError):
     """The user interrupted what can go on later."""
+
+
+def check_least(settings: object, **least: int) -> None:
+    """Errors: ConfigError for the first of these fields that lies below the number given for it."""
+    for name, smallest in least.items():
+        if getattr(settings, name) < smallest:
+            raise ConfigError(f"{name} is {getattr(settings, name)}: give {smallest} or more")

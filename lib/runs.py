@@ -20,7 +20,8 @@ from lib.config import Config
 from lib.errors import DataError
 from lib.paths import outputs_root
 
-__all__ = ["Likelihood", "Metrics", "RunFolder", "Score", "TestSet", "find_runs", "run_folder"]
+__all__ = ["Likelihood", "Metrics", "RunFolder", "Score", "TestSet", "at_full_kl", "find_runs",
+           "run_folder"]
 
 # Columns of sentences.csv that a model may lack: empty, and NaN when read.
 OPTIONAL = ("elbo", "released_estimate", "effective_sample_size")
@@ -179,6 +180,15 @@ def run_folder(config: Config) -> RunFolder:
     """The folder of the run that these settings describe."""
     return RunFolder(config.dataset.name, config.scale, config.model, config.train_data,
                      config.seed)
+
+
+def at_full_kl(history: pd.DataFrame) -> pd.DataFrame:
+    """The validations at the largest KL weight that a history has: at a smaller one a model is
+    another; all of them where there is no such column.
+    """
+    if "kl_weight" not in history:
+        return history
+    return history[history["kl_weight"] == history["kl_weight"].max()]
 
 
 def find_runs(dataset: str = "*", scale: str = "*") -> list[RunFolder]:

@@ -32,9 +32,8 @@ from lib.likelihood import LogProbTerms, iw_bound
 from lib.noise import normal, sentence_generator
 from lib.subword import BOS, EOS
 
-__all__ = ["Candidates", "ancestral", "ancestral_latents", "best", "bound_scores",
-           "drawn_lengths", "grouped", "importance_scores",
-           "own_terms", "propose", "teacher_scores"]
+__all__ = ["Candidates", "ancestral", "ancestral_latents", "best", "bound_scores", "drawn_lengths",
+           "grouped", "importance_scores", "own_terms", "propose", "teacher_scores"]
 
 Strings = list[list[list[int]]]  # [sentence][candidate], subwords without EOS
 

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from lib import runtime
 from lib.batching import Batch, Tokenised, collate, evaluation_batches, padded_length
 from lib.config import MODELS, Config, load_config
-from lib.errors import ConfigError, DataError, ReproError
+from lib.errors import ConfigError, DataError, ReproError, check_least
 from lib.evaluation.scoring import TrainedRun, load_run
 from lib.latent import LatentModel
 from lib.layers import Memory
@@ -65,11 +65,7 @@ class AuditSettings:
     """fp32 or float64; never bf16, whose rounding the weights would keep."""
 
     def __post_init__(self):
-        for name in ("sentences", "samples"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}: give 1 or more")
-        if self.seed < 0:
-            raise ConfigError(f"seed is {self.seed}: give 0 or more")
+        check_least(self, sentences=1, samples=1, seed=0)
         if self.precision not in PRECISIONS:
             raise ConfigError(f"unknown precision '{self.precision}': {' or '.join(PRECISIONS)}")
 

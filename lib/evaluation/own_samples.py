@@ -29,7 +29,7 @@ from lib.config import Config
 from lib.decoding import Procedure, draws
 from lib.decoding.candidates import ancestral_latents
 from lib.decoding.unmasking import ordered_draws
-from lib.errors import ConfigError, DataError
+from lib.errors import ConfigError, DataError, check_least
 from lib.evaluation.scoring import TrainedRun, likelihoods, load_run
 from lib.likelihood.accounting import ratio_of_sums
 from lib.paths import write_text
@@ -56,9 +56,7 @@ class SampleSettings:
     seed: int = 0
 
     def __post_init__(self):
-        for name, least in (("sentences", 1), ("samples", 1), ("importance", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}: give {least} or more")
+        check_least(self, sentences=1, samples=1, importance=1, seed=0)
 
     def covers(self, wanted: "SampleSettings") -> bool:
         """Whether samples made so tell all that those of `wanted` would."""

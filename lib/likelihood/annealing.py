@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lib.errors import ConfigError
+from lib.errors import ConfigError, check_least
 
 __all__ = ["AnnealedWeights", "Annealing", "GeometricPath", "forward_annealing",
            "reverse_annealing", "tune_step_sizes"]
@@ -44,9 +44,7 @@ class Annealing:
     """Chains a sentence of the preliminary run."""
 
     def __post_init__(self):
-        for name in ("temperatures", "chains", "leapfrog_steps", "tuning_chains"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}: give 1 or more")
+        check_least(self, temperatures=1, chains=1, leapfrog_steps=1, tuning_chains=1)
         if not 0 < self.target_acceptance < 1:
             raise ConfigError(f"target_acceptance is {self.target_acceptance}: give a share "
                               "between 0 and 1, such as 0.8")
