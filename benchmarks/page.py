@@ -168,27 +168,61 @@ def other_systems(speed: pd.DataFrame | None = None) -> pd.DataFrame | None:
 
 
 def gpu() -> str:
-    """What `make gpu` measured: training steps, and sentences one at a time as the paper times."""
+    """What `make gpu` measured: training steps; sentences one at a time, as the paper times; whole
+    sets; and the importance-weighted bound.
+    """
     steps, alone = bench("gpu_training"), bench("gpu_protocol")
     if steps is None or alone is None:
         return NOTHING
     steps = steps.dropna(subset="step_ms")
     shown = pd.DataFrame({
-        "model": [f"{model_name(row.model)}, {row.scale}" for row in steps.itertuples()],
+        "card": steps["device"].map(_card), "model": _sized(steps["model"], steps["scale"]),
         "step": steps["variant"].map({"graphs": "one CUDA graph"}).fillna(steps["variant"]),
         "positions a step": steps["positions"], "ms a step": steps["step_ms"],
         "target tokens a second": steps["tokens_per_second"].astype(int),
         "of the matrix rate": [f"{share:.2%}" for share in steps["share"]]})
     ratios = pd.DataFrame({
+        "card": alone["device"].map(_card),
         "system": [f"{model_name(row.system)} {row.setting}" for row in alone.itertuples()],
         "sentences a second": alone["sentences/s, batch 1"].round().astype(int),
         "against Tr-B beam4": [interval(*row) for row in alone[[
             f"vs Tr-B beam4{end}" for end in ("", "_low", "_high")]].itertuples(index=False)],
         "the paper's": alone["paper"]})
-    return "\n\n".join([f"{steps['device'].iloc[0]}, torch {steps['torch'].iloc[0]}, "
-                        f"{steps['precision'].iloc[0]}; matrix rate "
-                        f"{steps['matrix_tflops'].median():.0f} TFLOP a second.",
-                        markdown(shown, digits={"ms a step": 1}), markdown(ratios, digits=2)])
+    rates = ", ".join(f"{_card(card)} {rate:.0f}" for card, rate in
+                      steps.groupby("device")["matrix_tflops"].median().items())
+    return "\n\n".join([f"torch {steps['torch'].iloc[0]}, {steps['precision'].iloc[0]}; matrix "
+                        f"rate, TFLOP a second: {rates}.",
+                        markdown(shown, digits={"ms a step": 1}), markdown(ratios, digits=2),
+                        *_gpu_sets()])
+
+
+def _gpu_sets() -> list[str]:
+    """Whole test and training sets, and likelihoods, where they were measured."""
+    made, bounds = bench("gpu_decoding"), bench("gpu_likelihood")
+    parts = []
+    if made is not None and "seconds" in made:
+        sets = made.dropna(subset="seconds")
+        parts.append(markdown(pd.DataFrame({
+            "card": sets["device"].map(_card),
+            "system": [f"{model_name(row.system)} {row.setting}" for row in sets.itertuples()],
+            "work": sets["way"].map({"bulk": "test set"}).fillna(sets["way"]),
+            "sentences": sets["batch"], "seconds": sets["seconds"],
+            "sentences a second": sets["sentences_per_second"].astype(int),
+            "peak GiB": sets["peak_mib"] / 1024}), digits=1))
+    if bounds is not None:
+        parts.append(markdown(pd.DataFrame({
+            "card": bounds["device"].map(_card), "model": _sized(bounds["system"], bounds["scale"]),
+            "K": bounds["samples"], "sentences timed": bounds["sentences"],
+            "seconds for 1,000": bounds["seconds_for_1000"]}), digits=1))
+    return parts
+
+
+def _card(device: str) -> str:
+    return device.removeprefix("NVIDIA ").split()[0]
+
+
+def _sized(models: pd.Series, scales: pd.Series) -> list[str]:
+    return [f"{model_name(model)}, {scale}" for model, scale in zip(models, scales, strict=True)]
 
 
 BLOCKS: dict[str, Callable[[], str]] = {"training": training, "likelihood": likelihood,
