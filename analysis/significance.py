@@ -24,7 +24,8 @@ from lib.config import family_of, model_name
 from lib.likelihood.accounting import accounting_named
 
 __all__ = ["MULTIPLICITY", "ORDERS", "PAIR_COLUMNS", "SUMMARY_COLUMNS", "compact_pairs",
-           "compact_summary", "concordance", "pair_name", "paired_p", "pairs", "widened"]
+           "compact_summary", "concordance", "order_of", "pair_name", "paired_p", "pairs",
+           "widened"]
 
 ORDERS = ("agree", "undecided", "disagree")
 """Both quantities prefer the same model; one interval contains zero; they prefer different ones."""
@@ -98,7 +99,7 @@ def pairs(frame: pd.DataFrame, drawn: Mapping[str, Resamples]) -> pd.DataFrame:
                 "bleu_p": paired_p(float(bleu["delta"]), gap),
                 **{f"{name}_{key}": value for name, of in (("bleu", bleu), ("ll", ll))
                    for key, value in of.items()},
-                "order": _order((bleu["low"], bleu["high"]), (ll["low"], ll["high"])),
+                "order": order_of((bleu["low"], bleu["high"]), (ll["low"], ll["high"])),
                 "over": over(bleu["training"], ll["training"])})
     return pd.DataFrame(rows, columns=PAIR_COLUMNS)
 
@@ -175,6 +176,13 @@ def widened(value: float, low: float, high: float, training: float) -> tuple[flo
     return float(value - below), float(value + above)
 
 
+def order_of(bleu: Sequence[float], likelihood: Sequence[float]) -> str:
+    """Which of `ORDERS` two differences have, from the ends (low, high) of their intervals."""
+    if any(low <= 0 <= high for low, high in (bleu, likelihood)):
+        return "undecided"
+    return "agree" if (bleu[0] > 0) == (likelihood[0] > 0) else "disagree"
+
+
 # ---- parts ----
 
 def _difference(value: float, resampled: Float[np.ndarray, " resamples"], first: pd.Series,
@@ -199,9 +207,3 @@ def _difference(value: float, resampled: Float[np.ndarray, " resamples"], first:
         found["seeds"], found["sentences"] = needed(
             abs(value) - slack[0 if down else 1], half, int(first["lines"]), parts)
     return found
-
-
-def _order(bleu: Sequence[float], likelihood: Sequence[float]) -> str:
-    if any(low <= 0 <= high for low, high in (bleu, likelihood)):
-        return "undecided"
-    return "agree" if (bleu[0] > 0) == (likelihood[0] > 0) else "disagree"

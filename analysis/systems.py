@@ -31,13 +31,16 @@ def collect(runs: Iterable[RunFolder] | None = None) -> pd.DataFrame:
     decoding), bleu, chrf, signature, bleu_mbr (minimum Bayes risk), bleu_paper (the paper's
     decoding), both NaN where they weren't run, each accounting (`paper` ...), its `_error`
     (standard error) and `_samples`, vocabulary, precision, test_set, lines, references and sources
-    (fingerprints), run (the `RunFolder`). `runs` defaults to `find_runs()`.
+    (fingerprints), run (the `RunFolder`). `runs` defaults to `find_runs()`. Runs whose training was
+    cut off (`Metrics.stopped`) are left out: no model is compared before it is trained.
 
     Errors: DataError for runs that can't be compared (`comparable.check`).
     """
     rows = []
     for run in find_runs() if runs is None else runs:
         metrics = run.read_metrics()
+        if metrics.stopped:
+            continue
         row = {name: getattr(metrics, name) for name in RUN_COLUMNS}
         row |= {"setting": metrics.headline, "bleu": metrics.own.score, "chrf": metrics.own.chrf,
                 "signature": metrics.own.signature}
@@ -66,11 +69,13 @@ def collected(dataset: str, scale: str) -> pd.DataFrame:
     Errors: DataError, naming the commands, where there is none.
     """
     runs = find_runs(dataset, scale)
-    if not runs:
-        first = RunFolder(dataset, scale, MODELS[0])
-        raise DataError(f"no evaluated run of {dataset}/{scale}: `{first.train_command}`, then "
-                        f"`{first.evaluate_command}`, and so for every model to compare")
-    return collect(runs)
+    frame = collect(runs)
+    if frame.empty:
+        first = (*runs, RunFolder(dataset, scale, MODELS[0]))[0]
+        raise DataError(f"no evaluated run of {dataset}/{scale} is trained to its end: "
+                        f"`{first.train_command}`, then `{first.evaluate_command}`, and so for "
+                        "every model to compare")
+    return frame
 
 
 def model_order(models: pd.Series) -> pd.Series:

@@ -127,8 +127,8 @@ class RunFolder:
         except KeyError as error:
             raise DataError(f"{self.metrics} has no {error}: {self.evaluate_command}") from error
 
-    def read_sentences(self, column: str = "hypothesis") -> pd.DataFrame:
-        """sentences.csv, a row a test sentence in corpus order.
+    def read_sentences(self, column: str = "hypothesis", by: str = "bleu") -> pd.DataFrame:
+        """sentences.csv, a row a test sentence in corpus order; by "ll": sentences_ll.csv.
 
         Columns: `hypothesis` (text, of the headline's decoding; may be empty, may read "nan"),
         `n_tokens` (real tokens and one EOS), `n_tokens_padded`, `n_chars`, and in nats `log_prob`
@@ -137,10 +137,11 @@ class RunFolder:
         column: another column of hypotheses that takes the place of `hypothesis`.
         Errors: DataError where the file or that column is missing.
         """
-        table = self._read(self.sentences, lambda file: pd.read_csv(
+        path = {"bleu": self.sentences, "ll": self.sentences_ll}[by]
+        table = self._read(path, lambda file: pd.read_csv(
             file, keep_default_na=False, na_values={name: [""] for name in OPTIONAL}))
         if column not in table:
-            raise DataError(f"{self.sentences} has no column {column}: {self.evaluate_command}")
+            raise DataError(f"{path} has no column {column}: {self.evaluate_command}")
         return table.assign(hypothesis=table[column])
 
     def read_history(self) -> pd.DataFrame:
@@ -261,7 +262,7 @@ class Metrics:
     log_likelihood: by accounting. convergence: whether the importance-weighted bound has converged
     (`lib.evaluation.scoring.convergence`). diagnostics: of the latent variable, none without one.
     training: `step`, `tokens`, `seconds` and what it was `ended_by`: patience (converged), steps
-    (the limit), "" (nothing yet).
+    (the limit), "" (nothing yet: `stopped`).
     best_ll: of the checkpoint with the best dev LL: `step`, and where that isn't this one's its
     `dev_bleu`, `bleu` (of the headline's setting) and `log_likelihood`.
     vocabulary: its fingerprint; precision: bf16 or fp32, of the decoder's products ("": not known).
@@ -299,6 +300,11 @@ class Metrics:
         metrics = _fill(cls, values)
         metrics.bleu[metrics.headline]
         return metrics
+
+    @property
+    def stopped(self) -> bool:
+        """Whether its training was cut off before anything ended it."""
+        return self.training.get("ended_by") == ""
 
     @property
     def own(self) -> Score:

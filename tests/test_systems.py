@@ -40,7 +40,19 @@ def test_collect_reads_the_headline_and_every_accounting(isolated):
 
 
 def test_no_run_at_all_names_the_command(isolated):
-    with pytest.raises(DataError, match=r"toy/smoke: `papermill notebooks/02_train.*03_eval"):
+    with pytest.raises(DataError, match=r"toy/smoke .*`papermill notebooks/02_train.*03_eval"):
+        systems.collected("toy", "smoke")
+
+
+def test_a_training_that_was_cut_off_is_not_compared(isolated):
+    runs = [made_up_run(model, 0.2, 1.5) for model in ("tr_s", "ga_b", "fl_s")]
+    for run, ended in zip(runs, ("patience", "steps", ""), strict=True):
+        values = json.loads(run.metrics.read_text())
+        run.metrics.write_text(json.dumps(values | {"training": {"ended_by": ended}}))
+    assert systems.collected("toy", "smoke")["model"].tolist() == ["ga_b", "tr_s"]
+    for run in runs[:2]:
+        run.metrics.unlink()
+    with pytest.raises(DataError, match=r"trained to its end: `papermill .* -p model fl_s"):
         systems.collected("toy", "smoke")
 
 
