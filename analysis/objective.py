@@ -24,6 +24,7 @@ from analysis.significance import pairs
 from analysis.style import INK, family_keys, finish, style
 from analysis.systems import average_seeds
 from analysis.tables import MISSING, interval, signed
+from analysis.training_variance import SENTENCES
 from lib.bleu import TAILS, tokenizer_of
 from lib.config import load_config, model_name
 from lib.models import model_class
@@ -269,10 +270,14 @@ def _sizes(counted: pd.DataFrame) -> str:
 def limits(frame: pd.DataFrame, table: pd.DataFrame) -> str:
     """What the answer can't say, as a list in Markdown."""
     lines = ["One corpus and one scale: nothing here says that it holds at another."]
-    single = int((table[["first_seeds", "second_seeds"]].min(axis=1) < 2).sum())
-    if single:
-        lines.append(f"{single} of {len(table)} rows rest on one seed a model: their intervals are "
+    single = table[["first_seeds", "second_seeds"]].min(axis=1) < 2
+    alone = int((single & (table["over"] == SENTENCES)).sum())
+    if alone:
+        lines.append(f"{alone} of {len(table)} rows rest on one seed a model: their intervals are "
                      "over test sentences and say nothing of another training.")
+    if pooled := int(single.sum()) - alone:
+        lines.append(f"{pooled} of {len(table)} rows have a model with one seed: in their "
+                     "intervals its training varies as that of models that have several.")
     ended = [run.read_metrics().training.get("ended_by") for run in frame["run"]]
     stopped = sum(end != "patience" for end in ended)
     if stopped:

@@ -180,6 +180,9 @@ def test_the_limits_name_the_seeds_and_the_unfinished_runs(made):
     frame = made()
     told = objective.limits(frame, table_of(frame))
     assert "7 of 7 rows rest on one seed" in told and "8 of 8 runs" in told
+    frame = collect([*frame["run"], made_up_run("na_b", 0.6, 2.5, seed=2)])
+    words = objective.limits(frame, table_of(frame))
+    assert "7 of 7 rows have a model with one seed" in words and "rest on one seed" not in words
 
 
 def test_the_figure_has_an_arrow_a_contrast(made):
