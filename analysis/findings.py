@@ -10,7 +10,7 @@ outputs/findings.md.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from analysis import published
+from analysis import objective, published, scatter, style
+from analysis.data import ceiling
 from analysis.kinds import KINDS, PRIORS, RAW_DISTILLED, WITHIN
 from analysis.published import FINDINGS, Finding
 from analysis.settings import Difference, difference, scores
@@ -27,12 +28,14 @@ from analysis.style import family_name
 from analysis.systems import average_seeds, best_of_families, collect
 from analysis.tables import MISSING, interval, markdown
 from analysis.training_variance import SENTENCES, needs_text
-from lib.config import LATENT, family_of, model_name
+from analysis.two_checkpoints import compact_checkpoints, count_orders
+from lib.config import LATENT, family_of, load_config, model_name
 from lib.paths import outputs_root
 from lib.runs import find_runs
+from lib.task import Task
 
 __all__ = ["ACCOUNTINGS_SHOWN", "Evidence", "Verdict", "answer", "decide", "evidence_table", "main",
-           "overview", "page", "places", "show", "verdicts"]
+           "overview", "page", "picture", "places", "show", "verdicts"]
 
 ACCOUNTINGS_SHOWN = ("strict", "released")
 FAMILIES = ("autoregressive", *LATENT)  # those that the paper compares
@@ -427,14 +430,47 @@ def page(of: Sequence[tuple[str, str]]) -> str:
                                 f"{verdict.needs}." for verdict in found
                                 if verdict.finding == finding and verdict.needs)
         parts += list(lacking)
+    evidence = [place for place in of if place[1] != DEMONSTRATION]
+    parts += ["## The paper's open question: the decoder's factorisation, or the objective?",
+              "What the second model of a pair has above the first, which differs from it in one "
+              "factor (notebooks/10_objective_or_factorisation.ipynb).",
+              markdown(_of_places("objective", evidence, objective.compact))]
+    checkpoints = _of_places("two_checkpoints", evidence)
+    parts += ["## Two checkpoints of one training", count_orders(checkpoints),
+              markdown(_of_places("two_checkpoints", evidence, compact_checkpoints))]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
+def _of_places(name: str, of: Sequence[tuple[str, str]], shown: Callable = pd.DataFrame,
+               ) -> pd.DataFrame:
+    """The tables of that name of every (dataset, scale), as `shown` makes them, one below another.
+    """
+    tables = {place: _read(f"{name}_{place[0]}_{place[1]}") for place in of}
+    parts = [shown(table).assign(corpus=", ".join(place)) for place, table in tables.items()
+             if table is not None and len(table)]
+    if not parts:
+        return shown(pd.DataFrame(columns=["corpus"])) if shown is pd.DataFrame else pd.DataFrame()
+    joined = pd.concat(parts)
+    return joined[["corpus", *joined.columns.drop("corpus")]]
+
+
+def picture(of: Sequence[tuple[str, str]]) -> None:
+    """Write `outputs/figures/answer`: log-likelihood against BLEU, a panel a (dataset, scale)."""
+    frames = {f"{dataset}, {scale}": collect(find_runs(dataset, scale)) for dataset, scale in of}
+    tasks = [Task(load_config("tr_s", *place)) for place in of]
+    figure = scatter.of_corpora(frames, [ceiling(task) for task in tasks])
+    style.save(figure, "answer", pd.concat([
+        frame[["dataset", "scale", "model", "train_data", "seed", "strict", "strict_error", "bleu"]]
+        for frame in frames.values()]))
+
+
 def main() -> Path:
-    """Write outputs/findings.md; returns where."""
+    """Write outputs/findings.md and the figure of all corpora; returns where the page is."""
     path = outputs_root() / "findings.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page(places()), encoding="utf-8")
+    if of := places(demonstrations=False):
+        picture(of)
     return path
 
 

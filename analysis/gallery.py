@@ -24,6 +24,8 @@ QUESTIONS = {
         "concordance": "How many pairs of models log-likelihood and BLEU order alike",
         "table1": "BLEU and log-likelihood of every model (the paper's Table 1)",
         "training": "What each training cost, the start's share included, and what ended it",
+        "two_checkpoints": "Within one training: the checkpoint with the best dev log-likelihood "
+                           "against that with the best dev BLEU",
         "ll_against_bleu": "Log-likelihood against BLEU of every model under another accounting",
         "ll_against_mbr": "Log-likelihood against BLEU of minimum Bayes risk, which draws from the "
                           "model instead of searching it",
@@ -104,7 +106,7 @@ def describe(path: Path) -> Item | None:
 
 def items(root: Path) -> dict[str, list[Item]]:
     """Question -> its figures and tables, each kind of all corpora together."""
-    files = [*(root / "figures").glob("*.png"), *(root / "tables").glob("*.md")]
+    files = [*(root / "figures").glob("*_*.png"), *(root / "tables").glob("*.md")]
     files += [path for path in (root / "tables").glob("*.csv")
               if not path.with_suffix(".md").exists()]
     found = [item for path in files if (item := describe(path))]
@@ -145,6 +147,10 @@ def _page(root: Path, *, whole: bool) -> str:
             f"From [{of[0].notebook}](../notebooks/{of[0].notebook}.ipynb)", *(
                 f"executed on [{copy.parent.name}]({copy.relative_to(root).as_posix()})"
                 for copy in copies)]) + "."]
+        if place == 0 and (root / "figures" / "answer.png").exists():
+            caption = ("Log-likelihood, strictly counted, against BLEU of every model on every "
+                       "corpus and scale that is evidence")
+            parts += [f"![{caption}](figures/answer.png)", f"*{caption}.*"]
         if place == 0 and places:
             parts += ["Pairs of models that log-likelihood and BLEU order alike / the other way "
                       "round / leave undecided:", markdown(findings.answer(places))]

@@ -19,7 +19,7 @@ from analysis.systems import average_seeds
 from lib.config import model_name
 from lib.likelihood.accounting import accounting_named
 
-__all__ = ["ORDER_COLOURS", "answer", "ll_against_bleu", "name_points"]
+__all__ = ["ORDER_COLOURS", "answer", "ll_against_bleu", "name_points", "of_corpora"]
 
 ORDER_COLOURS = {"agree": "#4d4d4d", "undecided": "#dedede", "disagree": "#E69F00"}
 """One colour for each way in which BLEU and likelihood can order a pair of models."""
@@ -73,6 +73,27 @@ def answer(frame: pd.DataFrame, drawn: Mapping[str, Resamples], summary: pd.Data
             *(Patch(color=ORDER_COLOURS[order], label=order) for order in ORDERS)]
     figure.legend(handles=keys, loc="outside right upper", frameon=False, fontsize=9,
                   handletextpad=0.4)
+    name_points(figure, points)
+    return figure
+
+
+def of_corpora(frames: Mapping[str, pd.DataFrame],
+               ceilings: Sequence[Mapping[str, float] | None]) -> Figure:
+    """Strict log-likelihood against BLEU as in `ll_against_bleu`, a panel a corpus: title -> rows
+    of `systems.collect`, and what `analysis.data.ceiling` says of each.
+    """
+    figure = Figure(figsize=(3.7 * len(frames) + 1.7, 4.2), layout="constrained")
+    panels, points = figure.subplots(1, len(frames), squeeze=False)[0], []
+    for place, (axes, (title, frame), top) in enumerate(zip(panels, frames.items(), ceilings,
+                                                            strict=True)):
+        shown = _points(axes, frame, "strict", None)
+        points.append((axes, shown, "strict", "bleu"))
+        _ceiling(axes, top or {}, "strict")
+        axes.set_title(title, fontsize=9.5, color=INK, loc="left")
+        axes.set_xlabel("LL, strict (nats per token), better →")
+        axes.set_ylabel("" if place else axes.get_ylabel())
+    figure.legend(handles=_legend(pd.concat([shown for _, shown, *_ in points])), fontsize=9,
+                  loc="outside right upper", frameon=False, handletextpad=0.4)
     name_points(figure, points)
     return figure
 

@@ -127,6 +127,28 @@ def test_without_results_every_finding_names_what_it_needs(isolated):
     assert "## 1. Within a family" in text and "| WMT'14 En-De | raw |" in text
 
 
+def test_the_page_holds_the_open_question_and_the_two_checkpoints(isolated):
+    place = {"dataset": "toy", "scale": "small"}
+    made_up_run("tr_s", 0.3, 1.5, scale="small")
+    ends = {f"{name}_{end}": value for name in ("ll", "bleu")
+            for end, value in (("delta", 1.25), ("low", 1.0), ("high", 1.5))}
+    for name, row in (
+            ("objective", {"factor": "objective", "first": "dp_b", "second": "da_b",
+                           "train_data": "raw", "first_seeds": 1, "second_seeds": 1,
+                           "order": "agree", "over": "sentences only"}),
+            ("two_checkpoints", {"model": "tr_s", "train_data": "raw", "seed": 1, "bleu_step": 900,
+                                 "ll_step": 300, "bleu": 20.0, "ll": -1.5, "order": "agree"})):
+        tables.write(pd.DataFrame([place | row | ends]), f"{name}_toy_small")
+    text = findings.page([("toy", "small"), ("toy", "unknown")])
+    assert ("| toy, small | objective | Da-B, best path → Da-B | raw | 1, 1 | "
+            "+1.25 [+1.00, +1.50] | +1.2 [+1.0, +1.5] |") in text.replace(tables.NO_BREAK, " ")
+    assert "Of 1 trainings" in text and "agree in 1, disagree in 0" in text
+    assert "| toy, small | Tr-S | raw | 1 | 900 | 300 | 20.0, −1.500 |" in text
+    findings.picture([("toy", "small")])
+    points = pd.read_csv(isolated / "outputs/figures/answer.csv")
+    assert points["model"].tolist() == ["tr_s"]
+
+
 def with_gains(run, gain, half=2.0):
     """Give the run's BLEU after four steps this gain over none, with an interval, as in a run of
     before BLEU's counts were kept.

@@ -117,6 +117,20 @@ def test_the_answer_counts_pairs_below_each_scatter(isolated):
     assert style.save(again, "answer", summary)[0].read_bytes() == saved
 
 
+def test_every_corpus_has_a_panel_with_its_own_ceiling():
+    frames = {"one, mini": frame(["tr_s", "ga_b"], ["raw", "distilled"]),
+              "toy, small": frame(["tr_s", "fl_s", "tr_b"], ["raw"])}
+    figure = scatter.of_corpora(frames, [None, {"truth": -1.5, "argmax of p*": 34.0}])
+    first, second = figure.axes
+    assert [axes.get_title(loc="left") for axes in figure.axes] == list(frames)
+    names = [{text.get_text().strip() for text in axes.texts} - {""} for axes in figure.axes]
+    assert names == [{"Tr-S", "Ga-B"}, {"Tr-S", "Fl-S", "Tr-B", "truth", "argmax of p*"}]
+    assert len(first.containers) == 4 and len(second.containers) == 3
+    [legend] = figure.legends
+    keys = {text.get_text() for text in legend.get_texts()}
+    assert {"autoregressive", "Gaussian", "flow", "trained on distilled text"} <= keys
+
+
 def test_the_answer_of_one_model_is_a_figure_without_pairs():
     runs = frame(["ga_b"], ["raw"])
     values = np.full((10, 1), 1.0)
