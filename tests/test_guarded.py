@@ -48,6 +48,7 @@ def test_a_failing_notebook_is_kept_cleaned_and_told_by_its_error(tmp_path, monk
         ["papermill", str(tmp_path / "in.ipynb"), str(executed)], os.getppid())
     assert code == 1 and message == "ValueError: first line"
     kept = nbformat.read(executed, as_version=4)
+    assert executed.read_text(encoding="utf-8") == nbformat.writes(kept) + "\n"
     assert set(kept.metadata) == {"kernelspec", "language_info"}
     assert any(cell.get("outputs") for cell in kept.cells)
 

@@ -257,22 +257,25 @@ def test_the_machine_pattern_itself(text, hit):
 
 # Modules -------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("path", MODULES, ids=dotted)
-def test_module_opens_with_a_sentence(path):
-    docstring = ast.get_docstring(parsed(path))
-    assert docstring, f"{dotted(path)} has no docstring"
-    first = docstring.split("\n\n")[0].strip()
-    assert first.endswith((".", ":")), f"{dotted(path)} doesn't open with a sentence: {first!r}"
+# A rule over modules is one test, which names every module that breaks it.
+
+def test_modules_open_with_a_sentence():
+    wrong = {}
+    for path in MODULES:
+        first = (ast.get_docstring(parsed(path)) or "").split("\n\n")[0].strip()
+        if not first.endswith((".", ":")):
+            wrong[dotted(path)] = first
+    assert not wrong, f"no sentence opens {wrong}"
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if dotted(p) not in PACKAGES], ids=dotted)
-def test_module_says_what_it_offers(path):
-    tree = parsed(path)
-    offered = [
-        ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign)
-        and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets)
-    ]
-    assert len(offered) == 1, f"{dotted(path)} defines __all__ {len(offered)} times"
+def offered(tree: ast.Module) -> list[list[str]]:
+    """What each `__all__` of a module holds."""
+    return [ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign)
+            and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets)]
+
+
+def names_in(tree: ast.Module) -> set[str]:
+    """The names that a module has once it is imported."""
     there = set()
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -282,14 +285,23 @@ def test_module_says_what_it_offers(path):
         else:
             there.update(n.id for n in ast.walk(node)
                          if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
-    assert set(offered[0]) <= there, f"{dotted(path)} lacks {sorted(set(offered[0]) - there)}"
+    return there
 
 
-@pytest.mark.parametrize("path", MODULES, ids=dotted)
-def test_module_has_its_tests(path):
-    name = dotted(path)
-    tests = f"tests/test_{name.rpartition('.')[2]}.py"
-    assert name in UNTESTED or (ROOT / tests).is_file(), f"{name} has no {tests}"
+def test_modules_say_what_they_offer():
+    trees = {dotted(p): parsed(p) for p in MODULES if dotted(p) not in PACKAGES}
+    counts = {name: len(offered(tree)) for name, tree in trees.items()}
+    assert set(counts.values()) == {1}, "__all__ is defined so often: " + str(
+        {name: count for name, count in counts.items() if count != 1})
+    lacking = {name: set(offered(tree)[0]) - names_in(tree) for name, tree in trees.items()}
+    assert not any(lacking.values()), {name: gap for name, gap in lacking.items() if gap}
+
+
+def test_modules_have_their_tests():
+    files = {dotted(path): f"tests/test_{dotted(path).rpartition('.')[2]}.py" for path in MODULES}
+    missing = {name: tests for name, tests in files.items()
+               if name not in UNTESTED and not (ROOT / tests).is_file()}
+    assert not missing
 
 
 def test_no_two_modules_share_their_tests():
@@ -310,11 +322,13 @@ def imported(path: Path) -> set[str]:
     return found & modules
 
 
-@pytest.mark.parametrize("path", MODULES, ids=dotted)
-def test_lib_knows_no_analysis_and_analysis_no_workflow(path):
-    own = PACKAGES.index(dotted(path).partition(".")[0])
-    above = [name for name in imported(path) if PACKAGES.index(name.partition(".")[0]) > own]
-    assert not above, f"{dotted(path)} must not import {', '.join(sorted(above))}"
+def test_lib_knows_no_analysis_and_analysis_no_workflow():
+    def place(name: str) -> int:
+        return PACKAGES.index(name.partition(".")[0])
+
+    above = {dotted(path): {name for name in imported(path) if place(name) > place(dotted(path))}
+             for path in MODULES}
+    assert not any(above.values()), {name: found for name, found in above.items() if found}
 
 
 def test_imports_make_no_circle():
@@ -326,15 +340,15 @@ def test_imports_make_no_circle():
         pytest.fail("imports in a circle: " + " <- ".join(error.args[1]))
 
 
-@pytest.mark.parametrize("path", MODULES, ids=dotted)
-def test_module_neither_prints_nor_shows(path):
-    for node in ast.walk(parsed(path)):
-        if isinstance(node, ast.Call):
-            called = ast.unparse(node.func)
-            assert called != "plt.show", f"{dotted(path)}:{node.lineno} shows a figure"
-            assert called not in ("print", "sys.stdout.write") or dotted(path) in PRINTING, (
-                f"{dotted(path)}:{node.lineno} prints"
-            )
+def test_modules_neither_print_nor_show():
+    found = []
+    for path in MODULES:
+        forbidden = {"plt.show"} | (
+            set() if dotted(path) in PRINTING else {"print", "sys.stdout.write"})
+        found += [f"{dotted(path)}:{node.lineno}: {ast.unparse(node.func)}"
+                  for node in ast.walk(parsed(path))
+                  if isinstance(node, ast.Call) and ast.unparse(node.func) in forbidden]
+    assert not found
 
 
 # Tests ---------------------------------------------------------------------------------------
@@ -360,30 +374,40 @@ def test_notebooks_sort_in_reading_order():
     assert [int(match[1]) for match in numbers] == list(range(len(NOTEBOOKS)))
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_was_run_from_top_to_bottom(path):
-    cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"]
-             if c["cell_type"] == "code"]
-    counts = [cell["execution_count"] for cell in cells]
-    assert counts == list(range(1, len(cells) + 1)), f"{path.name}: run `make notebooks`"
-    errors = [o["ename"] for cell in cells for o in cell["outputs"] if o["output_type"] == "error"]
-    assert not errors, f"{path.name} holds errors: {errors}"
+@functools.cache
+def notebook(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_has_one_cell_of_literal_parameters(path):
-    cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"]
-             if "parameters" in c["metadata"].get("tags", [])]
-    assert len(cells) == 1, f"{path.name} has {len(cells)} cells tagged `parameters`"
-    for node in ast.parse("".join(cells[0]["source"])).body:
-        assert isinstance(node, ast.Assign | ast.AnnAssign), f"{path.name}: {ast.unparse(node)}"
-        ast.literal_eval(node.value)  # a name or a call here raises, and shows itself
+def test_notebooks_were_run_from_top_to_bottom():
+    wrong, errors = {}, {}
+    for path in NOTEBOOKS:
+        cells = [cell for cell in notebook(path)["cells"] if cell["cell_type"] == "code"]
+        counts = [cell["execution_count"] for cell in cells]
+        if counts != list(range(1, len(cells) + 1)):
+            wrong[path.name] = counts
+        errors[path.name] = [output["ename"] for cell in cells for output in cell["outputs"]
+                             if output["output_type"] == "error"]
+    assert not wrong, "run `make notebooks`"
+    assert not any(errors.values()), {name: found for name, found in errors.items() if found}
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_keeps_nothing_of_the_run(path):
-    notebook = json.loads(path.read_text(encoding="utf-8"))
-    assert set(notebook["metadata"]) <= {"kernelspec", "language_info"}, f"{path.name}: metadata"
-    for cell in notebook["cells"]:
-        assert not {"execution", "papermill"} & set(cell["metadata"]), f"{path.name}: run times"
-        assert "injected-parameters" not in cell["metadata"].get("tags", []), path.name
+def test_notebooks_have_one_cell_of_literal_parameters():
+    for path in NOTEBOOKS:
+        cells = [cell for cell in notebook(path)["cells"]
+                 if "parameters" in cell["metadata"].get("tags", [])]
+        assert len(cells) == 1, f"{path.name} has {len(cells)} cells tagged `parameters`"
+        for node in ast.parse("".join(cells[0]["source"])).body:
+            assert isinstance(node, ast.Assign | ast.AnnAssign), f"{path.name}: {ast.unparse(node)}"
+            ast.literal_eval(node.value)  # a name or a call here raises, and shows itself
+
+
+def test_notebooks_keep_nothing_of_the_run():
+    found = []
+    for path in NOTEBOOKS:
+        kept = set(notebook(path)["metadata"]) - {"kernelspec", "language_info"}
+        for cell in notebook(path)["cells"]:
+            kept |= {"execution", "papermill"} & set(cell["metadata"])
+            kept |= {"injected-parameters"} & set(cell["metadata"].get("tags", []))
+        found += [f"{path.name}: {name}" for name in sorted(kept)]
+    assert not found

@@ -35,6 +35,14 @@ def test_further_seeds_may_be_of_one_kind_of_data():
         ("tr_b", "distilled", 1)]
 
 
+def test_students_alone_learn_from_distilled_text():
+    grid = Grid.of({"models": "tr_s ga_b na_b", "students": "tr_s ga_b"})
+    assert [run.model for run in grid.runs if run.train_data == "raw"] == ["tr_s", "ga_b", "na_b"]
+    assert [run.model for run in grid.runs if run.train_data == "distilled"] == ["tr_s", "ga_b"]
+    assert "08_speed_distilled" in grid.studies()
+    assert "08_speed_distilled" not in Grid(models=("tr_s", "ga_b"), students=("ga_b",)).studies()
+
+
 def test_settings_come_as_snakemake_gives_them():
     grid = Grid.of({"models": "tr_s ga_b", "seeds": 2, "train_data": "raw", "scale": "mini",
                     "overrides": {"samples": 3}})
@@ -87,6 +95,7 @@ def test_many_processes_share_the_trainings_alone():
     ({"overrides": 3}, "must hold names and values"), ({"overrides": {3: 4}}, "parameter '3'"),
     ({"overrides": {"steps": "many"}}, "steps = 'many' must be of type int"),
     ({"seeds": "one"}, "whole number"),
+    ({"models": "tr_s ga_b", "students": "tr_b"}, "students: unknown model 'tr_b'"),
 ])
 def test_what_cannot_be_run_is_refused_before_anything_starts(values, message):
     with pytest.raises(ConfigError, match=message):

@@ -36,7 +36,8 @@ SNAKEFILE = ROOT / "workflow" / "Snakefile"
 def words(grid: Grid, place: Place) -> list[str]:
     """The command line that Snakemake is given."""
     settings = {"dataset": grid.dataset, "scale": grid.scale, "models": " ".join(grid.models),
-                "train_data": " ".join(grid.train_data), "seeds": " ".join(map(str, grid.seeds)),
+                "train_data": " ".join(grid.train_data), "students": " ".join(grid.students),
+                "seeds": " ".join(map(str, grid.seeds)),
                 "seeded": " ".join(grid.seeded), "seeded_data": " ".join(grid.seeded_data),
                 "accountings": " ".join(grid.accountings),
                 "overrides": json.dumps(grid.overrides), "processes": str(grid.processes),
@@ -104,6 +105,8 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--scale", default="smoke")
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--train-data", nargs="+", default=["raw", "distilled"])
+    parser.add_argument("--students", nargs="+", default=[], metavar="MODEL",
+                        help="models that learn from distilled text, too (default: all)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1])
     parser.add_argument("--seeded", nargs="+", default=[], metavar="MODEL",
                         help="models that take every seed, others the first (default: all)")

@@ -1,11 +1,13 @@
-"""Executed notebooks: what they are cleaned of before they are kept, and why one has failed."""
+"""Executed notebooks: what they are cleaned of before they are kept, and why one has failed.
+
+A notebook is what its file holds, or nbformat's node of it, whose import takes longer than a guard
+may take.
+"""
 
 import platform
 import re
 import sys
 import tempfile
-
-import nbformat
 
 from lib.host import home
 from lib.paths import ROOT
@@ -42,27 +44,26 @@ def scrub(value):
     return value
 
 
-def clean(notebook: nbformat.NotebookNode) -> None:
+def clean(notebook: dict) -> None:
     """Strip, in place, metadata that changes from run to run, and paths out of the outputs."""
-    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": LANGUAGE})
-    for cell in notebook.cells:
-        cell.metadata = nbformat.from_dict(
-            {key: value for key, value in cell.metadata.items() if key in KEPT_CELL_METADATA}
-        )
+    notebook["metadata"] = {"kernelspec": KERNEL, "language_info": LANGUAGE}
+    for cell in notebook["cells"]:
+        cell["metadata"] = {key: value for key, value in cell["metadata"].items()
+                            if key in KEPT_CELL_METADATA}
         for output in cell.get("outputs", []):
             for part in ("text", "traceback", "evalue"):
                 if part in output:
                     output[part] = scrub(output[part])
             for kind, content in output.get("data", {}).items():
                 if not kind.startswith("image/") or kind == "image/svg+xml":
-                    output.data[kind] = scrub(content)
+                    output["data"][kind] = scrub(content)
             output.pop("transient", None)
 
 
-def error_line(notebook: nbformat.NotebookNode) -> str:
+def error_line(notebook: dict) -> str:
     """The first error that a cell ended with, "Kind: first line"; "" where there is none."""
-    for cell in notebook.cells:
+    for cell in notebook["cells"]:
         for output in cell.get("outputs", []):
-            if output.output_type == "error":
-                return f"{output.ename}: {(output.evalue.splitlines() or [''])[0]}"
+            if output["output_type"] == "error":
+                return f"{output['ename']}: {(output['evalue'].splitlines() or [''])[0]}"
     return ""

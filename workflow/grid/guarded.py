@@ -6,6 +6,7 @@ failed line too. When the process that started this one is gone, however it ende
 processes end: else a killed workflow that is started again would find its own runs still at work.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -13,8 +14,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-
-import nbformat
 
 from lib.host import die_with_parent
 from workflow.grid.executed import clean, error_line
@@ -24,8 +23,11 @@ __all__ = ["main", "run_line"]
 POLL = 0.2  # seconds between two looks at the starter
 GRACE = 5.0  # seconds that a process has to end by itself
 SHOWN = 15  # last lines of a failed line's output
+# Papermill without a check of addresses that no notebook asks for, whose import takes seconds.
+PAPERMILL = ("import sys; sys.modules['rfc3987_syntax'] = None; "
+             "from papermill.cli import papermill; papermill(prog_name='papermill')")
 # By this Python's modules: PATH may lead elsewhere, and a moved environment's scripts do.
-COMMANDS = {"python": (sys.executable,), "papermill": (sys.executable, "-m", "papermill")}
+COMMANDS = {"python": (sys.executable,), "papermill": (sys.executable, "-c", PAPERMILL)}
 
 
 def run_line(words: list[str], starter: int) -> tuple[int, str]:
@@ -74,10 +76,11 @@ def _finish(words: list[str]) -> str:
     if words[0] != "papermill" or len(words) < 3 or not Path(words[2]).exists():
         return ""
     executed = Path(words[2])
-    notebook = nbformat.read(executed, as_version=4)
+    notebook = json.loads(executed.read_text(encoding="utf-8"))
     clean(notebook)
+    text = json.dumps(notebook, ensure_ascii=False, indent=1, sort_keys=True)  # as nbformat has it
     partial = executed.with_name(executed.name + ".partial")
-    nbformat.write(notebook, partial)
+    partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(executed)
     return error_line(notebook)
 

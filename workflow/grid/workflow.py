@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from lib.config import LATENT, MODELS, Config, build, family_of, load_config
+from lib.config import LATENT, MODELS, Config, build, family_of, load_config, unknown
 from lib.errors import ConfigError
 from lib.paths import NOTEBOOKS, ROOT, DistilledFolder, cache_root, outputs_root
 from lib.runs import RunFolder
@@ -51,6 +51,7 @@ class Grid:
     scale: str = "smoke"
     models: tuple[str, ...] = MODELS
     train_data: tuple[str, ...] = ("raw", "distilled")
+    students: tuple[str, ...] = ()  # models that learn from distilled text, too; () = all
     seeds: tuple[int, ...] = (1,)
     seeded: tuple[str, ...] = ()  # models that take every seed, others the first; () = all
     seeded_data: tuple[str, ...] = ()  # training data on which they do; () = all
@@ -69,7 +70,8 @@ class Grid:
         values = dict(values)
         if values.get("overrides") is not None:
             values["overrides"] = _overrides(values["overrides"])
-        for name in ("models", "train_data", "seeds", "seeded", "seeded_data", "accountings"):
+        for name in ("models", "train_data", "students", "seeds", "seeded", "seeded_data",
+                     "accountings"):
             if isinstance(values.get(name), str):
                 values[name] = values[name].split()
             elif isinstance(values.get(name), int):
@@ -88,6 +90,9 @@ class Grid:
         for name in ("models", "train_data", "seeds", "accountings"):
             if not getattr(grid, name):
                 raise ConfigError(f"grid: {name} is empty, name at least one")
+        for name in grid.students:
+            if name not in grid.models:
+                raise ConfigError(f"grid: students: {unknown('model', name, grid.models)}")
         if grid.processes < 1:
             raise ConfigError(f"grid: processes is {grid.processes}, must be 1 or more")
         if grid.gpus not in (0, 1):
@@ -107,6 +112,7 @@ class Grid:
         seeded, on = self.seeded or self.models, self.seeded_data or self.train_data
         return [RunFolder(self.dataset, self.scale, model, data, seed)
                 for model, data in itertools.product(self.models, self.train_data)
+                if data == "raw" or model in (self.students or self.models)
                 for seed in (self.seeds if model in seeded and data in on else self.seeds[:1])]
 
     def run(self, wildcards) -> RunFolder:
@@ -162,7 +168,7 @@ class Grid:
 
         Speed is measured of the models trained on distilled text, too: "08_speed_distilled".
         """
-        of = {data: list(self.models) if data in self.train_data and 1 in self.seeds else []
+        of = {data: [run.model for run in self.runs if (run.train_data, run.seed) == (data, 1)]
               for data in ("raw", "distilled")}
         latent = [model for model in of["raw"] if family_of(model) in LATENT]
         flow = "fl_b" if "fl_b" in latent else "fl_s"
