@@ -1,5 +1,6 @@
 """What every test shares: shapes checked at run time, one thread, fixed seeds, no user's files."""
 
+import functools
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # also for kernels and processes that tests start
@@ -16,8 +17,9 @@ from jaxtyping import install_import_hook
 # Before any import of them: every annotation, tensor shapes included, is then enforced.
 install_import_hook(["lib", "analysis", "workflow"], "beartype.beartype")
 
-from lib import runtime  # noqa: E402 (after the hook)
+from lib import corpora, runtime  # noqa: E402 (after the hook)
 from lib.host import allowed_cores  # noqa: E402
+from lib.synthetic import ToyTask  # noqa: E402
 
 matplotlib.use("Agg")  # not by MPLBACKEND, which the kernels would inherit
 torch.set_num_threads(1)
@@ -44,6 +46,28 @@ def without_gpu(request, monkeypatch):
         monkeypatch.setattr(runtime, "device", lambda: torch.device("cpu"))
     elif not torch.cuda.is_available():
         pytest.skip("no CUDA GPU")
+
+
+class MadeOnce(ToyTask):
+    """The toy task, each of its corpora drawn once a process: the checks of 22,000 draws' types
+    take longer than most tests.
+    """
+
+    @functools.cache  # noqa: B019 (few tasks, and for all tests)
+    def _made(self, split: str) -> tuple[list[str], list[str]]:
+        return super().pairs(split)
+
+    def pairs(self, split: str) -> tuple[list[str], list[str]]:
+        source, target = self._made(split)
+        return list(source), list(target)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def toy_made_once():
+    """Training, evaluation and all else that reads the toy corpus; not the tests of the task."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpora, "ToyTask", MadeOnce)
+        yield
 
 
 @pytest.fixture
