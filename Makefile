@@ -90,10 +90,11 @@ lint: $(STAMP)  ## the linter alone (seconds)
 
 unit: export OMP_NUM_THREADS = 1
 unit: export TQDM_DISABLE = 1
-# a file's tests stay in one process: they share what its fixtures make
+# a file's tests stay in one process: they share what its fixtures make; files in conftest's order
 unit: $(STAMP)  ## the tests in tests/ alone, on all cores (minutes); ARGS="-k flows" picks some
 	$(call step,tests of the modules and of the repository,\
-		$(PY) -m pytest -q --durations=5 --numprocesses=auto --dist=loadfile $(ARGS))
+		$(PY) -m pytest -q --durations=5 --numprocesses=auto --dist=loadfile \
+		--no-loadscope-reorder $(ARGS))
 
 nbval: export DISCREPANCY_OUTPUTS = $(SCRATCH)
 nbval: export OMP_NUM_THREADS = 2

@@ -31,6 +31,15 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(16, allowed_cores())  # each holds torch in memory
 
 
+SLOWEST = ("test_notebooks", "test_grid", "test_gpu", "test_audit", "test_training", "test_parallel",
+           "test_benchmarks", "test_evaluation", "test_findings")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take minutes come first, so that no process is left alone with one."""
+    items.sort(key=lambda item: item.path.stem not in SLOWEST)
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """The same random numbers for a test whichever tests ran before it."""
