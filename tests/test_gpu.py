@@ -9,6 +9,7 @@ from made_up import made_up_run
 
 from lib.errors import ConfigError
 from lib.runs import RunFolder
+from lib.training import checkpoints
 from workflow import gpu
 from workflow.gpu import Job, Plan
 
@@ -119,10 +120,28 @@ def test_the_archive_holds_whole_runs_and_no_checkpoint(isolated, tmp_path):
     assert not any("ga_b" in name or name.endswith(".pt") for name in names)
 
 
+def test_weights_travel_in_bf16_beside_the_distilled_text(isolated, tmp_path):
+    run = made_up_run("tr_s", 0.3, -2.0)
+    run.checkpoints.mkdir()
+    weights = {"w": torch.linspace(-1, 1, 50), "count": torch.tensor(3)}
+    checkpoints.save(run.best, {"step": 7, "weights": weights})
+    text = isolated / "outputs/distilled/toy/smoke/tr_s_s1/train.en.gz"
+    text.parent.mkdir(parents=True)
+    text.write_bytes(b"lines")
+    [path] = gpu.pack(tmp_path / "archive", ["tr_s", "ga_b"])
+    with tarfile.open(path) as archive:
+        archive.extractall(tmp_path / "there", filter="data")
+    assert (tmp_path / "there" / text.relative_to(isolated / "outputs")).read_bytes() == b"lines"
+    there = checkpoints.load(tmp_path / "there" / run.best.relative_to(isolated / "outputs"), "")
+    assert there["step"] == 7 and there["weights"]["w"].dtype == torch.bfloat16
+    torch.testing.assert_close(there["weights"]["w"].float(), weights["w"], rtol=2**-8, atol=0)
+    assert there["weights"]["count"] == 3
+
+
 def test_archives_are_cut_between_runs(isolated, tmp_path):
     for seed in range(3):
         made_up_run("tr_s", 0.3, -2.0, seed=seed)
-    paths = gpu.pack(tmp_path / "archive", largest=2 * 2**20)
+    paths = gpu.pack(tmp_path / "archive", largest=40_000)
     found = []
     for path in paths:
         with tarfile.open(path) as archive:

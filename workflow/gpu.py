@@ -25,13 +25,13 @@ from pathlib import Path
 import torch
 import yaml
 
-from lib.config import Config, build, load_config, unknown
+from lib.config import MODELS, Config, build, load_config, unknown
 from lib.distillation import distil
 from lib.errors import ConfigError, ReproError
 from lib.evaluation import evaluate
 from lib.host import allowed_cores, die_with_parent
 from lib.paths import ROOT, cache_root, outputs_root, write_text
-from lib.runs import RunFolder, run_folder
+from lib.runs import RunFolder, find_runs, run_folder
 from lib.training import Trainer, checkpoints
 from lib.training.choice import trials
 from workflow.grid.workflow import Grid
@@ -326,31 +326,47 @@ def shared_card(side_by_side: int) -> Iterator[None]:
 
 # ---- what comes back ----
 
-def pack(folder: Path, largest: int = 15 * MIB) -> list[Path]:
-    """Archives of all finished runs' small files, of the benchmarks and of distillation's records.
+def pack(folder: Path, weights: Sequence[str] = (), largest: int = 15 * MIB) -> list[Path]:
+    """Archives of all finished runs' small files, of the benchmarks and of distilled sets; they are
+    unpacked over `outputs/`.
 
-    Each holds whole runs and at most about `largest` bytes; they are unpacked over `outputs/`.
+    weights: models whose best weights travel, too, rounded to bf16. Each archive holds whole runs
+    and at most about `largest` bytes.
     """
     root, groups = outputs_root(), []
-    for metrics in sorted((root / "runs").glob("*/*/*/*/s*/metrics.json")):
-        groups.append([metrics.parent / name for name in KEPT])
+    for run in find_runs():
+        groups.append([run.path / name for name in KEPT] + [run.best] * (run.model in weights))
     groups.append(sorted((root / "bench").glob("*")))
     groups.append([path for name in ("config.json", "history.csv")
                    for path in sorted((root / "search").glob(f"*/*/*/*/{name}"))])
-    groups.append(sorted((root / "distilled").glob("*/*/*/*.json")))
+    groups += [sorted(made.glob("*")) for made in sorted((root / "distilled").glob("*/*/*"))]
     folder.mkdir(parents=True, exist_ok=True)
     archives: list[Path] = []
     content, archive = io.BytesIO(), None
     for files in groups:
-        if archive is None or content.tell() > largest - 2 * MIB:
+        entries = [(file, _travelling(file)) for file in files if file.is_file()]
+        if archive is None or content.tell() + sum(len(data) for _, data in entries) > largest:
             _close(archive, content, archives, folder)
             content = io.BytesIO()
             archive = tarfile.open(fileobj=content, mode="w:gz")  # noqa: SIM115 (closed in _close)
-        for file in files:
-            if file.is_file():
-                archive.add(file, file.relative_to(root).as_posix())
+        for file, data in entries:
+            entry = tarfile.TarInfo(file.relative_to(root).as_posix())
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
     _close(archive, content, archives, folder)
     return archives
+
+
+def _travelling(file: Path) -> bytes:
+    """A file's content; of a checkpoint, with its weights rounded to bf16."""
+    if file.suffix != ".pt":
+        return file.read_bytes()
+    checkpoint = checkpoints.load(file, "")
+    checkpoint["weights"] = {name: weight.to(torch.bfloat16) if weight.is_floating_point()
+                             else weight for name, weight in checkpoint["weights"].items()}
+    data = io.BytesIO()
+    torch.save(checkpoint, data)
+    return data.getvalue()
 
 
 def _close(archive: tarfile.TarFile | None, content: io.BytesIO, archives: list[Path],
@@ -373,6 +389,8 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--archive", type=Path, default=None,
                         help="folder for archives of the results (default: none)")
+    parser.add_argument("--weights", nargs="+", default=[], choices=MODELS,
+                        help="models whose best weights the archives hold, rounded to bf16")
     parser.add_argument("--dry-run", action="store_true", help="say what it would do")
     parser.add_argument("--cpu", action="store_true", help="a rehearsal without a GPU")
     return parser.parse_args(words)
@@ -470,7 +488,7 @@ def main(words: list[str] | None = None) -> int:
     if "runs" in asked.parts:
         complete &= _begin_runs(jobs, asked, end)
     if asked.archive is not None:
-        for path in pack(asked.archive):
+        for path in pack(asked.archive, asked.weights):
             print(f"{path}: {path.stat().st_size / MIB:.1f} MiB", flush=True)
     return 0 if complete else LATER
 
