@@ -13,7 +13,8 @@ from lib.errors import ConfigError, OutputError
 
 __all__ = [
     "NOTEBOOKS", "PARAMS", "ROOT", "DistilledFolder", "cache_root", "data_root", "outputs_root",
-    "remove_leftovers", "replacing", "writable", "write_bytes", "write_cache", "write_text",
+    "path_in", "remove_leftovers", "replacing", "writable", "write_bytes", "write_cache",
+    "write_text",
 ]
 
 logger = logging.getLogger(__name__)
@@ -117,6 +118,11 @@ def remove_leftovers(path: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
+def path_in(name: str) -> property:
+    """What a class of folders says of a file or folder in its `path`: where it lies."""
+    return property(lambda folder: folder.path / name)
+
+
 @dataclass(frozen=True)
 class DistilledFolder:
     """One teacher's translation of a training set, or of its first `lines` pairs (a preview).
@@ -137,20 +143,12 @@ class DistilledFolder:
                   / f"{self.teacher}_s{self.seed}")
         return folder / f"first_{self.lines}" if self.lines else folder
 
-    @property
-    def config(self) -> Path:
-        """Every setting that decides the text, as JSON."""
-        return self.path / "config.json"
-
-    @property
-    def metrics(self) -> Path:
-        """What the teacher scores on the training set, and how much simpler its text is."""
-        return self.path / "metrics.json"
-
-    @property
-    def shards(self) -> Path:
-        """The folder of finished parts; not in git."""
-        return self.path / "shards"
+    config = path_in("config.json")
+    """Every setting that decides the text, as JSON."""
+    metrics = path_in("metrics.json")
+    """What the teacher scores on the training set, and how much simpler its text is."""
+    shards = path_in("shards")
+    """The folder of finished parts; not in git."""
 
     def text(self, language: str) -> Path:
         """The distilled targets; not in git."""

@@ -18,7 +18,7 @@ from jaxtyping import Int
 
 from lib.config import Config
 from lib.errors import DataError
-from lib.paths import outputs_root
+from lib.paths import outputs_root, path_in
 
 __all__ = ["Likelihood", "Metrics", "RunFolder", "Score", "TestSet", "at_full_kl", "find_runs",
            "run_folder"]
@@ -45,60 +45,28 @@ class RunFolder:
         return (outputs_root() / "runs" / self.dataset / self.scale / self.model
                 / self.train_data / f"s{self.seed}")
 
-    @property
-    def config(self) -> Path:
-        """Every resolved setting, as JSON."""
-        return self.path / "config.json"
-
-    @property
-    def history(self) -> Path:
-        """A row a validation, as CSV."""
-        return self.path / "history.csv"
-
-    @property
-    def validations(self) -> Path:
-        """The terms of the dev sentences at every validation, which history.csv has the sums of."""
-        return self.path / "validations.npz"
-
-    @property
-    def metrics(self) -> Path:
-        """BLEU, likelihoods and speed on the test set, as JSON."""
-        return self.path / "metrics.json"
-
-    @property
-    def sentences(self) -> Path:
-        """A row a test sentence, as CSV."""
-        return self.path / "sentences.csv"
-
-    @property
-    def sentences_ll(self) -> Path:
-        """The same of the checkpoint with the best dev LL, where that is another one."""
-        return self.path / "sentences_ll.csv"
-
-    @property
-    def bleu_counts(self) -> Path:
-        """BLEU's counts of each test sentence in every decoding setting, as NumPy arrays."""
-        return self.path / "bleu_counts.npz"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of checkpoints; not in git but for the small ones of the quick start."""
-        return self.path / "checkpoints"
-
-    @property
-    def best(self) -> Path:
-        """The weights with the best dev BLEU, all that evaluation needs."""
-        return self.checkpoints / "best.pt"
-
-    @property
-    def best_ll(self) -> Path:
-        """The weights with the best dev LL, which may be those of another step."""
-        return self.checkpoints / "best_ll.pt"
-
-    @property
-    def last(self) -> Path:
-        """The whole training state at the last checkpoint, for resuming."""
-        return self.checkpoints / "last.pt"
+    config = path_in("config.json")
+    """Every resolved setting, as JSON."""
+    history = path_in("history.csv")
+    """A row a validation, as CSV."""
+    validations = path_in("validations.npz")
+    """The terms of the dev sentences at every validation, which history.csv has the sums of."""
+    metrics = path_in("metrics.json")
+    """BLEU, likelihoods and speed on the test set, as JSON."""
+    sentences = path_in("sentences.csv")
+    """A row a test sentence, as CSV."""
+    sentences_ll = path_in("sentences_ll.csv")
+    """The same of the checkpoint with the best dev LL, where that is another one."""
+    bleu_counts = path_in("bleu_counts.npz")
+    """BLEU's counts of each test sentence in every decoding setting, as NumPy arrays."""
+    checkpoints = path_in("checkpoints")
+    """The folder of checkpoints; not in git but for the small ones of the quick start."""
+    best = path_in("checkpoints/best.pt")
+    """The weights with the best dev BLEU, all that evaluation needs."""
+    best_ll = path_in("checkpoints/best_ll.pt")
+    """The weights with the best dev LL, which may be those of another step."""
+    last = path_in("checkpoints/last.pt")
+    """The whole training state at the last checkpoint, for resuming."""
 
     # ---- what makes its files ----
 
