@@ -157,13 +157,11 @@ def tokenise(pairs, vocabulary, *, key: str | None = None,
     another vocabulary nor an edited corpus can be mistaken for it; `key` only gives the file a
     readable name. A damaged cache file is made again.
 
-    Args:
-        pairs: has equally long lists `source` and `target`.
-        vocabulary: has `encode(lines) -> list[list[int]]` and `fingerprint`.
-        max_tokens: leave out a pair when either side has more subwords (training only).
+    pairs: has equally long lists `source` and `target`. vocabulary: has `encode(lines) ->
+    list[list[int]]` and `fingerprint`. max_tokens: leave out a pair when either side has more
+    subwords (training only).
 
-    Raises:
-        DataError: the corpus is empty, or nothing is left after the filter.
+    Errors: DataError for an empty corpus, or where nothing is left after the filter.
     """
     if not pairs.source:
         raise DataError(f"{key or 'the corpus'} holds no sentence pair")
@@ -208,13 +206,10 @@ def training_batches(data: Tokenised, tokens: int, multiple: int, seed: int,
 
     A group's rows x max(longest source, longest padded target), both with EOS, is at most
     `tokens`. With `multiple` > 1 a group has one padded target length, so nothing is masked on the
-    target side, and similar source lengths. The same (seed, epoch) gives the same groups.
+    target side, and similar source lengths. The same (seed, epoch) gives the same groups, int64
+    arrays for `collate`.
 
-    Returns:
-        int64 arrays of rows of `data`, for `collate`.
-
-    Raises:
-        ConfigError: a pair is wider than `tokens`.
+    Errors: ConfigError for a pair wider than `tokens`.
     """
     rng = np.random.default_rng([seed, epoch])
     shuffled = rng.permutation(len(data))
@@ -238,8 +233,7 @@ def fixed_batches(data: Tokenised, tokens: int, multiple: int, seed: int,
     multiple of 4, beyond 32 of 8, times as many rows as `tokens` holds. All groups but the last one
     are full.
 
-    Raises:
-        ConfigError: a pair is wider than `tokens`.
+    Errors: ConfigError for a pair wider than `tokens`.
     """
     rng = np.random.default_rng([seed, epoch])
     shuffled = rng.permutation(len(data))

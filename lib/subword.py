@@ -41,11 +41,7 @@ class Vocabulary:
     """A trained vocabulary: text to token ids and back."""
 
     def __init__(self, model: bytes):
-        """Wrap a serialised SentencePiece model.
-
-        Raises:
-            DataError: the bytes aren't a vocabulary of this repository.
-        """
+        """Errors: DataError where the bytes aren't a SentencePiece model of this repository's."""
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         except (RuntimeError, ValueError) as error:
@@ -71,10 +67,6 @@ class Vocabulary:
         threads = allowed_cores() if len(lines) > 1_000 else 1
         return self._processor.encode(list(lines), num_threads=threads)
 
-    def pieces(self, line: str) -> list[str]:
-        """The subwords of one line as text, for showing; U+2581 marks a space."""
-        return self._processor.encode(line, out_type=str)
-
     def decode(self, ids: Sequence[Sequence[int]] | Int[Tensor, "batch T"]) -> list[str]:
         """The text of each row of ids (lists, or an integer tensor [batch, T]).
 
@@ -92,11 +84,7 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":
-        """Read a saved vocabulary.
-
-        Raises:
-            DataError: the file is missing, truncated or foreign.
-        """
+        """Read a saved vocabulary. Errors: DataError for a missing, truncated or foreign file."""
         try:
             return cls(path.read_bytes())
         except FileNotFoundError:
@@ -166,16 +154,14 @@ def train(dataset, scale: str, pairs) -> Vocabulary:
     """The joint vocabulary of a training set's source and target, from the cache if it's there.
 
     The cache file is `vocabularies/<dataset>-<scale>-<hash of text and settings>.model`; a damaged
-    one is made again.
+    one is made again. Special tokens and the 256 bytes of 'bpe' count in the size; a small corpus
+    may give fewer.
 
-    Args:
-        dataset: has `name`, `subword` ('bpe' or 'word') and `vocabulary`, sizes by scale. Special
-            tokens and the 256 bytes of 'bpe' count; a small corpus may give fewer.
-        pairs: has equally long lists `source` and `target`.
+    dataset: has `name`, `subword` ('bpe' or 'word') and `vocabulary`, sizes by scale. pairs: has
+    equally long lists `source` and `target`.
 
-    Raises:
-        ConfigError: no size for this scale, or one too small for the text's characters.
-        DataError: the corpus is empty.
+    Errors: ConfigError for no size of this scale, or one too small for the text's characters;
+    DataError for an empty corpus.
     """
     if scale not in dataset.vocabulary:
         raise ConfigError(f"params/datasets/{dataset.name}.yaml gives no vocabulary size for scale "

@@ -59,8 +59,8 @@ class ToyTask:
     sources. All words of a language are made of syllables: sources end in a consonant, targets in
     a vowel, particles are one syllable.
 
-    Raises:
-        ConfigError: a parameter is out of range; the message names it.
+    Errors: ConfigError for a parameter out of range; DataError from what is given a source that
+    isn't a sentence of the source language.
     """
 
     seed: int = 1
@@ -116,11 +116,7 @@ class ToyTask:
 
     @classmethod
     def from_options(cls, options: dict) -> "ToyTask":
-        """The task that the `options` of a file in params/datasets/ describe.
-
-        Raises:
-            ConfigError: an unknown parameter (with the nearest right one), or a value that's wrong.
-        """
+        """The task that the `options` of a file in params/datasets/ describe; errors of `build`."""
         return build(cls, options, "options of the toy task")
 
     # ---- the language ---------------------------------------------------------------------------
@@ -223,11 +219,7 @@ class ToyTask:
         return float(np.logaddexp.reduce(self.log_joint(source, target)))
 
     def entropy(self, source: str) -> float:
-        """Entropy of p(y|x) in nats, exact: modes + words x synonyms + particles x insertions.
-
-        Raises:
-            DataError: `source` isn't a sentence of the source language.
-        """
+        """Entropy of p(y|x) in nats, exact: modes + words x synonyms + particles x insertions."""
         concepts = self._concepts(source)
         followed = sum(concept in self._lexicon[2] for concept in concepts)
         return (_entropy(self.modes) + len(concepts) * _entropy(self.synonym_probs)
@@ -236,9 +228,6 @@ class ToyTask:
     def marginals(self, source: str) -> list[dict[str, float]]:
         """p(word at position t | x) at each position that some target reaches, "" standing for
         what lies beyond a target's end; exact, from the chances of every number of particles.
-
-        Raises:
-            DataError: `source` isn't a sentence of the source language.
         """
         concepts = self._concepts(source)
         _, lexicon, particles = self._lexicon
@@ -274,9 +263,6 @@ class ToyTask:
         Huang et al. (2022), "On the learning of non-autoregressive Transformers": no decoder of
         independent positions comes nearer to p than this, in KL(p || model). The end of the target
         counts as a word at each position after it.
-
-        Raises:
-            DataError: `source` isn't a sentence of the source language.
         """
         marginals = sum(_entropy(of.values()) for of in self.marginals(source))
         return marginals - self.entropy(source)
@@ -285,9 +271,6 @@ class ToyTask:
         """Every target with p(y|x) > 0 and its log p(y|x) in nats, each once.
 
         Their number grows as modes x synonyms^length x 2^particles: for short sentences.
-
-        Raises:
-            DataError: `source` isn't a sentence of the source language.
         """
         concepts = self._concepts(source)
         _, lexicon, particles = self._lexicon
@@ -304,11 +287,7 @@ class ToyTask:
                     yield target, log_prob
 
     def sample(self, source: str, rng: np.random.Generator) -> str:
-        """A target drawn from p(y|x).
-
-        Raises:
-            DataError: `source` isn't a sentence of the source language.
-        """
+        """A target drawn from p(y|x)."""
         concepts = self._concepts(source)
         _, lexicon, particles = self._lexicon
         draws = iter(rng.random(1 + 2 * len(concepts)).tolist())
@@ -321,11 +300,7 @@ class ToyTask:
         return " ".join(words)
 
     def most_likely(self, source: str) -> str:
-        """The target with the highest p(y|x): what an exact search would return.
-
-        Raises:
-            DataError: `source` isn't a sentence of the source language.
-        """
+        """The target with the highest p(y|x): what an exact search would return."""
         _, lexicon, particles = self._lexicon
         mode = int(np.argmax(self.modes))
         words = []
@@ -357,8 +332,7 @@ class ToyTask:
     def pairs(self, split: str) -> tuple[list[str], list[str]]:
         """The sources and the targets, line by line, of 'train', 'dev' or 'test'.
 
-        Raises:
-            ConfigError: an unknown split.
+        Errors: ConfigError for another split.
         """
         splits = ("train", "dev", "test")
         if split not in splits:

@@ -158,7 +158,6 @@ def test_whole_words_are_one_token_each():
     assert [len(row) for row in vocabulary.encode(WORDS.source)] == [2, 3]
     assert vocabulary.decode(vocabulary.encode(WORDS.source)) == WORDS.source
     assert vocabulary.encode(["balu unknown"])[0][1:] == [UNK]
-    assert vocabulary.pieces("balu mire") == ["▁balu", "▁mire"]
 
 
 def test_a_large_corpus_is_thinned_evenly(monkeypatch):

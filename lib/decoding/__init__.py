@@ -72,9 +72,8 @@ def hypotheses(model, source: Int[Tensor, "batch source"],
     are its own. A source without any subword has the empty hypothesis. Subwords that the training
     set didn't have (UNK of a word vocabulary; BPE falls back to bytes) are read like any other.
 
-    Args:
-        source, mask: subwords with one EOS, padded; mask is True at real ones.
-        settings: names of procedures, listed at the top of this module.
+    source, mask: subwords with one EOS, padded; mask is True at real ones. settings: names of
+    procedures, listed at the top of this module.
 
     Errors: ConfigError for a setting that doesn't exist, that the family can't do, or that lacks
     its teacher or vocabulary; DataError for a source longer than a model has positions.

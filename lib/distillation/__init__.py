@@ -98,16 +98,12 @@ def distil(config: Config, shard: tuple[int, int] = (1, 1), lines: int = 0,
     Writes the folder `distilled_set(config)`: `train.<target language>.gz` with as many lines as
     the training set has pairs (empty where a pair is too long for training, or the teacher wrote
     nothing: training leaves it out), `config.json`, `metrics.json`. What is there already and was
-    made with the same settings by the same teacher isn't made again.
+    made with the same settings by the same teacher isn't made again. Returns what metrics.json
+    holds (`_scores`); None while shards of other processes are missing.
 
-    Args:
-        config: the teacher's run: any Transformer, trained on raw data.
-        shard: (i, n) decodes every n-th shard from the i-th, i in 1..n: one of n processes.
-        lines: translate only the first so many pairs, into a folder of its own that no training
-            reads; 0 for all.
-
-    Returns:
-        What metrics.json holds (`_scores`); None while shards of other processes are missing.
+    config: the teacher's run, any Transformer trained on raw data. shard: (i, n) decodes every n-th
+    shard from the i-th, i in 1..n: one of n processes. lines: translate only the first so many
+    pairs, into a folder of its own that no training reads; 0 for all.
 
     Errors: CheckpointError for a teacher that isn't trained; ConfigError for one that can't search
     or learned from distilled data itself, and for a shard outside 1..n.

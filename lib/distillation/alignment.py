@@ -101,9 +101,6 @@ def fit(source: Sequence[str], target: Sequence[str],
         iterations: int = ITERATIONS) -> TranslationTable:
     """The table of IBM model 1 after `iterations` rounds of EM from the uniform one.
 
-    Args:
-        source, target: aligned lines, each with a word in it.
-
     Errors: ValueError for sides that aren't aligned, for no line, or a line without a word.
     """
     if len(source) != len(target) or not len(source):
