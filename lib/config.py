@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from lib.errors import ConfigError
+from lib.errors import ConfigError, check_least
 from lib.paths import PARAMS
 
 __all__ = [
@@ -81,8 +81,8 @@ class Architecture:
         _choice(self, "family", tuple(FAMILIES.values()))
         _choice(self, "prior", ("none", "standard", "gaussian", "flow"))
         _choice(self, "coupling", ("affine", "additive"))
-        for name in ("d_model", "d_filter", "heads", "encoder_layers", "decoder_layers"):
-            _at_least(self, name, 1)
+        check_least(self, d_model=1, d_filter=1, heads=1, encoder_layers=1, decoder_layers=1,
+                    decoder_d_filter=0)
         if self.d_model % self.heads:
             raise ConfigError(f"d_model = {self.d_model} is not a multiple of heads = {self.heads}")
         if (self.prior == "none") != (self.family not in ("gaussian", "flow")):
@@ -92,20 +92,16 @@ class Architecture:
             needed = f"{least} or more" if least else "0"
             raise ConfigError(f"upsampling = {self.upsampling}: for family = {self.family} it must "
                               f"be {needed}")
-        _at_least(self, "decoder_d_filter", 0)
         if self.decoder_d_filter and self.family in OF_THE_PAPER:
             raise ConfigError(f"decoder_d_filter = {self.decoder_d_filter} doesn't fit family = "
                               f"{self.family}: d_filter is that of all its layers")
-        if self.prior == "none":
-            return
-        for name in ("d_latent", "posterior_layers"):
-            _at_least(self, name, 1)
+        if self.prior != "none":
+            check_least(self, d_latent=1, posterior_layers=1)
         if self.prior == "flow":
             self._check_flow()
 
     def _check_flow(self):
-        for name in ("flow_d_filter", "flow_heads"):
-            _at_least(self, name, 1)
+        check_least(self, flow_d_filter=1, flow_heads=1)
         if len(self.flow_steps) != len(self.flow_plans) or not 1 <= len(self.flow_steps) <= 3:
             raise ConfigError(
                 f"flow_steps {self.flow_steps} and flow_plans {self.flow_plans} must name the same "
@@ -155,11 +151,9 @@ class Training:
 
     def __post_init__(self):
         _choice(self, "precision", ("auto", "bf16", "fp32"))
-        for name in ("steps", "batch_tokens", "validate_every", "dev_sentences", "dev_samples",
-                     "accumulate", "warmup_steps"):
-            _at_least(self, name, 1)
-        for name in ("kl_start", "kl_ramp", "patience", "dev_refinement", "posterior_penalty"):
-            _at_least(self, name, 0)
+        check_least(self, steps=1, batch_tokens=1, validate_every=1, dev_sentences=1, dev_samples=1,
+                    accumulate=1, warmup_steps=1, kl_start=0, kl_ramp=0, patience=0,
+                    dev_refinement=0, posterior_penalty=0)
         for name in ("dropout", "label_smoothing", "average", "glancing"):
             value = getattr(self, name)
             if not 0 <= value < 1:
@@ -187,10 +181,7 @@ class Evaluation:
     batch_tokens: int = 4096  # target tokens scored at once
 
     def __post_init__(self):
-        for name in ("samples", "beam", "batch_tokens"):
-            _at_least(self, name, 1)
-        _at_least(self, "length_penalty", 0)
-        _at_least(self, "mbr_samples", 0)
+        check_least(self, samples=1, beam=1, batch_tokens=1, length_penalty=0, mbr_samples=0)
         if self.mbr_samples == 1:
             raise ConfigError("mbr_samples = 1: one draw has no others to agree with; give 2 or "
                               "more, or 0 for none")
@@ -235,7 +226,7 @@ class Dataset:
             if not _installed(self.tokenizer):
                 raise ConfigError(f"tokenizer = {self.tokenizer} needs a package: pip install "
                                   f"'{PACKAGES[self.tokenizer][1]}'")
-        _at_least(self, "max_tokens", 1)
+        check_least(self, max_tokens=1)
         for scale in SCALES:
             size = self.vocabulary.get(scale)
             if not isinstance(size, int) or size < 8:
@@ -321,11 +312,6 @@ def unknown(kind: str, name: str, known) -> str:
 def _choice(owner, name: str, allowed) -> None:
     if getattr(owner, name) not in allowed:
         raise ConfigError(unknown(name, getattr(owner, name), allowed))
-
-
-def _at_least(owner, name: str, least: int | float) -> None:
-    if not getattr(owner, name) >= least:  # a NaN, too
-        raise ConfigError(f"{name} = {getattr(owner, name)} must be {least} or more")
 
 
 def _coerce(value, annotation, where: str):

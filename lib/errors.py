@@ -1,7 +1,7 @@
 """The errors that a user can cause, each raised with one message that names the fix."""
 
 __all__ = ["CheckpointError", "ConfigError", "DataError", "OutputError", "ReproError",
-           "Stopped", "TrainingError", "check_least"]
+           "Stopped", "TrainingError", "check_least", "check_range"]
 
 
 class ReproError(Exception):
@@ -32,8 +32,14 @@ class Stopped(ReproError):
     """The user interrupted what can go on later."""
 
 
-def check_least(settings: object, **least: int) -> None:
+def check_range(name: str, value: float, least: float | None, most: float | None = None) -> None:
+    """Errors: ConfigError for a value that isn't from `least` to `most`, a NaN among them."""
+    if not (least is None or value >= least) or not (most is None or value <= most):
+        span = f"{least} or more" if most is None else f"from {least} to {most}"
+        raise ConfigError(f"{name} = {value} must be {span}")
+
+
+def check_least(settings: object, **least: float) -> None:
     """Errors: ConfigError for the first of these fields that lies below the number given for it."""
     for name, smallest in least.items():
-        if getattr(settings, name) < smallest:
-            raise ConfigError(f"{name} is {getattr(settings, name)}: give {smallest} or more")
+        check_range(name, getattr(settings, name), smallest)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from lib import runtime
 from lib.config import MODELS, model_name, unknown
-from lib.errors import ConfigError, ReproError, Stopped
+from lib.errors import ConfigError, ReproError, Stopped, check_range
 
 __all__ = ["check", "check_models", "file_stem", "follow", "interruptible", "setup",
            "shows_progress"]
@@ -76,9 +76,7 @@ def check(name: str, value, kind: type | Sequence, least: int | None = None,
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         hint = " (papermill: -y, not -p)" if kind in (dict, list) else ""
         raise ConfigError(f"{name} = {value!r} must be of type {kind.__name__}{hint}")
-    if not (least is None or value >= least) or not (most is None or value <= most):
-        span = f"{least} or more" if most is None else f"from {least} to {most}"
-        raise ConfigError(f"{name} = {value} must be {span}")
+    check_range(name, value, least, most)
 
 
 def check_models(name: str, value, among: Sequence[str] = MODELS, *, empty: bool = False) -> None:

@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from lib.config import build
-from lib.errors import ConfigError, DataError
+from lib.errors import ConfigError, DataError, check_range
 
 __all__ = ["ToyTask"]
 
@@ -84,7 +84,7 @@ class ToyTask:
             ("synonyms", 1, None), ("particles", 0, min(self.concepts, len(SYLLABLES))),
             ("train_pairs", 1, None), ("dev_pairs", 1, None), ("test_pairs", 1, None),
         ):
-            self._within(name, least, most)
+            check_range(name, getattr(self, name), least, most)
         self._check_probabilities()
         words = self.synonyms * (self.varied * len(self.modes) + self.concepts - self.varied)
         if words > len(SYLLABLES) ** 2:
@@ -96,13 +96,6 @@ class ToyTask:
         if sources < 2 * (self.dev_pairs + self.test_pairs):
             raise ConfigError(f"dev_pairs = {self.dev_pairs} and test_pairs = {self.test_pairs} "
                               f"exceed half of {sources} sources: raise concepts or max_length")
-
-    def _within(self, name: str, least: int, most: int | None) -> None:
-        """Refuse a parameter that lies outside [least, most]."""
-        value = getattr(self, name)
-        if value < least or (most is not None and value > most):
-            span = f"{least} or more" if most is None else f"from {least} to {most}"
-            raise ConfigError(f"{name} = {value} must be {span}")
 
     def _check_probabilities(self) -> None:
         if not all(p > 0 for p in self.modes) or not abs(sum(self.modes) - 1) <= 1e-9:
