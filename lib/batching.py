@@ -1,7 +1,6 @@
 """From sentence pairs to padded tensors: flat token arrays, length buckets, collation by gather."""
 
 import hashlib
-import zipfile
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -12,7 +11,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from lib.errors import ConfigError, DataError
-from lib.paths import cache_root, write_cache
+from lib.paths import cache_root, read_arrays, write_cache
 from lib.subword import EOS, PAD, text_hash
 
 __all__ = [
@@ -137,9 +136,8 @@ def _flatten(lines: list[str], vocabulary) -> tuple[np.ndarray, np.ndarray]:
 def _load(path: Path, pairs: int) -> Tokenised | None:
     """The cached corpus, or None if there is none or it doesn't read: then it's made again."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            data = Tokenised(**{name: arrays[name] for name in Tokenised.__dataclass_fields__})
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        data = Tokenised(**read_arrays(path))
+    except (OSError, ValueError, TypeError):
         return None
     return data if len(data) == pairs else None
 

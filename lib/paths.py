@@ -2,19 +2,24 @@
 
 import contextlib
 import glob
+import io
+import json
 import logging
 import os
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from lib.errors import ConfigError, OutputError
 
 __all__ = [
     "NOTEBOOKS", "PARAMS", "ROOT", "DistilledFolder", "cache_root", "data_root", "outputs_root",
-    "path_in", "remove_leftovers", "replacing", "writable", "write_bytes", "write_cache",
-    "write_text",
+    "path_in", "read_arrays", "read_json", "remove_leftovers", "replacing", "writable",
+    "write_arrays", "write_bytes", "write_cache", "write_json", "write_text",
 ]
 
 logger = logging.getLogger(__name__)
@@ -68,6 +73,18 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+def write_json(path: Path, content: dict) -> None:
+    """`write_bytes` of JSON, indented."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """`write_bytes` of an .npz; the same bytes for the same numbers."""
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **arrays)
+    write_bytes(path, packed.getvalue())
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace a file in one move, its folder made where there is none.
 
@@ -80,6 +97,23 @@ def write_bytes(path: Path, content: bytes) -> None:
     except OSError as error:
         raise OutputError(f"can't write {path} ({error.strerror or error}): free some disk space "
                           "and run the same command again") from None
+
+
+def read_json(path: Path) -> dict:
+    """What a JSON file holds; {} where it is missing or damaged, and can be made again."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an .npz. Errors: OSError where it is missing, ValueError where damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(str(error)) from error
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,7 @@ from jaxtyping import Int
 
 from lib.config import Config
 from lib.errors import DataError
-from lib.paths import outputs_root, path_in
+from lib.paths import outputs_root, path_in, read_arrays
 
 __all__ = ["Likelihood", "Metrics", "RunFolder", "Score", "TestSet", "at_full_kl", "find_runs",
            "run_folder"]
@@ -125,14 +124,8 @@ class RunFolder:
 
         Errors: DataError where the file is damaged.
         """
-        if not self.bleu_counts.exists():
-            return {}
-        try:
-            with np.load(self.bleu_counts, allow_pickle=False) as kept:
-                return {name: kept[name].astype(np.int64) for name in kept.files}
-        except (OSError, ValueError, EOFError, BadZipFile) as error:
-            raise DataError(f"{self.bleu_counts} is damaged ({error}): {self.evaluate_command}"
-                            ) from error
+        kept = self._read(self.bleu_counts, read_arrays) if self.bleu_counts.exists() else {}
+        return {name: counts.astype(np.int64) for name, counts in kept.items()}
 
     def _read(self, file: Path, reader: Callable, command: str = ""):
         """What `reader` makes of the file, or the command that makes the file anew."""
@@ -141,7 +134,7 @@ class RunFolder:
             return reader(file)
         except FileNotFoundError:
             raise DataError(f"{file} is missing: {command}") from None
-        except ValueError as error:  # of json and of pandas
+        except ValueError as error:
             raise DataError(f"{file} is damaged ({error}): {command}") from error
 
 

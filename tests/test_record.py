@@ -6,6 +6,7 @@ import pytest
 
 from lib.config import load_config
 from lib.errors import CheckpointError
+from lib.paths import read_json
 from lib.runs import run_folder
 from lib.training import record
 
@@ -18,16 +19,16 @@ def test_a_missing_or_damaged_record_is_none(content):
     if content is not None:
         folder.path.mkdir(parents=True)
         folder.config.write_text(content)
-    assert record.read(folder) == {}
+    assert read_json(folder.config) == {}
 
 
 def test_other_settings_of_the_evaluation_leave_the_rest_as_it_was():
     folder = run_folder(load_config("tr_s"))
     record.write(folder, load_config("tr_s"), {"parameters": 5})
-    before = record.read(folder)
+    before = read_json(folder.config)
     assert before["parameters"] == 5 and {"versions", "commit", "processes"} <= set(before)
     record.write_evaluation(folder, load_config("tr_s", steps=7, beam=9, headline="greedy"))
-    after = record.read(folder)
+    after = read_json(folder.config)
     assert after.pop("evaluation")["beam"] == 9
     assert before.pop("evaluation")["beam"] == 4
     assert after == before

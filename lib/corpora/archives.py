@@ -17,7 +17,7 @@ from pathlib import Path
 import pooch
 
 from lib.errors import DataError
-from lib.paths import cache_root, data_root, write_cache
+from lib.paths import cache_root, data_root, read_json, write_cache
 
 __all__ = ["POINT_TO", "Remote", "fetch", "members", "nested_members"]
 
@@ -105,7 +105,7 @@ def _hash(path: Path, remote: Remote) -> str:
 
 
 def _verify(path: Path, remote: Remote) -> None:
-    if _remembered(path) == _stamp(path, remote):
+    if read_json(_stamp_path(path)) == _stamp(path, remote):
         return
     actual = _hash(path, remote)
     if actual != remote.checksum:
@@ -123,13 +123,6 @@ def _stamp(path: Path, remote: Remote) -> dict:
 
 def _stamp_path(path: Path) -> Path:
     return cache_root() / "checksums" / f"{hashlib.sha256(str(path).encode()).hexdigest()}.json"
-
-
-def _remembered(path: Path) -> dict | None:
-    try:
-        return json.loads(_stamp_path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def _remember(path: Path, remote: Remote) -> None:

@@ -36,7 +36,7 @@ from lib.decoding import Options, hypotheses
 from lib.distillation.alignment import complexity
 from lib.errors import ConfigError, DataError, ReproError
 from lib.evaluation.scoring import TrainedRun, load_run
-from lib.paths import DistilledFolder, write_bytes
+from lib.paths import DistilledFolder, read_json, write_bytes, write_json
 from lib.synthetic import ToyTask
 from lib.task import TEACHER_SEED, distilled_targets
 from lib.training import checkpoints
@@ -209,11 +209,11 @@ def _finished(job: _Job) -> dict | None:
     folder = job.folder
     text = folder.text(job.teacher.config.dataset.target)
     try:
-        described = json.loads(folder.config.read_text(encoding="utf-8"))
+        described = read_json(folder.config)
         made = gzip.decompress(text.read_bytes()).decode("utf-8").removesuffix("\n").split("\n")
         whole = (described["fingerprint"] == job.fingerprint
                  and described["distilled_text"] == subword.text_hash(made))
-        return json.loads(folder.metrics.read_text(encoding="utf-8")) if whole else None
+        return (whole and read_json(folder.metrics)) or None
     except (OSError, EOFError, ValueError, KeyError):
         return None  # made again, from the shards that are whole
 
@@ -232,8 +232,8 @@ def _join(job: _Job, parts: list[dict]) -> dict:
     folder = job.folder
     text = folder.text(job.teacher.config.dataset.target)
     write_bytes(text, _compressed("\n".join([*targets, ""])))
-    write_bytes(folder.metrics, f"{json.dumps(metrics, indent=2)}\n".encode())
-    write_bytes(folder.config, f"{json.dumps(described, indent=2)}\n".encode())
+    write_json(folder.metrics, metrics)
+    write_json(folder.config, described)
     for other in folder.shards.iterdir():
         if other != job.shard(0).parent:
             shutil.rmtree(other, ignore_errors=True)

@@ -3,8 +3,6 @@
 Writes `metrics.json`, `sentences.csv` and `bleu_counts.npz` into the run's folder.
 """
 
-import io
-import json
 import time
 from pathlib import Path
 
@@ -28,7 +26,7 @@ from lib.errors import ConfigError
 from lib.evaluation.scoring import TrainedRun, accountings, convergence, likelihoods, load_run
 from lib.models import count_parameters, model_class
 from lib.objectives import kl_weight
-from lib.paths import writable, write_bytes, write_text
+from lib.paths import writable, write_arrays, write_json, write_text
 from lib.runs import run_folder
 from lib.subword import text_fingerprint
 from lib.training.history import stale
@@ -94,9 +92,9 @@ def evaluate(config: Config, progress: bool = True) -> dict:
         "best_ll": _best_by_likelihood(config, run, samples, progress),
     }
     folder = run_folder(config)
-    _write_counts(folder.bleu_counts, counts)
+    write_arrays(folder.bleu_counts, **{s: of.astype(np.uint16) for s, of in counts.items()})
     _write_sentences(folder.sentences, sentences)
-    write_text(folder.metrics, json.dumps(metrics, indent=2) + "\n")
+    write_json(folder.metrics, metrics)
     return metrics
 
 
@@ -229,13 +227,6 @@ def _diagnostics(run: TrainedRun, sentences: pd.DataFrame, references: list[str]
             "bleu_posterior": bleu(lines, references, run.config.dataset.bleu_tokenizer)[0].score,
             "share_lengths_right": right / len(data),
             "effective_sample_size": float(sentences["effective_sample_size"].median())}
-
-
-def _write_counts(path: Path, counts: dict[str, np.ndarray]) -> None:
-    """BLEU's counts, an array a decoding setting, in one move."""
-    packed = io.BytesIO()
-    np.savez_compressed(packed, **{name: table.astype(np.uint16) for name, table in counts.items()})
-    write_bytes(path, packed.getvalue())
 
 
 def _write_sentences(path: Path, sentences: pd.DataFrame) -> None:

@@ -38,7 +38,7 @@ from lib.likelihood.annealing import (
     tune_step_sizes,
 )
 from lib.models import model_class
-from lib.paths import write_text
+from lib.paths import read_json, write_json, write_text
 from lib.runs import run_folder
 from lib.subword import text_fingerprint
 
@@ -156,10 +156,9 @@ def audit(config: Config, settings: AuditSettings | None = None, progress: bool 
             seconds = round(spent + time.monotonic() - started, 1)
             write_text(folder / "audit.csv", frame.to_csv(
                 index=False, float_format=f"%.{FIGURES}g", lineterminator="\n"))
-            write_text(folder / "audit.json", json.dumps(
-                head | {"lines": len(frame), "seconds": seconds,
-                        "device": str(runtime.device()), "summary": summarise(frame)},
-                indent=2) + "\n")
+            write_json(folder / "audit.json", head | {
+                "lines": len(frame), "seconds": seconds, "device": str(runtime.device()),
+                "summary": summarise(frame)})
     finally:
         torch.set_float32_matmul_precision(before)
     return pd.read_csv(folder / "audit.csv")
@@ -236,11 +235,10 @@ def _resume(config: Config, head: dict) -> tuple[list[dict], float]:
     """Rows of an earlier, possibly unfinished audit of the same weights and settings; seconds."""
     try:
         folder = run_folder(config).path
-        told = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
-        frame = pd.read_csv(folder / "audit.csv")
+        description, frame = read_json(folder / "audit.json"), pd.read_csv(folder / "audit.csv")
         whole = frame[["line", "simulated_upper"]].notna().all(axis=None)
-        if whole and {name: told[name] for name in head} == head:
-            return frame.to_dict("records"), float(told["seconds"])
+        if whole and {name: description[name] for name in head} == head:
+            return frame.to_dict("records"), float(description["seconds"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         pass  # none, or a damaged one: made again
     return [], 0.0

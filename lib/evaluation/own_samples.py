@@ -32,7 +32,7 @@ from lib.decoding.unmasking import ordered_draws
 from lib.errors import ConfigError, DataError, check_least
 from lib.evaluation.scoring import TrainedRun, likelihoods, load_run
 from lib.likelihood.accounting import ratio_of_sums
-from lib.paths import write_text
+from lib.paths import read_json, write_json, write_text
 from lib.runs import run_folder
 from lib.subword import EOS, text_fingerprint
 
@@ -193,7 +193,7 @@ def own_samples(config: Config, settings: SampleSettings, progress: bool = True)
             "sources": text_fingerprint(run.task.sources("test"))}
     write_text(folder / "samples.csv", frame.to_csv(
         index=False, float_format=f"%.{FIGURES}g", lineterminator="\n"))
-    write_text(folder / "samples.json", json.dumps(head, indent=2) + "\n")
+    write_json(folder / "samples.json", head)
     return frame
 
 
@@ -249,25 +249,17 @@ def cross_scores(config: Config, samples: Mapping[str, pd.DataFrame], importance
     metrics = run_folder(config).read_metrics()
     asked = {model: [text_fingerprint(frame["text"].tolist()), importance, metrics.step,
                      metrics.dev_bleu] for model, frame in texts.items()}
-    known = _kept(path)
+    known = read_json(path)  # a mere cache
     missing = [model for model in texts if known.get(model, {}).get("asked") != asked[model]]
     if missing:
         run = load_run(config)
         for model, scores in _score(run, {model: texts[model] for model in missing}, importance,
                                     progress):
             known[model] = {"asked": asked[model], **scores}
-        write_text(path, json.dumps(known, indent=2) + "\n")
+        write_json(path, known)
     names = ("log_likelihood", "error", "impossible", "sentences")
     return pd.DataFrame([{"scorer": config.model, "model": model}
                          | {name: known[model][name] for name in names} for model in texts])
-
-
-def _kept(path) -> dict:
-    """What an earlier call wrote; nothing where the file is damaged, a mere cache."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
 
 
 def _score(run: TrainedRun, texts: Mapping[str, pd.DataFrame], importance: int,

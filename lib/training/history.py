@@ -9,14 +9,13 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float, Int, Num
 
 from lib.bleu import bleu_from_counts
 from lib.errors import DataError
-from lib.paths import write_bytes, write_text
+from lib.paths import read_arrays, write_arrays, write_text
 
 __all__ = ["BEST_BY", "Validations", "best", "read_rows", "stale", "write_rows"]
 
@@ -60,23 +59,20 @@ class Validations:
 
     def write(self, path: Path) -> None:
         """Write the file; the same bytes for the same numbers (log_prob to seven digits)."""
-        content = io.BytesIO()
-        np.savez_compressed(
-            content, steps=self.steps.astype(np.int32), tokens=self.tokens.astype(np.int32),
+        write_arrays(
+            path, steps=self.steps.astype(np.int32), tokens=self.tokens.astype(np.int32),
             log_prob=self.log_prob.astype(np.float32), counts=self.counts.astype(np.uint16))
-        write_bytes(path, content.getvalue())
 
     @classmethod
     def read(cls, path: Path) -> "Validations":
         """What `write` wrote; DataError where it is missing or damaged."""
         try:
-            with np.load(path, allow_pickle=False) as file:
-                found = {name: file[name] for name in ("steps", "tokens", "log_prob", "counts")}
-        except (OSError, EOFError, BadZipFile, KeyError, ValueError) as error:
+            return cls(**{
+                name: values.astype(np.float64 if values.dtype.kind == "f" else np.int64)
+                for name, values in read_arrays(path).items()})
+        except (OSError, ValueError, TypeError) as error:
             raise DataError(f"{path} is missing or damaged ({error}): train the run again with "
                             "notebooks/02_train.ipynb") from error
-        return cls(**{name: values.astype(np.float64 if values.dtype.kind == "f" else np.int64)
-                      for name, values in found.items()})
 
     def at(self, steps: Sequence[int]) -> "Validations":
         """The validations after these steps, in that order; DataError where one isn't there."""
