@@ -13,7 +13,7 @@ from lib.batching import Batch
 from lib.config import Architecture, Evaluation, Training
 from lib.emissions import Emissions
 from lib.filling import UNKNOWN, FillingModel, glanced, real_positions
-from lib.layers import Memory
+from lib.layers import Memory, length_mask
 from lib.lengths import MULTIPLE, LengthPredictor, endings
 from lib.likelihood import LogProbTerms
 from lib.subword import EOS
@@ -79,5 +79,4 @@ class IndependentModel(FillingModel):
 
 def _counted(batch: Batch) -> Bool[Tensor, "batch length"]:
     """The target's subwords and one EOS: those after it are certain."""
-    at = torch.arange(batch.target.shape[1], device=batch.target.device)
-    return at < batch.target_tokens[:, None]
+    return length_mask(batch.target_tokens, batch.target.shape[1])

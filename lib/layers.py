@@ -20,7 +20,8 @@ from lib.norm import Norm
 
 __all__ = [
     "Decoder", "Dropout", "Embedding", "Encoder", "KeysValues", "Memory", "SourceKeysValues",
-    "WeightNormLinear", "attend", "compile_layers", "mask_bias", "masked_moments", "positions",
+    "WeightNormLinear", "attend", "compile_layers", "length_mask", "mask_bias", "masked_moments",
+    "positions",
 ]
 
 LONGEST = 1024  # positions that a model can encode
@@ -55,6 +56,11 @@ def mask_bias(mask: Bool[Tensor, "batch length"] | None) -> Tensor | None:
     bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
     hidden = ~mask & mask.any(-1, keepdim=True)
     return bias.masked_fill_(hidden, NOTHING)[:, None, None, :]
+
+
+def length_mask(lengths: Int[Tensor, " rows"], width: int = 0) -> Bool[Tensor, "rows width"]:
+    """True at the first `lengths` of `width` positions, by default as many as the longest has."""
+    return torch.arange(width or int(lengths.max()), device=lengths.device) < lengths[:, None]
 
 
 def masked_moments(x: Float[Tensor, "batch length channels"],

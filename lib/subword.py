@@ -26,8 +26,8 @@ from lib.errors import ConfigError, DataError
 from lib.host import allowed_cores
 from lib.paths import cache_root, replacing, write_cache
 
-__all__ = ["BOS", "EOS", "PAD", "UNK", "Vocabulary", "one_line", "text_fingerprint", "text_hash",
-           "train"]
+__all__ = ["BOS", "EOS", "PAD", "UNK", "Vocabulary", "before_end", "one_line",
+           "text_fingerprint", "text_hash", "train"]
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 
@@ -74,7 +74,7 @@ class Vocabulary:
         U+FFFD, and a line break, which only a model can make up, as a space: one row, one line.
         """
         rows = ids.tolist() if isinstance(ids, Tensor) else ids
-        texts = self._processor.decode([_real(row) for row in rows])
+        texts = self._processor.decode([before_end(row) for row in rows])
         return [text.replace("\n", " ") for text in texts]
 
     def save(self, path: Path) -> None:
@@ -102,8 +102,8 @@ def one_line(text: str) -> str:
     return text.translate(ENDS)
 
 
-def _real(row: Sequence[int]) -> list[int]:
-    """Ids before the first EOS that stand for text."""
+def before_end(row: Sequence[int]) -> list[int]:
+    """Ids before the first EOS that stand for text, without PAD and BOS."""
     end = row.index(EOS) if EOS in row else len(row)
     return [int(token) for token in row[:end] if token not in (PAD, BOS)]
 

@@ -18,7 +18,7 @@ from lib.batching import Batch, Tokenised
 from lib.config import Training
 from lib.errors import ConfigError
 from lib.filling import UNKNOWN, FillingModel, glanced
-from lib.layers import LONGEST, Memory
+from lib.layers import LONGEST, Memory, length_mask
 from lib.lengths import source_lengths
 from lib.likelihood import LogProbTerms
 
@@ -38,7 +38,7 @@ class UpsampledModel(FillingModel):
         each = self.architecture.upsampling
         width = min(each * memory.states.shape[1], LONGEST)
         count = (each * source_lengths(memory)).clamp(max=LONGEST)
-        return count, torch.arange(width, device=count.device) < count[:, None]
+        return count, length_mask(count, width)
 
     def slot_states(self, memory: Memory, real: Bool[Tensor, "batch slots"],
                     shown: Int[Tensor, "batch slots"] | None = None,

@@ -5,10 +5,8 @@ import hashlib
 import io
 import json
 import logging
-import os
 import shlex
 import tarfile
-import uuid
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from pathlib import Path
 import pooch
 
 from lib.errors import DataError
-from lib.paths import cache_root, data_root, read_json, write_cache
+from lib.paths import cache_root, data_root, read_json, replacing, write_cache
 
 __all__ = ["POINT_TO", "Remote", "fetch", "members", "nested_members"]
 
@@ -76,23 +74,21 @@ def _missing(folder: str, remote: Remote, wanted: Iterable[Remote], error: OSErr
 
 def _download(path: Path, remote: Remote) -> None:
     new = [folder for folder in path.parents if not folder.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     # Servers that compress on the way would hand over other bytes than the checksum's.
     logger.info("fetching %s", remote.address)
     download = pooch.HTTPDownloader(progressbar=True, headers={"Accept-Encoding": "identity"})
     try:
-        download(remote.address, str(partial), None)
-        actual = _hash(partial, remote)
-        if actual != remote.checksum:
-            raise DataError(
-                f"what {remote.address} sent for {path} has the wrong checksum (expected "
-                f"{remote.checksum}, actual {actual}) and was removed: the download broke off, or "
-                f"the address now holds something else. Try again, or get the file by hand (in a "
-                f"browser where the address answers with a web page) and put it at {path}")
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            download(remote.address, str(partial), None)
+            actual = _hash(partial, remote)
+            if actual != remote.checksum:
+                raise DataError(
+                    f"what {remote.address} sent for {path} has the wrong checksum (expected "
+                    f"{remote.checksum}, actual {actual}) and was removed: the download broke off, "
+                    f"or the address now holds something else. Try again, or get the file by hand "
+                    f"(in a browser where the address answers with a web page) and put it at "
+                    f"{path}")
     finally:
-        partial.unlink(missing_ok=True)
         for folder in new:  # from the innermost; one that has the file stays
             with contextlib.suppress(OSError):
                 folder.rmdir()

@@ -27,7 +27,7 @@ from lib.batching import padded_length
 from lib.decoding.refinement import proxy_bound, refinement_steps, strip
 from lib.decoding.search import length_normaliser, source_rows
 from lib.distributions import Tokens, draw, exact
-from lib.layers import Memory
+from lib.layers import Memory, length_mask
 from lib.likelihood import LogProbTerms, iw_bound
 from lib.noise import normal, sentence_generator
 from lib.subword import BOS, EOS
@@ -72,7 +72,7 @@ def propose(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "batc
     else:
         padded = predictor.predict(memory)[:, None]
         log_p_length = predictor.log_prob(memory, padded)
-    real = _real(padded.flatten(), int(padded.max()))
+    real = length_mask(padded.flatten())
     prior = model.prior(memory, real.shape[1], real)
     if samples:
         lengths = padded.tolist()
@@ -138,7 +138,7 @@ def drawn_lengths(model, memory: Memory, source: Int[Tensor, "batch source"],
     uniform = torch.tensor([g.random() for g in generators], dtype=torch.float64)
     place = draw(log_probs, uniform.view(-1, samples).to(source.device), temperature)
     lengths = table.gather(1, place).flatten()
-    return _real(lengths, int(lengths.max())), generators
+    return length_mask(lengths), generators
 
 
 @torch.no_grad()
@@ -183,7 +183,7 @@ def own_terms(model, source: Int[Tensor, "batch source"],
     source and string alone.
     """
     target, lengths = _targets(strings, model.multiple, source.device)
-    real = _real(lengths, target.shape[1])
+    real = length_mask(lengths, target.shape[1])
     each = len(strings[0])
     q = model.posterior(memory, target, real)
     generators = [sentence_generator(words, seed, 1, *ids)
@@ -207,8 +207,8 @@ def teacher_scores(teacher, source: Int[Tensor, "batch source"],
     target, lengths = _targets(distinct, 1, source.device)
     previous = F.pad(target[:, :-1], (1, 0), value=BOS)
     states = teacher.decoder(teacher.embedding(previous), memory, causal=True)
-    log_p = Tokens(states, teacher.embedding.weight).log_prob(target,
-                                                              _real(lengths, target.shape[1]))
+    real = length_mask(lengths, target.shape[1])
+    log_p = Tokens(states, teacher.embedding.weight).log_prob(target, real)
     scores = log_p / length_normaliser(lengths, length_penalty)
     return scores.view(len(strings), -1).gather(1, places.to(scores.device))
 
@@ -217,10 +217,6 @@ def best(strings: Strings, scores: Float[Tensor, "batch candidates"]) -> list[li
     """The candidate with the highest score a sentence; of equal ones the first."""
     return [row[int(np.argmax(score))]
             for row, score in zip(strings, scores.double().cpu().numpy(), strict=True)]
-
-
-def _real(lengths: Int[Tensor, " rows"], width: int) -> Bool[Tensor, "rows width"]:
-    return torch.arange(width, device=lengths.device) < lengths[:, None]
 
 
 def grouped(rows: list[list[int]], batch: int) -> Strings:

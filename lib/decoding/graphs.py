@@ -30,9 +30,9 @@ from lib.batching import padded_length
 from lib.decoding import DEFAULTS, Options, Procedure
 from lib.decoding.frozen import FrozenLatentModel, FrozenTransformer
 from lib.decoding.refinement import strip
-from lib.decoding.search import Beams, longest_target
+from lib.decoding.search import Beams, longest_target, source_sizes
 from lib.errors import ConfigError
-from lib.layers import LONGEST
+from lib.layers import LONGEST, length_mask
 from lib.subword import EOS, PAD
 
 __all__ = ["GraphedDecoder", "can_be_graphed"]
@@ -93,7 +93,7 @@ class GraphedDecoder:
         what the model decides.
         """
         rows, longest = source.shape
-        sizes = [longest] * rows if mask is None else mask.sum(1).tolist()
+        sizes = source_sizes(source, mask)
         if max(sizes) <= 1:
             return [[] for _ in sizes]  # nothing but EOS
         if rows == 1:
@@ -157,7 +157,10 @@ class _Stage:
 
 
 class _Bucket:
-    """Stages for batches of one shape; rows that a batch lacks hold an empty source."""
+    """Stages for batches of one shape; rows that a batch lacks hold an empty source.
+
+    Subclasses have `stages`, all of them so far, and `decode`.
+    """
 
     def __init__(self, decoder: GraphedDecoder, rows: int, width: int, longest: int):
         self.decoder, self.model, self.longest = decoder, decoder.model, longest
@@ -169,15 +172,6 @@ class _Bucket:
     def mask(self) -> Bool[Tensor, "rows width"] | None:
         """True at real subwords; None for a sentence alone."""
         return None if len(self.source) == 1 else self.source != PAD
-
-    @property
-    def stages(self) -> list[_Stage]:
-        """All of them so far."""
-        raise NotImplementedError
-
-    def decode(self, sizes: list[int], length: int) -> list[list[int]]:
-        """Hypotheses of the sources, of `sizes` subwords, that the first rows hold."""
-        raise NotImplementedError
 
 
 class _Refined(_Bucket):
@@ -195,7 +189,7 @@ class _Refined(_Bucket):
         return [self.encode, *self.refine.values()]
 
     def decode(self, sizes: list[int], length: int) -> list[list[int]]:
-        """Hypotheses of the sources that the first rows hold."""
+        """Hypotheses of the sources, of `sizes` subwords, that the first rows hold."""
         self.encode()
         if length:
             self.lengths.fill_(padded_length(length - 1, self.model.multiple))
@@ -213,9 +207,8 @@ class _Refined(_Bucket):
 
     def _refine(self, length: int, padded: bool) -> Int[Tensor, "rows length"]:
         """argmax p(y|z, x) after all steps."""
-        memory, real = self.encode.result, None
-        if padded:
-            real = torch.arange(length, device=self.lengths.device) < self.lengths[:, None]
+        memory = self.encode.result
+        real = length_mask(self.lengths, length) if padded else None
         z = self.model.prior(memory, length, real).mean
         y = self._decode(z, memory, real)
         for _ in range(self.decoder.procedure.steps):

@@ -28,6 +28,7 @@ from lib.decoding.search import (
     longest_target,
     sentence_generator,
     source_rows,
+    source_sizes,
 )
 from lib.distributions import draw
 from lib.emissions import Emissions
@@ -92,7 +93,8 @@ def viterbi(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "batc
     last = graph.vertices - 1
     f = graph.transitions.new_full(best.shape, NOTHING)
     f[:, 0] = 0.0
-    most = torch.tensor([longest_target(n) for n in _sizes(source, mask)], device=last.device) - 1
+    sizes = source_sizes(source, mask)
+    most = torch.tensor([longest_target(size) for size in sizes], device=last.device) - 1
     ends, came = [], []
     for length in range(int(most.max()) + 1):
         final, start = (f + _column(graph.transitions, last)).max(1)
@@ -120,10 +122,6 @@ def _column(transitions: Float[Tensor, "batch vertices vertices"],
     """log p(last vertex | vertex)."""
     where = last[:, None, None].expand(-1, transitions.shape[1], 1)
     return transitions.gather(2, where)[..., 0]
-
-
-def _sizes(source: Tensor, mask: Tensor | None) -> list[int]:
-    return [source.shape[1]] * len(source) if mask is None else mask.sum(1).tolist()
 
 
 def collapse(symbols: list[int]) -> list[int]:

@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lib.errors import ConfigError
-from lib.layers import Memory
-from lib.subword import BOS, EOS, PAD
+from lib.layers import Memory, length_mask
+from lib.subword import PAD, before_end
 
 __all__ = ["Point", "Trace", "proxy_bound", "refine", "refinement_steps", "strip", "trace"]
 
@@ -124,9 +124,8 @@ def _start(model, memory: Memory, lengths: Tensor | None):
     """Lengths, real positions, and the prior of each sentence."""
     if lengths is None:
         lengths = model.length_predictor.predict(memory)
-    longest = int(lengths.max())
-    real = torch.arange(longest, device=lengths.device) < lengths[:, None]
-    return lengths, real, model.prior(memory, longest, _mask(real))
+    real = length_mask(lengths)
+    return lengths, real, model.prior(memory, real.shape[1], _mask(real))
 
 
 def refinement_steps(model, memory: Memory, z: Float[Tensor, "rows length channels"],
@@ -173,8 +172,4 @@ def _mask(real: Bool[Tensor, "rows length"]) -> Tensor | None:
 
 def strip(ids: Int[Tensor, "batch length"]) -> list[list[int]]:
     """Subwords before the first EOS, without PAD and BOS."""
-    rows = []
-    for row in ids.tolist():
-        row = row[:row.index(EOS)] if EOS in row else row
-        rows.append([i for i in row if i not in (PAD, BOS)])
-    return rows
+    return [before_end(row) for row in ids.tolist()]

@@ -18,10 +18,10 @@ from lib.distributions import draw, exact
 from lib.errors import ConfigError
 from lib.layers import LONGEST, Memory
 from lib.noise import sentence_generator
-from lib.subword import BOS, EOS
+from lib.subword import BOS, EOS, before_end
 
 __all__ = ["Beams", "Draws", "beam_search", "greedy", "length_normaliser", "longest_target",
-           "sample", "source_rows"]
+           "sample", "source_rows", "source_sizes"]
 
 LOOK_EVERY = {"cpu": 1}  # steps between two looks at what is done; elsewhere they stop the device
 LOOK_ELSEWHERE = 8
@@ -39,12 +39,17 @@ def longest_target(source_length: int) -> int:
     return min(source_length + 50, 2 * source_length + 10, LONGEST)
 
 
+def source_sizes(source: Int[Tensor, "batch source"],
+                 mask: Bool[Tensor, "batch source"] | None) -> list[int]:
+    """How many subwords each source has, with EOS."""
+    return [source.shape[1]] * len(source) if mask is None else mask.sum(1).tolist()
+
+
 def source_rows(source: Int[Tensor, "batch source"],
                 mask: Bool[Tensor, "batch source"] | None) -> list[np.ndarray]:
     """The subwords of each source, with EOS and without padding."""
-    rows = source.cpu().numpy()
-    sizes = [rows.shape[1]] * len(rows) if mask is None else mask.sum(1).tolist()
-    return [row[:size] for row, size in zip(rows, sizes, strict=True)]
+    return [row[:size] for row, size in zip(source.cpu().numpy(), source_sizes(source, mask),
+                                            strict=True)]
 
 
 @torch.no_grad()
@@ -283,8 +288,7 @@ class Draws(_Search):
 
     def found(self) -> list[list[list[int]]]:
         """What was drawn, without EOS, a list a sentence."""
-        rows = self.said.permute(1, 2, 0).tolist()
-        return [[row[:row.index(EOS)] if EOS in row else row for row in of] for of in rows]
+        return [[before_end(row) for row in of] for of in self.said.permute(1, 2, 0).tolist()]
 
 
 def _top(values: Float[Tensor, "*batch classes"], count: int) -> tuple[Tensor, Tensor]:
@@ -314,5 +318,4 @@ def _limits(source: Tensor, mask: Tensor | None,
         return longest.cpu()
     if longest:
         return torch.full((len(source),), longest)
-    sizes = [source.shape[1]] * len(source) if mask is None else mask.sum(1).tolist()
-    return torch.tensor([longest_target(size) for size in sizes])
+    return torch.tensor([longest_target(size) for size in source_sizes(source, mask)])

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lib.decoding.candidates import Strings, drawn_lengths, grouped
 from lib.decoding.refinement import strip
+from lib.layers import length_mask
 from lib.masked import most_confident
 from lib.subword import EOS
 
@@ -106,8 +107,7 @@ def _in_turn(model, memory, real: Bool[Tensor, "rows length"], order: Int[Tensor
 
 def _predicted(model, memory) -> Bool[Tensor, "batch length"]:
     """Which positions the predicted lengths have."""
-    lengths = model.length_predictor.predict(memory)
-    return torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+    return length_mask(model.length_predictor.predict(memory))
 
 
 def _strings(ids: Int[Tensor, "rows length"], real: Bool[Tensor, "rows length"]) -> list[list[int]]:
