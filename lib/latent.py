@@ -160,8 +160,7 @@ def _kl(q: DiagonalGaussian, p, z: Tensor) -> Tensor:
     return (q.log_prob(z) - p.log_prob(z)).sum()
 
 
-def _kl_loss(q: DiagonalGaussian, p, z: Tensor, weight: float | Tensor,
-             keep_pace: bool) -> Tensor:
+def _kl_loss(q: DiagonalGaussian, p, z: Tensor, weight: float | Tensor, keep_pace: bool) -> Tensor:
     """The KL's part of the loss; with `keep_pace` the prior's own gradient has weight 1.
 
     The posterior's gradient always has the weight `weight`, through tensors that are a mixture of

@@ -19,9 +19,9 @@ from lib.errors import DataError
 from lib.norm import Norm
 
 __all__ = [
-    "Decoder", "Dropout", "Embedding", "Encoder", "KeysValues", "Memory", "SourceKeysValues",
-    "WeightNormLinear", "attend", "compile_layers", "length_mask", "mask_bias", "masked_moments",
-    "positions",
+    "Decoder", "Dropout", "Embedding", "Encoder", "KeysValues", "Memory", "SourceIds",
+    "SourceKeysValues", "SourceMask", "WeightNormLinear", "attend", "compile_layers", "length_mask",
+    "mask_bias", "masked_moments", "positions",
 ]
 
 LONGEST = 1024  # positions that a model can encode
@@ -31,6 +31,8 @@ NOTHING = -1.0e30  # bias of a masked key: its weight is 0
 # (0.1 to 0.5 s): sentences and search steps have hundreds. The other fused forms need none.
 torch.backends.cuda.enable_cudnn_sdp(False)
 
+SourceIds = Int[Tensor, "batch source"]  # subwords with one EOS, padded
+SourceMask = Bool[Tensor, "batch source"] | None  # True at real ones; None: all are
 KeysValues = tuple[Tensor, Tensor]  # keys and values, each [batch, heads, length, width]
 
 
@@ -72,9 +74,8 @@ def masked_moments(x: Float[Tensor, "batch length channels"],
 
 def attend(query: Float[Tensor, "batch heads queries width"],
            key: Float[Tensor, "batch heads keys width"],
-           value: Float[Tensor, "batch heads keys width"],
-           bias: Tensor | None = None, causal: bool = False,
-           dropout: "Dropout | None" = None) -> Tensor:
+           value: Float[Tensor, "batch heads keys width"], bias: Tensor | None = None,
+           causal: bool = False, dropout: "Dropout | None" = None) -> Tensor:
     """Scaled dot-product attention, in whichever form is faster for the shape and device.
 
     A fused kernel wins on a GPU and for long sequences; for sentences on a CPU its products are
@@ -350,8 +351,7 @@ class Encoder(nn.Module):
             EncoderLayer(d_model, d_filter, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(d_model)
 
-    def forward(self, x: Float[Tensor, "batch source d_model"],
-                mask: Bool[Tensor, "batch source"] | None) -> Memory:
+    def forward(self, x: Float[Tensor, "batch source d_model"], mask: SourceMask) -> Memory:
         """The encoded source."""
         bias = mask_bias(mask)
         for layer in self.layers:

@@ -1,12 +1,11 @@
 """What training, likelihood, search and evaluation ask of a model: they never ask its family."""
 
 import torch
-from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from lib.batching import Batch, Tokenised
 from lib.config import Architecture, Evaluation, Training
-from lib.layers import Memory
+from lib.layers import Memory, SourceIds, SourceMask
 from lib.likelihood import LogProbTerms
 
 __all__ = ["Model"]
@@ -52,8 +51,7 @@ class Model(nn.Module):
         """Log-probability terms of each sentence."""
         raise NotImplementedError
 
-    def encode(self, source: Int[Tensor, "batch source"],
-               mask: Bool[Tensor, "batch source"] | None) -> Memory:
+    def encode(self, source: SourceIds, mask: SourceMask) -> Memory:
         """The encoded source, where search starts."""
         return self.encoder(self.embedding(source), mask)
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from lib.batching import SEQUENCES
@@ -34,7 +34,7 @@ from lib.decoding import candidates, path_search, risk, search, unmasking
 from lib.decoding.procedures import Procedure
 from lib.decoding.refinement import refine
 from lib.errors import DataError
-from lib.layers import LONGEST
+from lib.layers import LONGEST, SourceIds, SourceMask
 from lib.runtime import device_positions
 from lib.subword import BOS, EOS, PAD
 
@@ -63,8 +63,7 @@ DEFAULTS = Options()
 
 
 @torch.no_grad()
-def hypotheses(model, source: Int[Tensor, "batch source"],
-               mask: Bool[Tensor, "batch source"] | None, settings: Sequence[str],
+def hypotheses(model, source: SourceIds, mask: SourceMask, settings: Sequence[str],
                options: Options = DEFAULTS) -> dict[str, list[list[int]]]:
     """Hypotheses (subwords without EOS) of every setting that is asked for, from any family.
 
@@ -155,7 +154,7 @@ def _search(model, source: Tensor, mask: Tensor | None, p: Procedure,
 
 
 @torch.no_grad()
-def draws(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"] | None,
+def draws(model, source: SourceIds, mask: SourceMask,
           p: Procedure, seed: int = 0) -> candidates.Strings:
     """`p.samples` draws from p(y|x) of each sentence, by a procedure that draws, of any family."""
     if model.decoding == "parallel":

@@ -27,7 +27,7 @@ from lib.batching import padded_length
 from lib.decoding.refinement import proxy_bound, refinement_steps, strip
 from lib.decoding.search import length_normaliser, source_rows
 from lib.distributions import Tokens, draw, exact
-from lib.layers import Memory, length_mask
+from lib.layers import Memory, SourceIds, SourceMask, length_mask
 from lib.likelihood import LogProbTerms, iw_bound
 from lib.noise import normal, sentence_generator
 from lib.subword import BOS, EOS
@@ -57,7 +57,7 @@ class Candidates:
 
 
 @torch.no_grad()
-def propose(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"] | None,
+def propose(model, source: SourceIds, mask: SourceMask,
             memory: Memory, steps: int = 0, lengths: int = 0, samples: int = 0,
             temperature: float = 1.0, seed: int = 0) -> Candidates:
     """Candidates of the `lengths` most probable padded lengths, each from `samples` prior samples.
@@ -91,7 +91,7 @@ def propose(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "batc
 
 
 @torch.no_grad()
-def ancestral(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"] | None,
+def ancestral(model, source: SourceIds, mask: SourceMask,
               samples: int = 1, temperature: float = 1.0, seed: int = 0) -> Strings:
     """`samples` draws from the model's p(y|x): T from p(T|x), z from p(z|x), y from p(y|z, x).
 
@@ -104,8 +104,8 @@ def ancestral(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "ba
 
 
 @torch.no_grad()
-def ancestral_latents(model, memory: Memory, source: Int[Tensor, "batch source"],
-                      mask: Bool[Tensor, "batch source"] | None, samples: int = 1,
+def ancestral_latents(model, memory: Memory, source: SourceIds,
+                      mask: SourceMask, samples: int = 1,
                       temperature: float = 1.0, seed: int = 0,
                       ) -> tuple[Int[Tensor, "rows positions"],
                                  Float[Tensor, "rows positions channels"],
@@ -126,8 +126,8 @@ def ancestral_latents(model, memory: Memory, source: Int[Tensor, "batch source"]
     return y.masked_fill(~real, EOS), z, real
 
 
-def drawn_lengths(model, memory: Memory, source: Int[Tensor, "batch source"],
-                  mask: Bool[Tensor, "batch source"] | None, samples: int, temperature: float,
+def drawn_lengths(model, memory: Memory, source: SourceIds,
+                  mask: SourceMask, samples: int, temperature: float,
                   seed: int) -> tuple[Bool[Tensor, "rows positions"], list[np.random.Generator]]:
     """Padded lengths drawn from p(T|x), `samples` a sentence that lie together: the real positions
     of each, and the generator that its further draws come from.
@@ -159,10 +159,9 @@ def bound_scores(model, memory: Memory, candidates: Candidates,
 
 
 @torch.no_grad()
-def importance_scores(model, source: Int[Tensor, "batch source"],
-                      mask: Bool[Tensor, "batch source"] | None, memory: Memory, strings: Strings,
-                      samples: int, seed: int = 0, estimate=iw_bound,
-                      ) -> Float[Tensor, "batch candidates"]:
+def importance_scores(model, source: SourceIds, mask: SourceMask, memory: Memory, strings: Strings,
+                      samples: int, seed: int = 0,
+                      estimate=iw_bound) -> Float[Tensor, "batch candidates"]:
     """log p(y, T'|x) of every string, its integral over z bounded with `samples` samples.
 
     `estimate` is the bound: `iw_bound`, or another of lib.likelihood with the same arguments.
@@ -174,8 +173,7 @@ def importance_scores(model, source: Int[Tensor, "batch source"],
 
 
 @torch.no_grad()
-def own_terms(model, source: Int[Tensor, "batch source"],
-              mask: Bool[Tensor, "batch source"] | None, memory: Memory, strings: Strings,
+def own_terms(model, source: SourceIds, mask: SourceMask, memory: Memory, strings: Strings,
               samples: int, seed: int = 0) -> LogProbTerms:
     """Log-probability terms of strings (equally many a sentence), padded as training targets are.
 
@@ -198,8 +196,7 @@ def own_terms(model, source: Int[Tensor, "batch source"],
 
 
 @torch.no_grad()
-def teacher_scores(teacher, source: Int[Tensor, "batch source"],
-                   mask: Bool[Tensor, "batch source"] | None, strings: Strings,
+def teacher_scores(teacher, source: SourceIds, mask: SourceMask, strings: Strings,
                    length_penalty: float = 0.6) -> Float[Tensor, "batch candidates"]:
     """log p(y|x) / lp(|y|) under an autoregressive model, |y| counting EOS, as in beam search."""
     distinct, places = _distinct(strings)

@@ -32,7 +32,7 @@ from lib.decoding.frozen import FrozenLatentModel, FrozenTransformer
 from lib.decoding.refinement import strip
 from lib.decoding.search import Beams, longest_target, source_sizes
 from lib.errors import ConfigError
-from lib.layers import LONGEST, length_mask
+from lib.layers import LONGEST, SourceIds, SourceMask, length_mask
 from lib.subword import EOS, PAD
 
 __all__ = ["GraphedDecoder", "can_be_graphed"]
@@ -84,8 +84,7 @@ class GraphedDecoder:
 
     @torch.inference_mode(False)  # what is made under it could not be written on elsewhere
     @torch.no_grad()
-    def __call__(self, source: Int[Tensor, "batch source"],
-                 mask: Bool[Tensor, "batch source"] | None = None,
+    def __call__(self, source: SourceIds, mask: SourceMask = None,
                  length: int = 0) -> list[list[int]]:
         """The hypotheses, without EOS, of sources with one EOS.
 

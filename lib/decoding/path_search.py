@@ -17,7 +17,7 @@ from itertools import groupby
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lib.ctc import BLANK
@@ -32,7 +32,7 @@ from lib.decoding.search import (
 )
 from lib.distributions import draw
 from lib.emissions import Emissions
-from lib.layers import Memory
+from lib.layers import Memory, SourceIds, SourceMask
 from lib.likelihood.path_sums import NOTHING
 from lib.subword import BOS, EOS
 
@@ -44,8 +44,7 @@ CANDIDATES = 16  # subwords of each slot that beam search considers for all of t
 # ---- one path ----
 
 @torch.no_grad()
-def greedy(model, source: Int[Tensor, "batch source"],
-           mask: Bool[Tensor, "batch source"] | None) -> list[list[int]]:
+def greedy(model, source: SourceIds, mask: SourceMask) -> list[list[int]]:
     """The most probable transition and subword at each vertex, or the best symbol of each frame."""
     if model.decoding == "alignment":
         frames = model.frames(model.encode(source, mask))
@@ -55,8 +54,7 @@ def greedy(model, source: Int[Tensor, "batch source"],
 
 
 @torch.no_grad()
-def lookahead(model, source: Int[Tensor, "batch source"],
-              mask: Bool[Tensor, "batch source"] | None) -> list[list[int]]:
+def lookahead(model, source: SourceIds, mask: SourceMask) -> list[list[int]]:
     """From each vertex of Da the transition whose product with the best subword is highest."""
     return _follow(model, source, mask, ahead=True)
 
@@ -83,7 +81,7 @@ def _favourites(model, source: Tensor, mask: Tensor | None):
 
 
 @torch.no_grad()
-def viterbi(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"] | None,
+def viterbi(model, source: SourceIds, mask: SourceMask,
             length_penalty: float = 0.6) -> list[list[int]]:
     """The path and subwords with the highest log p / lp(length), EOS counted in the length.
 
@@ -132,7 +130,7 @@ def collapse(symbols: list[int]) -> list[int]:
 # ---- all paths of a prefix ----
 
 @torch.no_grad()
-def beam(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"] | None,
+def beam(model, source: SourceIds, mask: SourceMask,
          width: int = 4, length_penalty: float = 0.6) -> tuple[list[list[int]], Tensor]:
     """Beam search over strings: the best of each sentence, and log p(y|x) / lp(|y|)."""
     steps = {"graph": _GraphSteps, "alignment": _FrameSteps}[model.decoding](model)
@@ -299,7 +297,7 @@ def _log_product(log_left: Float[Tensor, "batch rows inner"],
 # ---- draws ----
 
 @torch.no_grad()
-def draws(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"] | None,
+def draws(model, source: SourceIds, mask: SourceMask,
           samples: int = 1, temperature: float = 1.0, seed: int = 0) -> Strings:
     """`samples` draws from p(y|x) a sentence; `temperature` divides all logits of the path and of
     its subwords. The first n of more samples are the same.

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lib.errors import ConfigError
-from lib.layers import Memory, length_mask
+from lib.layers import Memory, SourceIds, SourceMask, length_mask
 from lib.subword import PAD, before_end
 
 __all__ = ["Point", "Trace", "proxy_bound", "refine", "refinement_steps", "strip", "trace"]
@@ -61,9 +61,8 @@ class Trace:
 
 
 @torch.no_grad()
-def refine(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"] | None,
-           steps: list[int], lengths: Int[Tensor, " batch"] | None = None,
-           ) -> dict[int, list[list[int]]]:
+def refine(model, source: SourceIds, mask: SourceMask, steps: list[int],
+           lengths: Int[Tensor, " batch"] | None = None) -> dict[int, list[list[int]]]:
     """Hypotheses (without EOS) after each of `steps` steps; one pass serves all of them.
 
     It ends when no output changes any more, and sentences whose output stays leave the batch: what
@@ -85,7 +84,7 @@ def refine(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch
 
 
 @torch.no_grad()
-def trace(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"] | None,
+def trace(model, source: SourceIds, mask: SourceMask,
           steps: int, lengths: Int[Tensor, " batch"] | None = None) -> Trace:
     """`refine` with the proxy bound at each of the steps 0 ... `steps`.
 

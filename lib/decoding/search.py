@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lib.distributions import draw, exact
 from lib.errors import ConfigError
-from lib.layers import LONGEST, Memory
+from lib.layers import LONGEST, Memory, SourceIds, SourceMask
 from lib.noise import sentence_generator
 from lib.subword import BOS, EOS, before_end
 
@@ -39,31 +39,26 @@ def longest_target(source_length: int) -> int:
     return min(source_length + 50, 2 * source_length + 10, LONGEST)
 
 
-def source_sizes(source: Int[Tensor, "batch source"],
-                 mask: Bool[Tensor, "batch source"] | None) -> list[int]:
+def source_sizes(source: SourceIds, mask: SourceMask) -> list[int]:
     """How many subwords each source has, with EOS."""
     return [source.shape[1]] * len(source) if mask is None else mask.sum(1).tolist()
 
 
-def source_rows(source: Int[Tensor, "batch source"],
-                mask: Bool[Tensor, "batch source"] | None) -> list[np.ndarray]:
+def source_rows(source: SourceIds, mask: SourceMask) -> list[np.ndarray]:
     """The subwords of each source, with EOS and without padding."""
     return [row[:size] for row, size in zip(source.cpu().numpy(), source_sizes(source, mask),
                                             strict=True)]
 
 
 @torch.no_grad()
-def greedy(model, source: Int[Tensor, "batch source"],
-           mask: Bool[Tensor, "batch source"] | None) -> list[list[int]]:
+def greedy(model, source: SourceIds, mask: SourceMask) -> list[list[int]]:
     """The most probable next subword, one at a time; without EOS."""
     return beam_search(model, source, mask, width=1, length_penalty=0.0)[0]
 
 
 @torch.no_grad()
-def beam_search(model, source: Int[Tensor, "batch source"],
-                mask: Bool[Tensor, "batch source"] | None, width: int = 4,
-                length_penalty: float = 0.6,
-                longest: int | Int[Tensor, " batch"] | None = None,
+def beam_search(model, source: SourceIds, mask: SourceMask, width: int = 4,
+                length_penalty: float = 0.6, longest: int | Int[Tensor, " batch"] | None = None,
                 ) -> tuple[list[list[int]], Tensor]:
     """The best finished hypothesis of each sentence (without EOS), and log p(y|x) / lp(|y|).
 
@@ -86,7 +81,7 @@ def beam_search(model, source: Int[Tensor, "batch source"],
 
 
 @torch.no_grad()
-def sample(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"] | None,
+def sample(model, source: SourceIds, mask: SourceMask,
            samples: int = 1, temperature: float = 1.0, nucleus: float = 1.0, seed: int = 0,
            longest: int | None = None) -> list[list[list[int]]]:
     """`samples` draws (without EOS) from p(y|x) for each sentence, a list of them a sentence.

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lib.decoding.candidates import Strings, drawn_lengths, grouped
 from lib.decoding.refinement import strip
-from lib.layers import length_mask
+from lib.layers import SourceIds, SourceMask, length_mask
 from lib.masked import most_confident
 from lib.subword import EOS
 
@@ -27,8 +27,7 @@ __all__ = ["draws", "greedy", "ordered_draws", "unmask"]
 
 
 @torch.no_grad()
-def greedy(model, source: Int[Tensor, "batch source"],
-           mask: Bool[Tensor, "batch source"] | None) -> list[list[int]]:
+def greedy(model, source: SourceIds, mask: SourceMask) -> list[list[int]]:
     """The most probable subword at each position of the predicted length."""
     memory = model.encode(source, mask)
     real = _predicted(model, memory)
@@ -36,8 +35,7 @@ def greedy(model, source: Int[Tensor, "batch source"],
 
 
 @torch.no_grad()
-def unmask(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"] | None,
-           steps: int = 0) -> list[list[int]]:
+def unmask(model, source: SourceIds, mask: SourceMask, steps: int = 0) -> list[list[int]]:
     """Hypotheses after `steps` steps; 0 for one a position. See the module."""
     memory = model.encode(source, mask)
     real = _predicted(model, memory)
@@ -56,9 +54,8 @@ def unmask(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch
 
 
 @torch.no_grad()
-def draws(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"] | None,
-          samples: int = 1, temperature: float = 1.0, policy: str = "",
-          seed: int = 0) -> Strings:
+def draws(model, source: SourceIds, mask: SourceMask, samples: int = 1, temperature: float = 1.0,
+          policy: str = "", seed: int = 0) -> Strings:
     """`samples` draws from p(y|x) a sentence, the length's with them.
 
     `temperature` divides the logits of length and subwords. `policy`: "" (an order drawn uniformly)
@@ -70,8 +67,8 @@ def draws(model, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch 
 
 
 @torch.no_grad()
-def ordered_draws(model, memory, source: Int[Tensor, "batch source"],
-                  mask: Bool[Tensor, "batch source"] | None, samples: int = 1,
+def ordered_draws(model, memory, source: SourceIds,
+                  mask: SourceMask, samples: int = 1,
                   temperature: float = 1.0, policy: str = "", seed: int = 0,
                   ) -> tuple[Int[Tensor, "rows length"], Int[Tensor, "rows length"],
                              Bool[Tensor, "rows length"]]:

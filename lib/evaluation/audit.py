@@ -281,8 +281,7 @@ def _settings(told: dict) -> AuditSettings:
         "annealing": Annealing(**told["settings"]["annealing"])})
 
 
-def _stored(config: Config, wanted: AuditSettings | None,
-            ) -> tuple[pd.DataFrame, dict, bool] | None:
+def _stored(config: Config, wanted: AuditSettings | None) -> tuple[pd.DataFrame, dict, bool] | None:
     """audit.csv, audit.json and whether they are finished; None without any as fine as `wanted`."""
     folder = run_folder(config)
     if not (folder.path / "audit.json").exists():

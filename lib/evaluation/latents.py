@@ -18,9 +18,8 @@ CHUNK = 256  # samples decoded at once
 
 @torch.no_grad()
 def latent_samples(model, source: Int[Tensor, "1 source"],
-                   source_mask: Bool[Tensor, "1 source"] | None,
-                   target: Int[Tensor, "1 length"], samples: int, *, refinements: int = 4,
-                   generator: torch.Generator | None = None,
+                   source_mask: Bool[Tensor, "1 source"] | None, target: Int[Tensor, "1 length"],
+                   samples: int, *, refinements: int = 4, generator: torch.Generator | None = None,
                    ) -> dict[str, Float[Tensor, "samples length d_latent"]]:
     """`samples` draws of z from each of KINDS, for one sentence pair at the reference's length.
 

@@ -58,8 +58,7 @@ class System:
     """subwords of each hypothesis, without EOS"""
 
 
-def work(data: Tokenised, rows: Sequence, where: torch.device | str = "cpu",
-         ) -> list[Work]:
+def work(data: Tokenised, rows: Sequence, where: torch.device | str = "cpu") -> list[Work]:
     """A `Work` for each group of row numbers of a tokenised corpus."""
     batches = [collate(data, np.asarray(group), 1).to(where) for group in rows]
     return [Work(b.source, b.source_mask, int(b.target_tokens.max())) for b in batches]

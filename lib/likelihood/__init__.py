@@ -13,19 +13,20 @@ from torch import Tensor
 __all__ = ["LogProbTerms", "effective_sample_size", "elbo", "iw_bound", "iw_bound_at",
            "largest_weight", "released_estimate"]
 
+Terms = Float[Tensor, "samples batch"]  # of each draw of each sentence
+
 
 @dataclass(frozen=True)
 class LogProbTerms:
     """What every family gives for a batch; for an exact likelihood one sample, with zeros."""
 
-    log_p_y: Float[Tensor, "samples batch"]
-    log_p_z: Float[Tensor, "samples batch"]
-    log_q_z: Float[Tensor, "samples batch"]
+    log_p_y: Terms
+    log_p_z: Terms
+    log_q_z: Terms
     log_p_length: Float[Tensor, " batch"]  # log p(padded length | x); 0 where EOS ends a sentence
 
 
-def elbo(log_p_y: Float[Tensor, "samples batch"], log_p_z: Float[Tensor, "samples batch"],
-         log_q_z: Float[Tensor, "samples batch"]) -> Float[Tensor, " batch"]:
+def elbo(log_p_y: Terms, log_p_z: Terms, log_q_z: Terms) -> Float[Tensor, " batch"]:
     """Evidence lower bound: mean_k [log p(y|z_k,x) + log p(z_k|x) - log q(z_k|y,x)].
 
     Lee et al. (2020), equation 2; a lower bound on log p(y|x) in expectation.
@@ -33,8 +34,7 @@ def elbo(log_p_y: Float[Tensor, "samples batch"], log_p_z: Float[Tensor, "sample
     return (log_p_y + log_p_z - log_q_z).mean(0)
 
 
-def iw_bound(log_p_y: Float[Tensor, "samples batch"], log_p_z: Float[Tensor, "samples batch"],
-             log_q_z: Float[Tensor, "samples batch"]) -> Float[Tensor, " batch"]:
+def iw_bound(log_p_y: Terms, log_p_z: Terms, log_q_z: Terms) -> Float[Tensor, " batch"]:
     """Importance-weighted bound: log 1/K sum_k p(y,z_k|x) / q(z_k|y,x).
 
     Burda et al. (2016), equation 8. A lower bound in expectation for every K, rising with K to
@@ -44,9 +44,8 @@ def iw_bound(log_p_y: Float[Tensor, "samples batch"], log_p_z: Float[Tensor, "sa
     return log_weights.logsumexp(0) - math.log(log_weights.shape[0])
 
 
-def iw_bound_at(samples: int, log_p_y: Float[Tensor, "samples batch"],
-                log_p_z: Float[Tensor, "samples batch"],
-                log_q_z: Float[Tensor, "samples batch"]) -> Float[Tensor, " batch"]:
+def iw_bound_at(samples: int, log_p_y: Terms, log_p_z: Terms,
+                log_q_z: Terms) -> Float[Tensor, " batch"]:
     """`iw_bound` with `samples` of the K draws, its mean over the K // samples blocks of them.
 
     The same expectation as with the first `samples` draws, with less noise; by Jensen's inequality
@@ -58,9 +57,7 @@ def iw_bound_at(samples: int, log_p_y: Float[Tensor, "samples batch"],
     return log_weights.logsumexp(1).mean(0) - math.log(samples)
 
 
-def released_estimate(log_p_y: Float[Tensor, "samples batch"],
-                      log_p_z: Float[Tensor, "samples batch"],
-                      log_q_z: Float[Tensor, "samples batch"],
+def released_estimate(log_p_y: Terms, log_p_z: Terms, log_q_z: Terms,
                       lengths: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
     """The quantity that the paper's released code computes, in nats per padded token.
 
@@ -73,16 +70,13 @@ def released_estimate(log_p_y: Float[Tensor, "samples batch"],
     return (log_p_y / lengths + log_weights).logsumexp(0)
 
 
-def effective_sample_size(log_p_y: Float[Tensor, "samples batch"],
-                          log_p_z: Float[Tensor, "samples batch"],
-                          log_q_z: Float[Tensor, "samples batch"]) -> Float[Tensor, " batch"]:
+def effective_sample_size(log_p_y: Terms, log_p_z: Terms,
+                          log_q_z: Terms) -> Float[Tensor, " batch"]:
     """(sum_k w_k)^2 / sum_k w_k^2, between 1 and K (Kong 1992)."""
     log_weights = log_p_y + log_p_z - log_q_z
     return (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
 
 
-def largest_weight(log_p_y: Float[Tensor, "samples batch"],
-                   log_p_z: Float[Tensor, "samples batch"],
-                   log_q_z: Float[Tensor, "samples batch"]) -> Float[Tensor, " batch"]:
+def largest_weight(log_p_y: Terms, log_p_z: Terms, log_q_z: Terms) -> Float[Tensor, " batch"]:
     """max_k w_k / sum_k w_k, between 1/K and 1: the share of a bound that one draw holds."""
     return (log_p_y + log_p_z - log_q_z).softmax(0).amax(0)

@@ -85,9 +85,8 @@ class _PathSums(torch.autograd.Function):
 
 @torch.no_grad()
 def best_path(transitions: Float[Tensor, "batch vertices vertices"],
-              emissions: Float[Tensor, "batch vertices targets"],
-              lengths: Int[Tensor, " batch"], vertices: Int[Tensor, " batch"],
-              ) -> Int[Tensor, "batch targets"]:
+              emissions: Float[Tensor, "batch vertices targets"], lengths: Int[Tensor, " batch"],
+              vertices: Int[Tensor, " batch"]) -> Int[Tensor, "batch targets"]:
     """The vertex that emits each subword on the most probable path (any, beyond the length).
 
     Without a path the vertices mean nothing.
@@ -174,9 +173,8 @@ def alignments_log_prob(blank: Float[Tensor, "batch frames"],
 
 def best_alignment(blank: Float[Tensor, "batch frames"],
                    emissions: Float[Tensor, "batch frames targets"],
-                   repeated: Bool[Tensor, "batch targets"],
-                   lengths: Int[Tensor, " batch"], frames: Int[Tensor, " batch"],
-                   ) -> Float[Tensor, "batch frames targets"]:
+                   repeated: Bool[Tensor, "batch targets"], lengths: Int[Tensor, " batch"],
+                   frames: Int[Tensor, " batch"]) -> Float[Tensor, "batch frames targets"]:
     """1 where a frame emits a subword of the target in the most probable alignment, else 0.
 
     It is where the maximum's gradient is 1.
