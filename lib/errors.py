@@ -32,14 +32,14 @@ class Stopped(ReproError):
     """The user interrupted what can go on later."""
 
 
-def check_range(name: str, value: float, least: float | None, most: float | None = None) -> None:
+def check_range(name: str, value, least: int | float | None, most: int | None = None) -> None:
     """Errors: ConfigError for a value that isn't from `least` to `most`, a NaN among them."""
     if not (least is None or value >= least) or not (most is None or value <= most):
         span = f"{least} or more" if most is None else f"from {least} to {most}"
         raise ConfigError(f"{name} = {value} must be {span}")
 
 
-def check_least(settings: object, **least: float) -> None:
+def check_least(settings: object, **least: int) -> None:
     """Errors: ConfigError for the first of these fields that lies below the number given for it."""
     for name, smallest in least.items():
         check_range(name, getattr(settings, name), smallest)

@@ -287,8 +287,8 @@ def test_command_reads_its_settings(shipped, capsys):
 
 
 @pytest.mark.parametrize(("wrong", "message"), [
-    ({"sentences": 0}, "sentences is 0"), ({"samples": 0}, "samples is 0"),
-    ({"precision": "bf16"}, "unknown precision 'bf16'"), ({"seed": -1}, "seed is -1"),
+    ({"sentences": 0}, "sentences = 0"), ({"samples": 0}, "samples = 0"),
+    ({"precision": "bf16"}, "unknown precision 'bf16'"), ({"seed": -1}, "seed = -1"),
 ])
 def test_settings_out_of_range_are_refused(wrong, message):
     with pytest.raises(ConfigError, match=message):

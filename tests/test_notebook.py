@@ -111,7 +111,7 @@ def begin(name: str, **parameters) -> None:
     ("04_latent_space", {"models": ["ga_c"]}, "models: unknown model 'ga_c': did you mean ga_"),
     ("04_latent_space", {"sentence": -1}, "sentence = -1"),
     ("05_correlation", {"accounting": "nats"}, "unknown accounting 'nats'"),
-    ("06_likelihood_audit", {"sentences": 0}, "sentences is 0"),
+    ("06_likelihood_audit", {"sentences": 0}, "sentences = 0"),
     ("06_likelihood_audit", {"dataset": "toi"}, "unknown dataset 'toi': did you mean toy"),
     ("07_refinement", {"models": ["tr_s"]}, "models: Tr-S won't do here; choose"),
     ("07_refinement", {"teacher": "fl_b"}, "unknown teacher 'fl_b'"),
