@@ -38,12 +38,12 @@ def attention_trial(where: torch.device, dtype: torch.dtype = torch.bfloat16) ->
     weights = weights.softmax(-1)
     yield _forward(query, key, value, bias, None, False, 0.0).transpose(1, 2), \
         weights @ value.float()
-    found = _backward(above.transpose(1, 2), query, key, value, bias, None, False, 0.0)
+    gradients = _backward(above.transpose(1, 2), query, key, value, bias, None, False, 0.0)
     slope = above.float() @ value.float().transpose(2, 3)
     slope = weights * (slope - (weights * slope).sum(-1, keepdim=True)) * 20**-0.5
-    yield found[0], slope @ key.float()
-    yield found[1], slope.transpose(2, 3) @ query.float()
-    yield found[2], weights.transpose(2, 3) @ above.float()
+    yield gradients[0], slope @ key.float()
+    yield gradients[1], slope.transpose(2, 3) @ query.float()
+    yield gradients[2], weights.transpose(2, 3) @ above.float()
     qkv = torch.stack([query, key, value]).permute(1, 3, 0, 2, 4).contiguous()
     seed = torch.ones(1, dtype=torch.long, device=where)
     eye = torch.eye(20, dtype=dtype, device=where)[:5].expand(2, 3, 5, 20)
@@ -54,8 +54,8 @@ def attention_trial(where: torch.device, dtype: torch.dtype = torch.bfloat16) ->
     yield kept, 2 * weights * (kept > 0)
     whole = 2 * (weights * (kept > 0)) @ value.float()
     yield _self_forward(qkv, None, seed, True, 0.5).transpose(1, 2), whole
-    found = _self_backward(above.transpose(1, 2), qkv, None, seed, True, 0.5)
-    yield found[:, :, 2].transpose(1, 2), \
+    gradients = _self_backward(above.transpose(1, 2), qkv, None, seed, True, 0.5)
+    yield gradients[:, :, 2].transpose(1, 2), \
         2 * (weights * (kept > 0)).transpose(2, 3) @ above.float()
 
 
@@ -100,10 +100,10 @@ def _forward(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, see
 
 def _backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None,
               seed: Tensor | None, causal: bool, rate: float) -> tuple[Tensor, Tensor, Tensor]:
-    found = _shapes_of(grad, query, key, value)
-    _launch(_attend_backward, (query, key, value, grad.contiguous().transpose(1, 2)), found, bias,
-            seed, causal, rate)
-    return found
+    gradients = _shapes_of(grad, query, key, value)
+    _launch(_attend_backward, (query, key, value, grad.contiguous().transpose(1, 2)), gradients,
+            bias, seed, causal, rate)
+    return gradients
 
 
 def _self_forward(qkv: Tensor, bias: Tensor | None, seed: Tensor | None, causal: bool,
@@ -113,10 +113,10 @@ def _self_forward(qkv: Tensor, bias: Tensor | None, seed: Tensor | None, causal:
 
 def _self_backward(grad: Tensor, qkv: Tensor, bias: Tensor | None, seed: Tensor | None,
                    causal: bool, rate: float) -> Tensor:
-    found = _self_shape_back(grad, qkv)
-    _launch(_attend_backward, (*_parts(qkv), grad.contiguous().transpose(1, 2)), _parts(found),
+    gradient = _self_shape_back(grad, qkv)
+    _launch(_attend_backward, (*_parts(qkv), grad.contiguous().transpose(1, 2)), _parts(gradient),
             bias, seed, causal, rate)
-    return found
+    return gradient
 
 
 def _shape_of(query, *_):
@@ -137,16 +137,17 @@ def _self_shape_back(_, qkv, *__):
     return torch.empty_like(qkv, memory_format=torch.contiguous_format)
 
 
-def _launch(kernel, given, found, bias, seed, causal, rate) -> None:
+def _launch(kernel, inputs, outputs, bias, seed, causal, rate) -> None:
     """A kernel on [batch, heads, length, width] tensors, a program a sentence and head."""
-    query, key = given[:2]
+    query, key = inputs[:2]
     batch, heads, queries, width = query.shape
     keys, block = key.shape[2], [max(16, power(n)) for n in (queries, key.shape[2], width)]
-    strides = [stride for x in (*given, *found) for stride in x.stride()[:3]]
+    strides = [stride for x in (*inputs, *outputs) for stride in x.stride()[:3]]
     kernel[(batch * heads,)](
-        *given, *found, query if bias is None else bias, query if seed is None else seed, *strides,
-        heads, queries, keys, width, width**-0.5, rate, CAUSAL=causal, BIAS=bias is not None,
-        DROPOUT=seed is not None, QUERIES=block[0], KEYS=block[1], WIDTH=block[2],
+        *inputs, *outputs, query if bias is None else bias, query if seed is None else seed,
+        *strides, heads, queries, keys, width, width**-0.5, rate, CAUSAL=causal,
+        BIAS=bias is not None, DROPOUT=seed is not None, QUERIES=block[0], KEYS=block[1],
+        WIDTH=block[2],
         num_warps=4 if max(block[:2]) * block[2] >= 2048 else 2)
 
 
@@ -182,15 +183,15 @@ if triton is not None:
         batch, head = (place // heads).to(tl.int64), place % heads
         row, column = tl.arange(0, QUERIES)[:, None], tl.arange(0, KEYS)[:, None]
         channel = tl.arange(0, WIDTH)[None, :]
-        asked = (row < queries) & (channel < width)
-        known = (column < keys) & (channel < width)
-        q = tl.load(query + batch * qb + head * qh + row * qt + channel, mask=asked, other=0.0)
-        k = tl.load(key + batch * kb + head * kh + column * kt + channel, mask=known, other=0.0)
-        v = tl.load(value + batch * vb + head * vh + column * vt + channel, mask=known, other=0.0)
+        q_real = (row < queries) & (channel < width)
+        k_real = (column < keys) & (channel < width)
+        q = tl.load(query + batch * qb + head * qh + row * qt + channel, mask=q_real, other=0.0)
+        k = tl.load(key + batch * kb + head * kh + column * kt + channel, mask=k_real, other=0.0)
+        v = tl.load(value + batch * vb + head * vh + column * vt + channel, mask=k_real, other=0.0)
         weights, factor = _weights(q, k, bias, seed, batch, place, queries, keys, scale, rate,
                                    CAUSAL, BIAS, DROPOUT, QUERIES, KEYS)
-        found = tl.dot((weights * factor).to(v.dtype), v, input_precision="ieee")
-        tl.store(out + batch * ob + head * oh + row * ot + channel, found.to(v.dtype), mask=asked)
+        mixed = tl.dot((weights * factor).to(v.dtype), v, input_precision="ieee")
+        tl.store(out + batch * ob + head * oh + row * ot + channel, mixed.to(v.dtype), mask=q_real)
 
     def _attend_backward(query, key, value, grad, by_query, by_key, by_value, bias, seed,
                          qb, qh, qt, kb, kh, kt, vb, vh, vt, gb, gh, gt, xb, xh, xt, yb, yh, yt,
@@ -202,27 +203,27 @@ if triton is not None:
         batch, head = (place // heads).to(tl.int64), place % heads
         row, column = tl.arange(0, QUERIES)[:, None], tl.arange(0, KEYS)[:, None]
         channel = tl.arange(0, WIDTH)[None, :]
-        asked = (row < queries) & (channel < width)
-        known = (column < keys) & (channel < width)
-        q = tl.load(query + batch * qb + head * qh + row * qt + channel, mask=asked, other=0.0)
-        k = tl.load(key + batch * kb + head * kh + column * kt + channel, mask=known, other=0.0)
-        v = tl.load(value + batch * vb + head * vh + column * vt + channel, mask=known, other=0.0)
-        above = tl.load(grad + batch * gb + head * gh + row * gt + channel, mask=asked, other=0.0)
+        q_real = (row < queries) & (channel < width)
+        k_real = (column < keys) & (channel < width)
+        q = tl.load(query + batch * qb + head * qh + row * qt + channel, mask=q_real, other=0.0)
+        k = tl.load(key + batch * kb + head * kh + column * kt + channel, mask=k_real, other=0.0)
+        v = tl.load(value + batch * vb + head * vh + column * vt + channel, mask=k_real, other=0.0)
+        above = tl.load(grad + batch * gb + head * gh + row * gt + channel, mask=q_real, other=0.0)
         weights, factor = _weights(q, k, bias, seed, batch, place, queries, keys, scale, rate,
                                    CAUSAL, BIAS, DROPOUT, QUERIES, KEYS)
         dropped = (weights * factor).to(v.dtype)
         by_v = tl.dot(tl.trans(dropped), above, input_precision="ieee")
         tl.store(by_value + batch * zb + head * zh + column * zt + channel, by_v.to(v.dtype),
-                 mask=known)
+                 mask=k_real)
         slope = tl.dot(above, tl.trans(v), input_precision="ieee") * factor
         slope = weights * (slope - tl.sum(weights * slope, 1)[:, None]) * scale
         slope = slope.to(v.dtype)
         by_q = tl.dot(slope, k, input_precision="ieee")
         tl.store(by_query + batch * xb + head * xh + row * xt + channel, by_q.to(v.dtype),
-                 mask=asked)
+                 mask=q_real)
         by_k = tl.dot(tl.trans(slope), q, input_precision="ieee")
         tl.store(by_key + batch * yb + head * yh + column * yt + channel, by_k.to(v.dtype),
-                 mask=known)
+                 mask=k_real)
 
     _weights, _attend, _attend_backward = (
         triton.jit(inspect.unwrap(function))  # of its own code, not of a check around it
@@ -250,14 +251,14 @@ if triton is not None:
         ctx.save_for_backward(*tensors)
 
     def _gradients(ctx, grad):
-        found = torch.ops.discrepancy.attention_backward(grad, *ctx.saved_tensors, ctx.causal,
-                                                         ctx.rate)
-        return *found, None, None, None, None
+        rest = ctx.causal, ctx.rate
+        return (*torch.ops.discrepancy.attention_backward(grad, *ctx.saved_tensors, *rest),
+                None, None, None, None)
 
     def _self_gradients(ctx, grad):
-        found = torch.ops.discrepancy.self_attention_backward(grad, *ctx.saved_tensors, ctx.causal,
-                                                              ctx.rate)
-        return found, None, None, None, None
+        rest = ctx.causal, ctx.rate
+        return (torch.ops.discrepancy.self_attention_backward(grad, *ctx.saved_tensors, *rest),
+                None, None, None, None)
 
     for _name, _function in (("attention", _gradients), ("self_attention", _self_gradients)):
         torch.library.register_autograd(f"discrepancy::{_name}", _function, setup_context=_keep,

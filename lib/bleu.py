@@ -29,8 +29,8 @@ TAILS = [0.025, 0.975]
 
 def tokenizer_of(signature: str) -> str:
     """The tokeniser that a sacreBLEU signature names, 13a where it names none."""
-    found = re.search(r"(?:^|\|)tok:([^|]+)", signature)
-    return found[1] if found else DEFAULT
+    match = re.search(r"(?:^|\|)tok:([^|]+)", signature)
+    return match[1] if match else DEFAULT
 
 
 def bleu(lines: list[str], references: list[str], tokenizer: str = DEFAULT,

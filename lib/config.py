@@ -387,17 +387,17 @@ def parse_overrides(text: str) -> dict:
     Errors: ConfigError, in one line, for text that holds no names and values.
     """
     try:
-        found = json.loads(text)
+        overrides = json.loads(text)
     except ValueError:
         try:
-            found = yaml.safe_load(text)
+            overrides = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"overrides {text!r} can't be read: {_one_line(error)}") from None
-    found = {} if found is None else found
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+    overrides = {} if overrides is None else overrides
+    if not isinstance(overrides, dict) or not all(isinstance(name, str) for name in overrides):
         raise ConfigError(f"overrides {text!r} must hold names and values, such as "
                           "'{steps: 20, dropout: 0.1}'")
-    return found
+    return overrides
 
 
 def _keys(section, where: str) -> dict:

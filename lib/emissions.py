@@ -111,17 +111,17 @@ class Emissions:
                                        Int[Tensor, "batch length count"]]:
         """The `count` most probable subwords of each position, best first (all, if fewer)."""
         count = min(count, len(self.weight))
-        found = [log_probs.topk(count, -1) for log_probs in self._log_probs()]
+        tops = [log_probs.topk(count, -1) for log_probs in self._log_probs()]
         shape = *self.states.shape[:2], count
-        return (torch.cat([part.values for part in found]).view(shape),
-                torch.cat([part.indices for part in found]).view(shape))
+        return (torch.cat([part.values for part in tops]).view(shape),
+                torch.cat([part.indices for part in tops]).view(shape))
 
     def sample(self, uniform: Float[Tensor, "batch length *samples"],
                temperature: float = 1.0) -> Int[Tensor, "batch length *samples"]:
         """Subwords drawn at each position from p(subword)^(1 / temperature), normalised anew."""
         parts = zip(self._log_probs(), uniform.flatten(0, 1).split(self._at_once()), strict=True)
-        found = [draw(log_probs, u, temperature) for log_probs, u in parts]
-        return torch.cat(found).view(uniform.shape)
+        drawn = [draw(log_probs, u, temperature) for log_probs, u in parts]
+        return torch.cat(drawn).view(uniform.shape)
 
     def _at_once(self) -> int:
         """Positions whose log-probabilities are in memory together."""

@@ -55,9 +55,9 @@ def _passes(trial: Callable[[torch.device], Iterable[Pair]], where: torch.device
     reason = "it gives other numbers than torch"
     try:
         with torch.autocast(where.type, enabled=False):
-            good = all(torch.allclose(found.double(), expected.double(), rtol=0.02,
+            good = all(torch.allclose(result.double(), expected.double(), rtol=0.02,
                                       atol=0.02 * float(expected.abs().max()))
-                       for found, expected in trial(where))
+                       for result, expected in trial(where))
     except Exception as error:  # of many kinds, none of which should end a training
         good, reason = False, (str(error).strip().splitlines() or [type(error).__name__])[-1]
     if not good:

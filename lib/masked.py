@@ -89,11 +89,11 @@ class MaskedModel(FillingModel):
         chosen = (_shuffled(real).argsort(1) < masked[:, None]) & real
         weight = (length / masked)[:, None] * chosen
         if batch.fixed:
-            found = self.subwords(memory, batch.target, ~chosen & real, real)
-            nll = -(weight * found.log_prob_at(batch.target)).sum()
+            emissions = self.subwords(memory, batch.target, ~chosen & real, real)
+            nll = -(weight * emissions.log_prob_at(batch.target)).sum()
         else:
-            found = self.subwords(memory, batch.target, ~chosen & real, real, chosen)
-            nll = -(weight[chosen] * found.log_prob_at(batch.target[chosen][None])[0]).sum()
+            emissions = self.subwords(memory, batch.target, ~chosen & real, real, chosen)
+            nll = -(weight[chosen] * emissions.log_prob_at(batch.target[chosen][None])[0]).sum()
         length = self.length_predictor.loss(memory, batch.target_tokens)
         return {"loss": nll + length, "nll": nll.detach(), "length": length.detach(),
                 "tokens": batch.target_tokens.sum()}
@@ -134,8 +134,8 @@ class MaskedModel(FillingModel):
         known, total = torch.zeros_like(real), torch.zeros(len(real), device=real.device)
         total = total.double()
         for which in order.split(1, 1):
-            found = self.subwords(memory, target, known, real, which)
-            log_prob = found.log_prob_at(target.gather(1, which))[:, 0].double()
+            emissions = self.subwords(memory, target, known, real, which)
+            log_prob = emissions.log_prob_at(target.gather(1, which))[:, 0].double()
             total += log_prob.masked_fill(~real.gather(1, which)[:, 0], 0.0)
             known = known.scatter(1, which, True)
         return total
@@ -149,9 +149,9 @@ class MaskedModel(FillingModel):
         known, total = torch.zeros_like(real), torch.zeros(len(real), device=real.device)
         total = total.double()
         for _ in range(real.shape[1]):
-            found = self.subwords(memory, batch.target, known, real)
-            which = most_confident(found, known, real)
-            log_prob = found.log_prob_at(batch.target).gather(1, which)[:, 0].double()
+            emissions = self.subwords(memory, batch.target, known, real)
+            which = most_confident(emissions, known, real)
+            log_prob = emissions.log_prob_at(batch.target).gather(1, which)[:, 0].double()
             left = (real & ~known).any(1)
             total += log_prob.masked_fill(~left, 0.0)
             known = known.scatter(1, which, True)
@@ -180,23 +180,24 @@ class MaskedModel(FillingModel):
         target = batch.target[some, :length]
         sets = torch.tensor(list(product([False, True], repeat=length)), device=target.device)
         ids = target.expand(len(sets), -1)
-        found = self.subwords(memory, ids, sets, torch.ones_like(sets)).log_prob_at(ids).double()
+        emissions = self.subwords(memory, ids, sets, torch.ones_like(sets))
+        log_probs = emissions.log_prob_at(ids).double()
         place = 2**torch.arange(length - 1, -1, -1, device=target.device)  # of a position's bit
         f = torch.zeros(len(sets), dtype=torch.float64, device=target.device)
         for size in range(length - 1, -1, -1):
             at = (sets.sum(1) == size).nonzero()[:, 0]
-            onward = (found[at] + f[at[:, None] | place]).masked_fill(sets[at], -math.inf)
+            onward = (log_probs[at] + f[at[:, None] | place]).masked_fill(sets[at], -math.inf)
             f[at] = onward.logsumexp(1) - math.log(length - size)
         return f[:1]
 
 
-def most_confident(found: Emissions, known: Bool[Tensor, "rows length"],
+def most_confident(emissions: Emissions, known: Bool[Tensor, "rows length"],
                    real: Bool[Tensor, "rows length"]) -> Int[Tensor, "rows 1"]:
     """The unknown position whose most probable subword is most probable; of equal ones the first.
 
     Rows without an unknown position give any.
     """
-    confidence = found.best()[0].masked_fill(known | ~real, -math.inf)
+    confidence = emissions.best()[0].masked_fill(known | ~real, -math.inf)
     return confidence.max(1, keepdim=True).indices
 
 

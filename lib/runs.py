@@ -155,8 +155,8 @@ def at_full_kl(history: pd.DataFrame) -> pd.DataFrame:
 
 def find_runs(dataset: str = "*", scale: str = "*") -> list[RunFolder]:
     """The evaluated runs (those with a metrics.json) below the outputs, in order of path."""
-    found = sorted((outputs_root() / "runs").glob(f"{dataset}/{scale}/*/*/s*/metrics.json"))
-    return [RunFolder(*file.parts[-6:-2], int(file.parts[-2][1:])) for file in found]
+    files = sorted((outputs_root() / "runs").glob(f"{dataset}/{scale}/*/*/s*/metrics.json"))
+    return [RunFolder(*file.parts[-6:-2], int(file.parts[-2][1:])) for file in files]
 
 
 # ---- what metrics.json holds ----

@@ -35,8 +35,8 @@ def device() -> torch.device:
 def cores() -> int:
     """Cores that this process may use; `OMP_NUM_THREADS` lowers them (two runs side by side)."""
     available = allowed_cores()
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return min(available, int(asked)) if asked.isdigit() and int(asked) > 0 else available
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(available, int(limit)) if limit.isdigit() and int(limit) > 0 else available
 
 
 def prepare(batch: int | None = None) -> int:

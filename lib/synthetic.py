@@ -225,11 +225,11 @@ class ToyTask:
         concepts = self._concepts(source)
         _, lexicon, particles = self._lexicon
         longest = len(concepts) + sum(concept in particles for concept in concepts)
-        found: list[dict[str, float]] = [{} for _ in range(longest)]
+        chances: list[dict[str, float]] = [{} for _ in range(longest)]
 
         def add(place: int, word: str, p: float) -> None:
             if p and place < longest:
-                found[place][word] = found[place].get(word, 0.0) + p
+                chances[place][word] = chances[place].get(word, 0.0) + p
 
         for mode, p_mode in enumerate(self.modes):
             at = {0: p_mode}  # where the next word stands -> probability
@@ -248,7 +248,7 @@ class ToyTask:
             for end, p in at.items():
                 for place in range(end, longest):
                     add(place, "", p)
-        return found
+        return chances
 
     def total_correlation(self, source: str) -> float:
         """Conditional total correlation of p(y|x) in nats: sum_t H(y_t|x) - H(y|x), exact.

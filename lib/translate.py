@@ -124,8 +124,8 @@ def _chunks(source: io.IOBase, most: int) -> Iterator[list[tuple[str, int]]]:
             if len(group) == most or size >= CHUNK_BYTES:
                 yield group
                 group, size = [], 0
-    except DataError as found:
-        error = found
+    except DataError as refusal:
+        error = refusal
     if group:
         yield group
     if error is not None:
@@ -145,10 +145,10 @@ def translate_stream(translator: Translator, source: io.IOBase, output: io.TextI
         for group in _chunks(source, chunk_lines):
             texts, error = [text for text, _ in group], None
             try:
-                found = translator(texts, done + 1)
+                translated = translator(texts, done + 1)
             except LineError as refused:
-                found, error = translator(texts[:refused.number - done - 1], done + 1), refused
-            output.writelines(f"{line}\n" for line in found)
+                translated, error = translator(texts[:refused.number - done - 1], done + 1), refused
+            output.writelines(f"{line}\n" for line in translated)
             output.flush()
             if error is not None:
                 raise error
@@ -198,16 +198,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; errors end it with status 1 and one line on standard error."""
-    asked = _parser().parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
         runtime.prepare()
-        config = load_config(asked.model, asked.dataset, asked.scale, asked.seed,
-                             asked.train_data)
-        translator = Translator(config, asked.decoding, asked.weights, asked.teacher,
-                                asked.batch_tokens, asked.draw)
+        config = load_config(options.model, options.dataset, options.scale, options.seed,
+                             options.train_data)
+        translator = Translator(config, options.decoding, options.weights, options.teacher,
+                                options.batch_tokens, options.draw)
         sys.stdout.reconfigure(encoding="utf-8", newline="\n")
-        translate_stream(translator, sys.stdin.buffer, sys.stdout, asked.chunk_lines,
-                         not asked.quiet)
+        translate_stream(translator, sys.stdin.buffer, sys.stdout, options.chunk_lines,
+                         not options.quiet)
     except ReproError as error:
         raise SystemExit(f"error: {error}") from None
     except BrokenPipeError:

@@ -125,15 +125,15 @@ class UpsampledModel(FillingModel):
             return int((self.needed(data) > slots).sum())
 
         each, most = self.architecture.upsampling, MOST_LOST * len(data)
-        found = lost(each)
-        if found >= most:
+        count = lost(each)
+        if count >= most:
             enough = next((n for n in range(each + 1, LONGEST) if lost(n) < most), None)
             advice = f"upsampling = {enough} loses {lost(enough)}" if enough else \
                 f"no upsampling does with {LONGEST:,} {self.slot} at most: lower max_tokens"
-            raise ConfigError(f"upsampling = {each}: {found:,} of {len(data):,} training pairs "
-                              f"({found / len(data):.1%}) have no path through their {self.slot}; "
+            raise ConfigError(f"upsampling = {each}: {count:,} of {len(data):,} training pairs "
+                              f"({count / len(data):.1%}) have no path through their {self.slot}; "
                               f"{advice}")
-        return found
+        return count
 
 
 def word_counts(batch: Batch) -> Int[Tensor, " batch"]:

@@ -151,19 +151,19 @@ def _matches(member: tarfile.TarInfo, name: str) -> bool:
 
 
 def _read_members(file: io.BufferedReader, names: Sequence[str], where: str) -> list[bytes]:
-    found = {}
+    contents = {}
     with tarfile.open(fileobj=file, mode="r|gz") as archive:
         for member in archive:
             for name in names:
-                if name not in found and _matches(member, name):
-                    found[name] = archive.extractfile(member).read()
-            if len(found) == len(set(names)):
+                if name not in contents and _matches(member, name):
+                    contents[name] = archive.extractfile(member).read()
+            if len(contents) == len(set(names)):
                 break
-    missing = [name for name in names if name not in found]
+    missing = [name for name in names if name not in contents]
     if missing:
         raise DataError(f"{where} has no file {', '.join(missing)}: put the archive that the "
                         "corpus's page names in its place")
-    return [found[name] for name in names]
+    return [contents[name] for name in names]
 
 
 @contextlib.contextmanager

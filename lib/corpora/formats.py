@@ -65,7 +65,7 @@ def segments(data: bytes, name: str) -> list[str]:
 
     Not parsed as XML, because some of WMT's files aren't; the five XML escapes are undone.
     """
-    return [_one_line(found) for found in _SEGMENT.findall(decode(data, name))]
+    return [_one_line(segment) for segment in _SEGMENT.findall(decode(data, name))]
 
 
 def tagged_lines(data: bytes, name: str) -> list[str]:
@@ -83,7 +83,7 @@ def tmx(path: Path, source: str, target: str) -> tuple[list[str], list[str]]:
     A unit that lacks a language gives an empty line there. Errors: DataError when the file is not
     well-formed XML or is a damaged .gz.
     """
-    found = {source: [], target: []}
+    texts = {source: [], target: []}
     try:
         with (gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")) as file:
             body = None
@@ -92,13 +92,13 @@ def tmx(path: Path, source: str, target: str) -> tuple[list[str], list[str]]:
                     body = element
                 elif event == "end" and element.tag == "tu":
                     unit = _unit(element)
-                    for language, sentences in found.items():
+                    for language, sentences in texts.items():
                         sentences.append(unit.get(language, ""))
                     if body is not None:
                         body.clear()
     except (ElementTree.ParseError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path} is not a whole TMX file ({error}): fetch it again") from error
-    return found[source], found[target]
+    return texts[source], texts[target]
 
 
 def _unit(element: ElementTree.Element) -> dict[str, str]:

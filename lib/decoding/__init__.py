@@ -86,10 +86,10 @@ def hypotheses(model, source: SourceIds, mask: SourceMask, settings: Sequence[st
     filled = _filled(source, mask)
     if len(filled) < len(source):
         part = source[filled], mask if mask is None else mask[filled]
-        found = hypotheses(model, *part, settings, options)
+        decoded = hypotheses(model, *part, settings, options)
         places = {place: row for row, place in enumerate(filled.tolist())}
         return {setting: [rows[places[place]] if place in places else []
-                          for place in range(len(source))] for setting, rows in found.items()}
+                          for place in range(len(source))] for setting, rows in decoded.items()}
     if not len(source):
         return {setting: [] for setting in settings}
     jobs = [{s: p for s, p in procedures.items() if p.plain},  # one pass to several depths
@@ -177,13 +177,13 @@ def _best_of(model, source: Tensor, mask: Tensor | None, p: Procedure,
              options: Options) -> list[list[int]]:
     """Candidates of a latent model, refined, and the chosen ones."""
     memory = model.encode(source, mask)
-    found = candidates.propose(model, source, mask, memory, p.steps, p.lengths, p.samples,
-                               p.temperature, options.seed)
-    strings = found.strings
+    proposed = candidates.propose(model, source, mask, memory, p.steps, p.lengths, p.samples,
+                                  p.temperature, options.seed)
+    strings = proposed.strings
     if p.choice in risk.UTILITIES:
         return _consensus(strings, options.vocabulary, p.choice)
     if p.choice == "bound":
-        return candidates.best(strings, candidates.bound_scores(model, memory, found))
+        return candidates.best(strings, candidates.bound_scores(model, memory, proposed))
     if p.choice == "iw":
         return candidates.best(strings, candidates.importance_scores(
             model, source, mask, memory, strings, p.importance, options.seed))

@@ -227,9 +227,9 @@ def _distinct(strings: Strings) -> tuple[Strings, Int[Tensor, "batch candidates"
     places = []
     firsts = []
     for row in strings:
-        found: dict[tuple[int, ...], int] = {}
-        places.append([found.setdefault(tuple(ids), len(found)) for ids in row])
-        firsts.append(list(map(list, found)))
+        place_of: dict[tuple[int, ...], int] = {}
+        places.append([place_of.setdefault(tuple(ids), len(place_of)) for ids in row])
+        firsts.append(list(map(list, place_of)))
     width = max(map(len, firsts))
     return ([row + [row[0]] * (width - len(row)) for row in firsts], torch.tensor(places))
 

@@ -150,8 +150,8 @@ class FrozenLayer(nn.Module):
         qkv = self.qkv(self._norm(0, x)[1]).view(len(x), 3, self.heads, 1, -1).to(cache.dtype)
         cache[:, :, :, at] = qkv[:, 1:, :, 0].transpose(0, 1)
         key, value = cache[:, :, :, :at + 1].unbind(0)
-        found = F.scaled_dot_product_attention(qkv[:, 0], key, value, scale=1.0)
-        x, out = self._rest(x, self.out(found.view(x.shape)), source, source_bias)
+        attended = F.scaled_dot_product_attention(qkv[:, 0], key, value, scale=1.0)
+        x, out = self._rest(x, self.out(attended.view(x.shape)), source, source_bias)
         return x + out
 
     def _rest(self, x: Tensor, out: Tensor, source: KeysValues | None,
@@ -160,8 +160,8 @@ class FrozenLayer(nn.Module):
             key, value = source
             x, y = self._norm(1, x, out)
             q = self.query(y).view(key.shape[0], -1, self.heads, key.shape[-1])
-            found = _attend(q.transpose(1, 2), key, value, source_bias)
-            out = self.source_out(found.transpose(1, 2).reshape(x.shape))
+            attended = _attend(q.transpose(1, 2), key, value, source_bias)
+            out = self.source_out(attended.transpose(1, 2).reshape(x.shape))
         x, y = self._norm(-1, x, out)
         return x, self.outer(self.inner(y))
 

@@ -33,9 +33,9 @@ def frozen_trial(where: torch.device) -> Iterator[Pair]:
     norm.bias.copy_(wave(20, where=where) - 0.5)
     for stream, added in ((x, out), (x, None), (out, out)):
         total = stream if added is None else stream + added
-        found = add_norm(stream, added, norm, torch.bfloat16)
-        yield found[0], total
-        yield found[1], F.layer_norm(total.float(), (20,), norm.weight, norm.bias)
+        results = add_norm(stream, added, norm, torch.bfloat16)
+        yield results[0], total
+        yield results[1], F.layer_norm(total.float(), (20,), norm.weight, norm.bias)
     for split, rows, half in (("c", 4, 6), ("a", 4, 6), ("t", 2, 12)):
         eps, net = wave(1, 4, 12, where=where), wave(1, rows, 2 * half, where=where)
         shift, raw = net.chunk(2, -1)

@@ -106,8 +106,8 @@ class GraphedDecoder:
         here = self._buckets[shape]
         here.source[:rows].copy_(F.pad(source, (0, width - longest), value=PAD))
         here.source[rows:] = here.nothing
-        found = here.decode(sizes, length)
-        return [row if size > 1 else [] for row, size in zip(found, sizes, strict=True)]
+        decoded = here.decode(sizes, length)
+        return [row if size > 1 else [] for row, size in zip(decoded, sizes, strict=True)]
 
     @property
     def captured(self) -> int:

@@ -191,11 +191,11 @@ class _Steps:
                      mass: Float[Tensor, "batch places"]) -> Float[Tensor, "prefixes vocabulary"]:
         """log p(next | prefix) from the probabilities of the longer prefixes and of the end."""
         shape = *tokens.shape[:2], len(self.model.embedding.weight)
-        found = tokens.new_full(shape, -torch.inf)
-        found.scatter_(2, state.ids[:, None].expand_as(tokens), tokens)
-        found[..., EOS] = end
-        found = found - mass.clamp(min=NOTHING)[..., None]  # no mass, no continuation: -inf
-        return found.flatten(0, 1)
+        log_probs = tokens.new_full(shape, -torch.inf)
+        log_probs.scatter_(2, state.ids[:, None].expand_as(tokens), tokens)
+        log_probs[..., EOS] = end
+        log_probs = log_probs - mass.clamp(min=NOTHING)[..., None]  # no mass, no continuation: -inf
+        return log_probs.flatten(0, 1)
 
 
 class _GraphSteps(_Steps):

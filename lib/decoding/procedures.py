@@ -65,28 +65,28 @@ class Procedure:
         if kind is None:
             raise ConfigError(f"unknown decoding setting '{name}': {NAMES}")
         groups = re.fullmatch(_PATTERNS[kind], name).groupdict()
-        found = {key: text for key, text in groups.items() if text is not None}
-        if found.get("choice", "").startswith("iw"):
-            found["choice"] = "iw"
+        texts = {key: text for key, text in groups.items() if text is not None}
+        if texts.get("choice", "").startswith("iw"):
+            texts["choice"] = "iw"
         if kind == "unmask":
-            if not found["steps"].strip("0"):
+            if not texts["steps"].strip("0"):
                 raise ConfigError(f"decoding setting '{name}': unmasking takes 1 step or more, or "
                                   "mT, one a position")
-            found["steps"] = found["steps"].replace("T", "0")
+            texts["steps"] = texts["steps"].replace("T", "0")
         numbers = {key: float(text) if key in ("temperature", "nucleus") else int(text)
-                   for key, text in found.items() if key not in ("choice", "policy")}
+                   for key, text in texts.items() if key not in ("choice", "policy")}
         if kind == "sample":
             numbers["samples"] = 1
-        procedure = cls("sample" if kind == "mbr" else kind, choice=found.get("choice", ""),
-                        policy=found.get("policy", ""), **numbers)
-        procedure._check(name, found)
+        procedure = cls("sample" if kind == "mbr" else kind, choice=texts.get("choice", ""),
+                        policy=texts.get("policy", ""), **numbers)
+        procedure._check(name, texts)
         return procedure
 
-    def _check(self, name: str, found: dict[str, str]) -> None:
+    def _check(self, name: str, texts: dict[str, str]) -> None:
         """Numbers in range, several candidates with a choice, one without."""
         problems = [f"{key} must be {least} or more" for key, least in
                     (("width", 1), ("lengths", 1), ("samples", 1), ("importance", 1))
-                    if key in found and getattr(self, key) < least]
+                    if key in texts and getattr(self, key) < least]
         if self.temperature <= 0:
             problems.append("the temperature must be above 0")
         if not 0 < self.nucleus <= 1:

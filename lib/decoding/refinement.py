@@ -107,8 +107,8 @@ def trace(model, source: SourceIds, mask: SourceMask,
         rows.append((strip(point.y), *bound, point.changed))
         moving = point.changed
     rows += [(*rows[-1][:3], torch.zeros_like(moving))] * (steps + 1 - len(rows))
-    found, log_p_y, log_p_z, changed = zip(*rows, strict=True)
-    return Trace(list(found), torch.stack(log_p_y), torch.stack(log_p_z),
+    strings, log_p_y, log_p_z, changed = zip(*rows, strict=True)
+    return Trace(list(strings), torch.stack(log_p_y), torch.stack(log_p_z),
                  model.length_predictor.log_prob(memory, lengths), torch.stack(changed))
 
 
@@ -144,12 +144,12 @@ def refinement_steps(model, memory: Memory, z: Float[Tensor, "rows length channe
         if step:
             moved = model.posterior(memory, part_y, _mask(part_real)).mean
             part_z = torch.where(active[:, None, None], moved.to(part_z.dtype), part_z)
-        found = model.decode(part_z, memory, _mask(part_real)).argmax()
-        found = found.masked_fill(~part_real, PAD)
+        new_y = model.decode(part_z, memory, _mask(part_real)).argmax()
+        new_y = new_y.masked_fill(~part_real, PAD)
         if step:
-            found = torch.where(active[:, None], found, part_y)
-        changed = active & (found != part_y).any(1) if step else active
-        part_y, width = found, found.shape[1]
+            new_y = torch.where(active[:, None], new_y, part_y)
+        changed = active & (new_y != part_y).any(1) if step else active
+        part_y, width = new_y, new_y.shape[1]
         z, y, moving = z.clone(), y.clone(), torch.zeros_like(moving)
         z[rows, :width], y[rows, :width], moving[rows] = part_z, part_y, changed
         yield Point(z, y, moving)

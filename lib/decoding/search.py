@@ -112,8 +112,8 @@ def sample(model, source: SourceIds, mask: SourceMask,
 class _Search:
     """What both searches carry: hypotheses of a sentence lie together, in places 0, 1, ...
 
-    The sentences that are still searched for have a row each; `said` [step, sentence, place] holds
-    what was said in every place at a step, of those that have left too.
+    The sentences that are still searched for have a row each; `tokens` [step, sentence, place]
+    holds the subword in every place at a step, of those that have left too.
     """
 
     carried: tuple[str, ...] = ()
@@ -127,7 +127,7 @@ class _Search:
         self.sentence = torch.arange(rows, device=device)
         self.last = torch.full((rows, places), BOS, device=device)
         self.done = torch.zeros(rows, dtype=torch.bool, device=device)
-        self.said = torch.full((longest, rows, places), EOS, device=device)
+        self.tokens = torch.full((longest, rows, places), EOS, device=device)
 
     def step(self, at: int) -> None:
         """Append subword number `at`, from 0, to every hypothesis."""
@@ -176,7 +176,7 @@ class Beams(_Search):
         self.best = like.new_full((rows,), -math.inf)  # log p / lp of the best end
         self.ended = limits.new_zeros(rows, 2)  # at which step, after which place that was
         self.bound = length_normaliser(limits.to(like.dtype), length_penalty)
-        self.after = torch.zeros_like(self.said)  # in which place the subword before was said
+        self.after = torch.zeros_like(self.tokens)  # in which place the subword before was said
         self.result = self.best.clone(), self.ended.clone()  # by sentence
 
     def step(self, at: int) -> None:
@@ -195,7 +195,7 @@ class Beams(_Search):
         self.done = (self.free <= 0) | (hope <= self.best)
         self.scores = scores.masked_fill(self.done[:, None], -math.inf)
         self.last = token
-        self.said[at].index_copy_(0, self.sentence, token)
+        self.tokens[at].index_copy_(0, self.sentence, token)
         self.after[at].index_copy_(0, self.sentence, self.parent)
 
     def move(self, kept: Int[Tensor, " kept"] | None = None) -> None:
@@ -213,7 +213,7 @@ class Beams(_Search):
         score, ended = self.result
         ended = ended.cpu().numpy()
         steps, place = ended[:, 0], ended[:, 1]
-        token, after = (x[:int(steps.max())].cpu().numpy() for x in (self.said, self.after))
+        token, after = (x[:int(steps.max())].cpu().numpy() for x in (self.tokens, self.after))
         words, rows = np.zeros((len(ended), len(token)), np.int64), np.arange(len(ended))
         for step in reversed(range(len(token))):
             words[:, step] = token[step, rows, place]
@@ -273,7 +273,7 @@ class Draws(_Search):
         self.last = token.masked_fill(self.ended | limit, EOS)
         self.ended = self.last == EOS
         self.done = self.ended.all(1)
-        self.said[at].index_copy_(0, self.sentence, self.last)
+        self.tokens[at].index_copy_(0, self.sentence, self.last)
 
     def move(self, kept: Int[Tensor, " kept"] | None = None) -> None:
         """Hypotheses stay in their places; drop all rows but those in `kept`."""
@@ -283,7 +283,7 @@ class Draws(_Search):
 
     def found(self) -> list[list[list[int]]]:
         """What was drawn, without EOS, a list a sentence."""
-        return [[before_end(row) for row in of] for of in self.said.permute(1, 2, 0).tolist()]
+        return [[before_end(row) for row in of] for of in self.tokens.permute(1, 2, 0).tolist()]
 
 
 def _top(values: Float[Tensor, "*batch classes"], count: int) -> tuple[Tensor, Tensor]:
@@ -297,11 +297,11 @@ def _top(values: Float[Tensor, "*batch classes"], count: int) -> tuple[Tensor, T
 
 
 def _maxima(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    found = []
+    maxima = []
     for _ in range(count):
-        found.append(values.max(-1, keepdim=True))
-        values.scatter_(-1, found[-1].indices, -math.inf)
-    return tuple(torch.cat(parts, -1) for parts in zip(*found, strict=True))
+        maxima.append(values.max(-1, keepdim=True))
+        values.scatter_(-1, maxima[-1].indices, -math.inf)
+    return tuple(torch.cat(parts, -1) for parts in zip(*maxima, strict=True))
 
 
 # ---- a sentence's own ----

@@ -43,8 +43,8 @@ def unmask(model, source: SourceIds, mask: SourceMask, steps: int = 0) -> list[l
     each = lengths if not steps else lengths.clamp(max=steps)  # steps that a sentence takes
     known, ids = torch.zeros_like(real), torch.full(real.shape, EOS, device=real.device)
     for step in range(1, int(each.max()) + 1):
-        found = model.subwords(memory, ids, known, real)
-        confidence, best = found.best()
+        emissions = model.subwords(memory, ids, known, real)
+        confidence, best = emissions.best()
         confidence = confidence.masked_fill(known | ~real, -torch.inf)
         rank = confidence.argsort(dim=1, descending=True, stable=True).argsort(1)
         goal = -(-lengths * step // each)  # rounded up
@@ -95,8 +95,8 @@ def _in_turn(model, memory, real: Bool[Tensor, "rows length"], order: Int[Tensor
         which = order[:, at:at + 1]
         if policy == "confident":
             which = most_confident(model.subwords(memory, ids, known, real), known, real)
-        found = model.subwords(memory, ids, known, real, which)
-        drawn = found.sample(uniform[:, at:at + 1], temperature)
+        emissions = model.subwords(memory, ids, known, real, which)
+        drawn = emissions.sample(uniform[:, at:at + 1], temperature)
         now = torch.zeros_like(real).scatter(1, which, True) & real & ~known
         ids, known = torch.where(now, drawn, ids), known | now
     return ids

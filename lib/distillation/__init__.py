@@ -62,9 +62,9 @@ def distilled_texts(config: Config, lines: int = 0) -> tuple[list[str], list[str
     Errors: DataError for a set that isn't there, with the command that makes it.
     """
     pairs = read(config.dataset, "train")
-    found = distilled_targets(distilled_set(config, lines), config.dataset.target, pairs)
-    rows = [row for row, line in enumerate(found) if line]
-    return tuple([side[row] for row in rows] for side in (pairs.source, pairs.target, found))
+    translations = distilled_targets(distilled_set(config, lines), config.dataset.target, pairs)
+    rows = [row for row, line in enumerate(translations) if line]
+    return tuple([side[row] for row in rows] for side in (pairs.source, pairs.target, translations))
 
 
 @dataclass(frozen=True)
@@ -181,8 +181,8 @@ def _translate(job: _Job, data: Tokenised, bar: tqdm) -> list[str]:
     def decode(rows: np.ndarray) -> None:
         batch = collate(data, rows, 1).to(where)
         with runtime.autocast(job.settings["precision"], where):
-            found = hypotheses(model, batch.source, batch.source_mask, [setting], options)[setting]
-        for row, line in zip(rows, job.teacher.task.vocabulary.decode(found), strict=True):
+            ids = hypotheses(model, batch.source, batch.source_mask, [setting], options)[setting]
+        for row, line in zip(rows, job.teacher.task.vocabulary.decode(ids), strict=True):
             lines[row] = line.removeprefix("\ufeff").strip()
         bar.update(len(rows))
 
@@ -220,12 +220,12 @@ def _finished(job: _Job) -> dict | None:
 
 def _join(job: _Job, parts: list[dict]) -> dict:
     """Write text, metrics and config of all shards, each in one move, the config last."""
-    found = [line for part in parts for line in part["lines"]]
+    translations = [line for part in parts for line in part["lines"]]
     targets = [""] * job.settings["training_pairs"]
-    for line, text in zip(job.sources.lines.tolist(), found, strict=True):
+    for line, text in zip(job.sources.lines.tolist(), translations, strict=True):
         targets[line] = text
-    metrics = {**_scores(job, found), "seconds": sum(part["seconds"] for part in parts)}
-    metrics["sentences_per_second"] = len(found) / metrics["seconds"]
+    metrics = {**_scores(job, translations), "seconds": sum(part["seconds"] for part in parts)}
+    metrics["sentences_per_second"] = len(translations) / metrics["seconds"]
     metrics |= {"device": str(runtime.device()), "threads": torch.get_num_threads()}
     described = {**job.settings, "fingerprint": job.fingerprint,
                  "distilled_text": subword.text_hash(targets), "torch": torch.__version__}
@@ -240,7 +240,7 @@ def _join(job: _Job, parts: list[dict]) -> dict:
     return metrics
 
 
-def _scores(job: _Job, found: list[str]) -> dict:
+def _scores(job: _Job, translations: list[str]) -> dict:
     """The teacher's text against the references that it stands in for.
 
     `bleu`, `identical` (the share of lines that are the reference's), `empty` and `too_long` (pairs
@@ -248,27 +248,28 @@ def _scores(job: _Job, found: list[str]) -> dict:
     (`lib.distillation.alignment`), and for toy `modes`, the share of each mode that `lib.synthetic`
     draws (the last one: none).
     """
-    rows = [row for row, line in enumerate(found) if line]
+    rows = [row for row, line in enumerate(translations) if line]
     if not rows:
         raise DataError(f"teacher {job.folder.teacher} translates every source to nothing: train "
                         "it for longer")
     references, sources = (
         [text[line] for line in job.sources.lines.tolist()]
         for text in (job.teacher.task.references("train"), job.teacher.task.sources("train")))
-    same = sum(a == b for a, b in zip(found, references, strict=True))
-    step = -(-len(found) // SCORED_PAIRS)
+    same = sum(a == b for a, b in zip(translations, references, strict=True))
+    step = -(-len(translations) // SCORED_PAIRS)
     dataset = job.teacher.config.dataset
-    score, signature = bleu(found[::step], references[::step], dataset.bleu_tokenizer)
-    chrf = CHRF().corpus_score(found[::step], [references[::step]]).score
-    sides = {"raw": references, "distilled": found}
+    score, signature = bleu(translations[::step], references[::step], dataset.bleu_tokenizer)
+    chrf = CHRF().corpus_score(translations[::step], [references[::step]]).score
+    sides = {"raw": references, "distilled": translations}
     sources = [sources[row] for row in rows[::step]]
     texts = {name: [side[row] for row in rows[::step]] for name, side in sides.items()}
     metrics = {
         **{name: job.settings[name] for name in ("dataset", "scale", "teacher")},
-        "teacher_dev_bleu": job.teacher.dev_bleu, "pairs": len(found), "empty": found.count(""),
-        "too_long": job.too_long, "identical": same / len(found),
+        "teacher_dev_bleu": job.teacher.dev_bleu, "pairs": len(translations),
+        "empty": translations.count(""), "too_long": job.too_long,
+        "identical": same / len(translations),
         "bleu": {"score": score.score, "signature": signature, "chrf": chrf,
-                 "pairs": len(found[::step])},
+                 "pairs": len(translations[::step])},
         "complexity": {n: asdict(complexity(sources, text)) for n, text in texts.items()},
     }
     if dataset.corpus == "synthetic":
@@ -306,15 +307,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=TEACHER_SEED, help="of the teacher's run")
     parser.add_argument("--shard", type=_shard, default=(1, 1), help="i/n: one of n processes")
     parser.add_argument("--lines", type=int, default=0, help="only the first so many; 0 = all")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        teacher = asked.teacher or load_dataset(asked.dataset).teacher
-        config = load_config(teacher, asked.dataset, asked.scale, asked.seed)
-        metrics = distil(config, asked.shard, asked.lines)
+        teacher = options.teacher or load_dataset(options.dataset).teacher
+        config = load_config(teacher, options.dataset, options.scale, options.seed)
+        metrics = distil(config, options.shard, options.lines)
     except ReproError as error:
         raise SystemExit(f"error: {error}") from None
     if metrics is not None:
         logger.info("%s: %s pairs, BLEU against the references %.1f, %.0f sentences/s",
-                    distilled_set(config, asked.lines).path, f"{metrics['pairs']:,}",
+                    distilled_set(config, options.lines).path, f"{metrics['pairs']:,}",
                     metrics["bleu"]["score"], metrics["sentences_per_second"])

@@ -25,7 +25,7 @@ from lib import runtime
 from lib.batching import Batch, Tokenised, collate, evaluation_batches, padded_length
 from lib.config import MODELS, Config, load_config
 from lib.errors import ConfigError, DataError, ReproError, check_least
-from lib.evaluation.scoring import TrainedRun, load_run
+from lib.evaluation.scoring import TrainedRun, load_run, table_rows
 from lib.latent import LatentModel
 from lib.layers import Memory
 from lib.likelihood import effective_sample_size, iw_bound, released_estimate
@@ -199,12 +199,11 @@ def _audit_group(run: TrainedRun, settings: AuditSettings, batch: Batch) -> list
     seeds = [seed + 1 for seed in seeds]
     lower, path, step_size = _forward(model, memory, own, chains, seeds)
     upper = reverse_annealing(path, chains, step_size, seeds, z)
-    found = _importance_weighted(model, own, settings, seeds)
+    bounds = _importance_weighted(model, own, settings, seeds)
     columns |= {"simulated_lower": lower.log_bound, "simulated_upper": upper.log_bound,
-                "simulated_iw_bound": found[f"iw_bound_{settings.samples}"],
-                "simulated_released_estimate": found["released_estimate"]}
-    lists = {name: values.tolist() for name, values in columns.items()}
-    return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
+                "simulated_iw_bound": bounds[f"iw_bound_{settings.samples}"],
+                "simulated_released_estimate": bounds["released_estimate"]}
+    return table_rows(columns)
 
 
 def _forward(model: LatentModel, memory: Memory, batch: Batch, annealing: Annealing,
@@ -275,10 +274,10 @@ def complete(configs: Iterable[Config], wanted: AuditSettings, progress: bool = 
                           stacklevel=2)
 
 
-def _settings(told: dict) -> AuditSettings:
+def _settings(description: dict) -> AuditSettings:
     """What audit.json says that the audit was made with."""
-    return AuditSettings(**told["settings"] | {
-        "annealing": Annealing(**told["settings"]["annealing"])})
+    return AuditSettings(**description["settings"] | {
+        "annealing": Annealing(**description["settings"]["annealing"])})
 
 
 def _stored(config: Config, wanted: AuditSettings | None) -> tuple[pd.DataFrame, dict, bool] | None:
@@ -287,20 +286,20 @@ def _stored(config: Config, wanted: AuditSettings | None) -> tuple[pd.DataFrame,
     if not (folder.path / "audit.json").exists():
         return None
     try:
-        told = json.loads((folder.path / "audit.json").read_text(encoding="utf-8"))
+        description = json.loads((folder.path / "audit.json").read_text(encoding="utf-8"))
         metrics = json.loads(folder.metrics.read_text(encoding="utf-8"))
-        settings = _settings(told)
+        settings = _settings(description)
         frame = pd.read_csv(folder.path / "audit.csv")
         scored = {name: metrics[name] for name in ("step", "dev_bleu")}
         scored |= {name: metrics["test_set"][name] for name in ("references", "sources")
                    if name in metrics["test_set"]}  # not in an older file
-        same = all(told.get(name) == value for name, value in scored.items())
+        same = all(description.get(name) == value for name, value in scored.items())
     except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
         raise DataError(f"the audit in {folder.path} is damaged ({error!r}): remove audit.csv and "
                         f"audit.json there and run {_command(config)} again") from error
     if not same or not settings.covers(wanted or settings):
         return None
-    return frame, told, len(frame) >= settings.sentences
+    return frame, description, len(frame) >= settings.sentences
 
 
 def summarise(frame: pd.DataFrame) -> dict[str, float | int]:
@@ -355,14 +354,14 @@ def main(arguments: list[str] | None = None) -> pd.DataFrame:
                         ("chains", default.annealing.chains),
                         ("leapfrog-steps", default.annealing.leapfrog_steps)):
         parser.add_argument(f"--{name}", type=int, default=value, help=f"default: {value}")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
         runtime.prepare()
-        config = load_config(asked.model, asked.dataset, asked.scale, asked.run_seed,
-                             asked.train_data)
-        annealing = Annealing(asked.temperatures, asked.chains, asked.leapfrog_steps)
-        return audit(config, AuditSettings(asked.sentences, asked.samples, annealing, asked.seed,
-                                           asked.precision))
+        config = load_config(options.model, options.dataset, options.scale, options.run_seed,
+                             options.train_data)
+        annealing = Annealing(options.temperatures, options.chains, options.leapfrog_steps)
+        return audit(config, AuditSettings(options.sentences, options.samples, annealing,
+                                           options.seed, options.precision))
     except ReproError as error:
         parser.exit(2, f"error: {error}\n")
 

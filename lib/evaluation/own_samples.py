@@ -184,9 +184,9 @@ def own_samples(config: Config, settings: SampleSettings, progress: bool = True)
 
     Errors: CheckpointError for a run that has neither; DataError for damaged files.
     """
-    found = read_samples(config, settings)
-    if found is not None:
-        return found
+    stored = read_samples(config, settings)
+    if stored is not None:
+        return stored
     run, folder = load_run(config), run_folder(config).path
     frame = draw_samples(run, settings, progress)
     head = {"settings": asdict(settings), "step": run.step, "dev_bleu": run.dev_bleu,
@@ -247,15 +247,15 @@ def cross_scores(config: Config, samples: Mapping[str, pd.DataFrame], importance
     path = run_folder(config).path / "scored_samples.json"
     texts = {model: one_each(frame) for model, frame in samples.items()}
     metrics = run_folder(config).read_metrics()
-    asked = {model: [text_fingerprint(frame["text"].tolist()), importance, metrics.step,
-                     metrics.dev_bleu] for model, frame in texts.items()}
+    inputs = {model: [text_fingerprint(frame["text"].tolist()), importance, metrics.step,
+                      metrics.dev_bleu] for model, frame in texts.items()}
     known = read_json(path)  # a mere cache
-    missing = [model for model in texts if known.get(model, {}).get("asked") != asked[model]]
+    missing = [model for model in texts if known.get(model, {}).get("asked") != inputs[model]]
     if missing:
         run = load_run(config)
         for model, scores in _score(run, {model: texts[model] for model in missing}, importance,
                                     progress):
-            known[model] = {"asked": asked[model], **scores}
+            known[model] = {"asked": inputs[model], **scores}
         write_json(path, known)
     names = ("log_likelihood", "error", "impossible", "sentences")
     return pd.DataFrame([{"scorer": config.model, "model": model}

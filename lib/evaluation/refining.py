@@ -49,14 +49,14 @@ def refined_sentences(run: TrainedRun, steps: int, *, samples: int = 10, sentenc
                           leave=False):
             batch = collate(data, group, model.multiple).to(where)
             source, mask = batch.source, batch.source_mask
-            found = trace(model, source, mask, steps)
-            strings = [list(of) for of in zip(*found.hypotheses, strict=True)]
+            traced = trace(model, source, mask, steps)
+            strings = [list(of) for of in zip(*traced.hypotheses, strict=True)]
             bounds = candidates.importance_scores(model, source, mask, model.encode(source, mask),
                                                   strings, samples, seed, elbo)
-            columns = {"log_p_y": found.log_p_y, "log_p_z": found.log_p_z, "elbo": bounds.T,
-                       "changed": found.changed, "lowered": found.lowered}
+            columns = {"log_p_y": traced.log_p_y, "log_p_z": traced.log_p_z, "elbo": bounds.T,
+                       "changed": traced.changed, "lowered": traced.lowered}
             columns = {name: values.cpu().numpy() for name, values in columns.items()}
-            for k, ids in enumerate(found.hypotheses):
+            for k, ids in enumerate(traced.hypotheses):
                 texts = run.task.vocabulary.decode(ids)
                 rows += [{"line": int(lines[row]), "k": k, "hypothesis": text}
                          | {name: values[k, place].item() for name, values in columns.items()}
@@ -79,9 +79,9 @@ def outputs_by_setting(run: TrainedRun, settings: Sequence[str], *,
     with runtime.autocast(run.config.training.precision, where):
         options = Options(run.config.evaluation.length_penalty, seed,
                           None if teacher is None else teacher.model)
-        found = translate(run.model, run.task.test.take(lines), run.task.vocabulary, settings,
-                          options, progress=f"{run.config.model}, {len(settings)} settings"
-                          if progress else None)
-    table = pd.DataFrame({"line": lines} | found)
+        outputs = translate(run.model, run.task.test.take(lines), run.task.vocabulary, settings,
+                            options, progress=f"{run.config.model}, {len(settings)} settings"
+                            if progress else None)
+    table = pd.DataFrame({"line": lines} | outputs)
     table.attrs["tokenizer"] = run.config.dataset.bleu_tokenizer
     return table

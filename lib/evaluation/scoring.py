@@ -40,7 +40,7 @@ from lib.task import Task
 from lib.training import checkpoints
 
 __all__ = ["TrainedRun", "accountings", "convergence", "ladder", "likelihood_batches",
-           "likelihoods", "load_run"]
+           "likelihoods", "load_run", "table_rows"]
 
 logger = logging.getLogger(__name__)
 
@@ -91,19 +91,20 @@ def likelihoods(run: TrainedRun, data: Tokenised, samples: int, seed: int = 0,
     model, exact = run.model, run.model.likelihood == "exact"
     samples, resumable = 1 if exact else samples, resumable and not exact
     partial = run_folder(run.config).checkpoints / "likelihood.pt"
-    asked = {"samples": samples, "seed": seed, "step": run.step, "data": data.fingerprint,
-             "precision": runtime.resolved(run.config.training.precision),
-             "weights": checkpoints.fingerprint(model.state_dict()) if resumable else ""}
-    rows, before = _scored_before(partial, asked) if resumable else ([], 0.0)
+    settings = {"samples": samples, "seed": seed, "step": run.step, "data": data.fingerprint,
+                "precision": runtime.resolved(run.config.training.precision),
+                "weights": checkpoints.fingerprint(model.state_dict()) if resumable else ""}
+    rows, before = _scored_before(partial, settings) if resumable else ([], 0.0)
     started = time.perf_counter()
 
     def kept() -> dict:
-        return {"asked": asked, "rows": rows, "seconds": before + time.perf_counter() - started}
+        return {"settings": settings, "rows": rows,
+                "seconds": before + time.perf_counter() - started}
 
     def score(group: np.ndarray) -> list[dict]:
-        found = runtime.halving(lambda part: _score(
+        parts = runtime.halving(lambda part: _score(
             run, collate(data, part, model.multiple), samples, seed, positions), group)
-        return [row for part in found for row in part]
+        return [row for part in parts for row in part]
 
     left = np.flatnonzero(~np.isin(data.lines, [row["line"] for row in rows]))
     where = next(model.parameters()).device
@@ -136,7 +137,7 @@ def _keep(path: Path, content: dict) -> None:
         logger.warning("%s", error)
 
 
-def _scored_before(path: Path, asked: dict) -> tuple[list[dict], float]:
+def _scored_before(path: Path, settings: dict) -> tuple[list[dict], float]:
     """What an earlier pass alike has scored, and its seconds; nothing where the file is damaged, a
     mere cache.
     """
@@ -144,9 +145,7 @@ def _scored_before(path: Path, asked: dict) -> tuple[list[dict], float]:
         saved = checkpoints.load(path, "")
     except CheckpointError:
         return [], 0.0
-    if saved.get("asked") != asked:
-        return [], 0.0
-    return saved["rows"], saved.get("seconds", math.nan)
+    return (saved["rows"], saved["seconds"]) if saved.get("settings") == settings else ([], 0.0)
 
 
 def _side_by_side(score: Callable[[np.ndarray], list[dict]], groups: list[np.ndarray],
@@ -219,6 +218,11 @@ def _rows(batch: Batch, terms: LogProbTerms, padded: torch.Tensor, samples: int,
                     "reconstruction": parts[0].mean(0)}
         columns |= {f"iw_bound_{k}": iw_bound_at(k, *parts) for k in ladder(samples)}
     columns["n_tokens_padded"] = padded
+    return table_rows(columns)
+
+
+def table_rows(columns: dict[str, torch.Tensor]) -> list[dict]:
+    """Columns of equal length as rows of plain numbers."""
     lists = {name: values.tolist() for name, values in columns.items()}
     return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
 
@@ -232,13 +236,13 @@ def accountings(sentences: pd.DataFrame, samples: int) -> dict[str, dict]:
     `impossible` says how many they are, and `mean_of_possible` what the others have.
     """
     possible = np.isfinite(sentences["log_prob"].to_numpy(np.float64))
-    found = {name: _ratio(*likelihood_terms(sentences[possible], name)) for name in ACCOUNTINGS}
+    ratios = {name: _ratio(*likelihood_terms(sentences[possible], name)) for name in ACCOUNTINGS}
     if not possible.all():
-        found = {name: {"mean": None, "standard_error": None, "impossible": int((~possible).sum()),
-                        "mean_of_possible": ratio["mean"],
-                        "standard_error_of_possible": ratio["standard_error"]}
-                 for name, ratio in found.items()}
-    return {name: ratio | {"samples": samples} for name, ratio in found.items()}
+        ratios = {name: {"mean": None, "standard_error": None, "impossible": int((~possible).sum()),
+                         "mean_of_possible": ratio["mean"],
+                         "standard_error_of_possible": ratio["standard_error"]}
+                  for name, ratio in ratios.items()}
+    return {name: ratio | {"samples": samples} for name, ratio in ratios.items()}
 
 
 def ladder(samples: int) -> list[int]:
@@ -259,32 +263,32 @@ def convergence(sentences: pd.DataFrame, samples: int) -> dict:
     """
     if "elbo" not in sentences or sentences["elbo"].isna().all():
         never = int(np.isinf(sentences["log_prob"]).sum())
-        told = f"exact; {never:,} of {len(sentences):,} sentences have probability 0"
-        return {"lower_bound": False, "statement": told if never else "exact"}
+        statement = f"exact; {never:,} of {len(sentences):,} sentences have probability 0"
+        return {"lower_bound": False, "statement": statement if never else "exact"}
     known = {k: sentences["log_prob" if k == samples else f"iw_bound_{k}"]
              for k in (*ladder(samples), samples)}
     terms = {k: {name: likelihood_terms(sentences.assign(log_prob=bound), name)
                  for name in ("strict", "paper")} for k, bound in known.items()}
-    found = {"samples": samples,
-             "bounds": [{"samples": k, **{name: _ratio(*pair) for name, pair in at.items()}}
-                        for k, at in terms.items()],
-             "rise": None, "lower_bound": True,
-             "effective_sample_size": float(sentences["effective_sample_size"].median()),
-             "largest_weight": float(sentences["largest_weight"].mean())}
-    told = f"a lower bound from {samples:,} importance sample{'s' * (samples > 1)} a sentence"
+    result = {"samples": samples,
+              "bounds": [{"samples": k, **{name: _ratio(*pair) for name, pair in at.items()}}
+                         for k, at in terms.items()],
+              "rise": None, "lower_bound": True,
+              "effective_sample_size": float(sentences["effective_sample_size"].median()),
+              "largest_weight": float(sentences["largest_weight"].mean())}
+    statement = f"a lower bound from {samples:,} importance sample{'s' * (samples > 1)} a sentence"
     if samples == 1:
-        return found | {"statement": f"{told}: the ELBO"}
+        return result | {"statement": f"{statement}: the ELBO"}
     before = max(1, samples // 10)
     decades = math.log10(samples / before)
-    found["rise"] = {"from": before, "to": samples, **{
+    result["rise"] = {"from": before, "to": samples, **{
         name: _ratio((terms[samples][name][0] - terms[before][name][0]) / decades, bottom)
         for name, (_, bottom) in terms[samples].items()}}
-    rise, own = found["rise"]["strict"], found["bounds"][-1]["strict"]["standard_error"]
+    rise, own = result["rise"]["strict"], result["bounds"][-1]["strict"]["standard_error"]
     error = "n = 1" if own is None else f"standard error {rise['standard_error']:.4f}"
-    found["lower_bound"] = rise["mean"] > min(MATERIAL_RISE if own is None else own, MATERIAL_RISE)
-    return found | {"statement": (
-        f"{told}, {'not yet ' * found['lower_bound']}converged: the last tenfold of K raised it "
-        f"by {rise['mean']:.4f} nats per token ({error})")}
+    result["lower_bound"] = rise["mean"] > min(MATERIAL_RISE if own is None else own, MATERIAL_RISE)
+    return result | {"statement": (
+        f"{statement}, {'not yet ' * result['lower_bound']}converged: the last tenfold of K raised "
+        f"it by {rise['mean']:.4f} nats per token ({error})")}
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> dict[str, float | None]:

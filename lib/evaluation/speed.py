@@ -119,11 +119,11 @@ def controlled(name: str, model: nn.Module, setting: str, weights: str = "auto",
         padded = padded_length(given.length - 1, frozen.multiple)
         lengths = torch.full((len(given.source),), padded, device=given.source.device)
         before = len(steps) + 1
-        found = refine(frozen, given.source, given.mask, [procedure.steps], lengths)
+        decoded = refine(frozen, given.source, given.mask, [procedure.steps], lengths)
         if len(steps) - before != procedure.steps:
             raise ConfigError(f"{name}, {setting}: refinement ended after {len(steps) - before} "
                               "steps; its time would be that of fewer steps")
-        return found[procedure.steps]
+        return decoded[procedure.steps]
 
     return System(name, setting, weights, count_parameters(model),
                   search if steps is None else refined)
@@ -178,7 +178,7 @@ def measure(systems: Sequence[System], works: Sequence[Work], rounds: int = 3,
             for place, given in enumerate(works):
                 for system in systems:
                     wall, cpu = time.perf_counter(), time.process_time()
-                    found = system.translate(given)
+                    decoded = system.translate(given)
                     if given.source.is_cuda:
                         torch.cuda.synchronize()
                     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
@@ -186,7 +186,7 @@ def measure(systems: Sequence[System], works: Sequence[Work], rounds: int = 3,
                         "system": system.name, "setting": system.setting,
                         "weights": system.weights, "parameters": system.parameters,
                         "batch": len(given.source), "work": place, "round": turn,
-                        "target_length": sum(map(len, found)) / len(found) + 1,
+                        "target_length": sum(map(len, decoded)) / len(decoded) + 1,
                         "seconds": wall, "cpu_seconds": cpu})
                     bar.update()
     return pd.DataFrame(rows)

@@ -161,8 +161,8 @@ def forward_annealing(path: GeometricPath, settings: Annealing,
     seeds: one a sentence. Its numbers depend on its seed alone, not on padding or neighbours.
     """
     draws = _Draws(path, settings.chains, seeds, FORWARD)
-    found = _anneal(path, settings, draws.normal(), draws, settings.ladder, step_size)
-    return AnnealedWeights(*found, reverse=False)
+    annealed = _anneal(path, settings, draws.normal(), draws, settings.ladder, step_size)
+    return AnnealedWeights(*annealed, reverse=False)
 
 
 def reverse_annealing(path: GeometricPath, settings: Annealing,
@@ -176,8 +176,8 @@ def reverse_annealing(path: GeometricPath, settings: Annealing,
     """
     draws = _Draws(path, settings.chains, seeds, REVERSE)
     start = path.whiten(z.repeat_interleave(settings.chains, 0))
-    found = _anneal(path, settings, start, draws, settings.ladder.flip(0), step_size.flip(0))
-    weights, acceptance, used = found
+    annealed = _anneal(path, settings, start, draws, settings.ladder.flip(0), step_size.flip(0))
+    weights, acceptance, used = annealed
     return AnnealedWeights(weights, acceptance.flip(0), used.flip(0), reverse=True)
 
 

@@ -116,9 +116,9 @@ def _along(transitions: Tensor, emissions: Tensor, path: Int[Tensor, "batch targ
     froms = stops[:, :-1]  # beyond the length from the last vertex, which counts nothing
     steps = transitions.gather(1, froms[..., None].expand(-1, -1, transitions.shape[2])).gather(
         2, stops[:, 1:, None])[..., 0]
-    said = emissions.gather(1, path[:, None])[:, 0]
+    emitted = emissions.gather(1, path[:, None])[:, 0]
     return (steps.masked_fill(froms == last, 0.0).sum(1)
-            + said.masked_fill(~inside, 0.0).sum(1))
+            + emitted.masked_fill(~inside, 0.0).sum(1))
 
 
 def _reach(emissions: Tensor, lengths: Tensor, vertices: Tensor,
@@ -181,5 +181,5 @@ def best_alignment(blank: Float[Tensor, "batch frames"],
     """
     with torch.enable_grad():
         given = emissions.detach().requires_grad_()
-        found = alignments_log_prob(blank.detach(), given, repeated, lengths, frames, best=True)
-        return torch.autograd.grad(found.masked_fill(found == -math.inf, 0.0).sum(), given)[0]
+        total = alignments_log_prob(blank.detach(), given, repeated, lengths, frames, best=True)
+        return torch.autograd.grad(total.masked_fill(total == -math.inf, 0.0).sum(), given)[0]

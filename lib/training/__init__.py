@@ -494,7 +494,7 @@ class Trainer:
         if self.history:
             Validations(np.array([row["step"] for row in self.history]),
                         self.dev.target_lengths + 1,
-                        *(torch.stack([found[name] for found in self.sentences]).numpy()
+                        *(torch.stack([terms[name] for terms in self.sentences]).numpy()
                           for name in ("log_prob", "counts"))).write(self.folder.validations)
         write_rows(self.folder.history, self.history)
 
@@ -536,13 +536,13 @@ def main(arguments: list[str] | None = None) -> None:
     run_arguments(parser)
     parser.add_argument("--overrides", default="",
                         help="""single settings of params/, in JSON or YAML: '{"steps": 20}'""")
-    asked = vars(parser.parse_args(arguments))
+    options = vars(parser.parse_args(arguments))
     with parallel.joined():
         try:
-            overrides = parse_overrides(asked.pop("overrides"))
-            if wrong := overrides.keys() & asked.keys():
+            overrides = parse_overrides(options.pop("overrides"))
+            if wrong := overrides.keys() & options.keys():
                 raise ConfigError(f"overrides name {', '.join(sorted(wrong))}, which has an option "
                                   "of its own")
-            train(load_config(**asked, **overrides))
+            train(load_config(**options, **overrides))
         except ReproError as error:  # the same in all processes: told once
             raise SystemExit(f"error: {error}" if parallel.is_first() else 1) from None

@@ -117,13 +117,13 @@ def trained_otherwise(config: dict, recorded: dict) -> list[str]:
 
 def _defaults(cls) -> dict:
     """The settings of a section that have a default, as JSON would hold them."""
-    found = {}
+    defaults = {}
     for f in dataclasses.fields(cls):
         if f.default is not dataclasses.MISSING:
-            found[f.name] = f.default
+            defaults[f.name] = f.default
         elif f.default_factory is not dataclasses.MISSING:
-            found[f.name] = f.default_factory()
-    return json.loads(json.dumps(found))
+            defaults[f.name] = f.default_factory()
+    return json.loads(json.dumps(defaults))
 
 
 def check_settings(content: dict, config: dict, path: Path) -> None:

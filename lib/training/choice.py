@@ -55,12 +55,12 @@ def trials(config: Config) -> dict[str, Config]:
     changes = changes or {}
     if wrong := {*values, *changes} - set(_SETTINGS):
         raise ConfigError(f"{where}: {unknown('setting of training', min(wrong), _SETTINGS)}")
-    found = {}
+    configs = {}
     for chosen in itertools.product(*values.values()):
         settings = dict(zip(values, chosen, strict=True))
-        found[",".join(f"{name}={value}" for name, value in settings.items())] = load_config(
+        configs[",".join(f"{name}={value}" for name, value in settings.items())] = load_config(
             config.model, config.dataset.name, config.scale, config.seed, **changes, **settings)
-    return found
+    return configs
 
 
 def trial_folder(config: Config, trial: str) -> TrialFolder:

@@ -29,14 +29,14 @@ def fingerprints(task: Task, dev_sentences: int, parent: Mapping[str, Tensor] | 
     weights of another model, where the run starts from them and they are still there.
     """
     sides = [task.sources("dev"), task.references("dev")]
-    found = {"training_text": text_hash(task.sources("train"), task.references("train")),
-             "dev_text": text_hash(*(side[:dev_sentences] for side in sides))}
+    digests = {"training_text": text_hash(task.sources("train"), task.references("train")),
+               "dev_text": text_hash(*(side[:dev_sentences] for side in sides))}
     if task.config.train_data == "distilled":  # Task.train has compared it with the text
         described = distilled_folder(task.config).config.read_text(encoding="utf-8")
-        found["distilled_text"] = json.loads(described)["distilled_text"]
+        digests["distilled_text"] = json.loads(described)["distilled_text"]
     if parent is not None:
-        found["start_from"] = fingerprint(dict(parent))
-    return found
+        digests["start_from"] = fingerprint(dict(parent))
+    return digests
 
 
 def check_reads(recorded: Mapping[str, str], now: Mapping[str, str], folder: Path) -> None:
@@ -46,7 +46,7 @@ def check_reads(recorded: Mapping[str, str], now: Mapping[str, str], folder: Pat
     """
     changed = [name for name in recorded if now.get(name, recorded[name]) != recorded[name]]
     if changed:
-        told = ", ".join(f"{NAMES.get(name, name)} (sha256 {recorded[name][:12]} then, "
-                         f"{now[name][:12]} now)" for name in changed)
-        raise CheckpointError(f"{folder} was trained with another {told}: restore it as it was "
+        named = ", ".join(f"{NAMES.get(name, name)} (sha256 {recorded[name][:12]} then, "
+                          f"{now[name][:12]} now)" for name in changed)
+        raise CheckpointError(f"{folder} was trained with another {named}: restore it as it was "
                               f"then, or delete {folder} to start again")

@@ -193,9 +193,9 @@ def run(count: int, words: Sequence[str], threads: int,
         on_tick()
         if process.returncode:
             log.seek(0)
-            said = [line.strip() for line in log if line.strip()] or ["torchrun said nothing"]
-            errors = [line for line in said if line.startswith("error: ")]
-            raise TrainingError((errors or said)[-1].removeprefix("error: "))
+            lines = [line.strip() for line in log if line.strip()] or ["torchrun said nothing"]
+            errors = [line for line in lines if line.startswith("error: ")]
+            raise TrainingError((errors or lines)[-1].removeprefix("error: "))
 
 
 def _end(process: subprocess.Popen) -> None:

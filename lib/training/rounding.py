@@ -42,13 +42,13 @@ class RoundedWeights:
 
     def gradients(self, loss: Tensor) -> list[Tensor | None]:
         """That of each parameter, in its own precision; None where the loss doesn't need it."""
-        found = list(torch.autograd.grad(loss, self._leaves, allow_unused=True))
+        gradients = list(torch.autograd.grad(loss, self._leaves, allow_unused=True))
         rounded = [place for place, (p, leaf) in enumerate(
             zip(self.parameters, self._leaves, strict=True))
-            if leaf is not p and found[place] is not None]
+            if leaf is not p and gradients[place] is not None]
         if rounded:
             exact = [torch.empty_like(self.parameters[place]) for place in rounded]
-            torch._foreach_copy_(exact, [found[place] for place in rounded])
+            torch._foreach_copy_(exact, [gradients[place] for place in rounded])
             for place, gradient in zip(rounded, exact, strict=True):
-                found[place] = gradient
-        return found
+                gradients[place] = gradient
+        return gradients

@@ -130,11 +130,11 @@ class FixedStep:
         if not self._unread:
             return []
         rows = self._log[:len(self._unread)].tolist()
-        found = [Logged(step, dict(zip(names, row, strict=False)), row[-1])
-                 for (step, names), row in zip(self._unread, rows, strict=True)]
+        logged = [Logged(step, dict(zip(names, row, strict=False)), row[-1])
+                  for (step, names), row in zip(self._unread, rows, strict=True)]
         self._unread.clear()
         self._slot.zero_()
-        return found
+        return logged
 
     @property
     def captured(self) -> int:
@@ -190,12 +190,12 @@ class FixedStep:
         with runtime.autocast(self.training.precision, self.where, cache=False):
             losses = self._rounded.losses(real, self.training,
                                           self._weight if with_kl else 0.0)
-        found = self._rounded.gradients(losses["loss"] * self._inverse)
+        gradients = self._rounded.gradients(losses["loss"] * self._inverse)
         self._names[with_kl] = tuple(losses)
-        self._used[with_kl] = [new is not None for new in found]
+        self._used[with_kl] = [new is not None for new in gradients]
         torch._foreach_add_(
-            [kept for kept, new in zip(self._gradients, found, strict=True) if new is not None],
-            [new for new in found if new is not None])
+            [kept for kept, new in zip(self._gradients, gradients, strict=True) if new is not None],
+            [new for new in gradients if new is not None])
         values = torch.stack([value.detach().double() for value in losses.values()])
         self._sums[:len(values)] += values
 

@@ -37,11 +37,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Choose rate, warm-up and dropout by dev BLEU.")
     run_arguments(parser)
     parser.add_argument("--trial", type=int, default=0, help="only this one, from 1")
-    asked = vars(parser.parse_args(arguments))
-    one = asked.pop("trial")
+    options = vars(parser.parse_args(arguments))
+    one = options.pop("trial")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        config = load_config(**asked)
+        config = load_config(**options)
         names = list(trials(config))
         if not 0 <= one <= len(names):
             raise ConfigError(f"--trial {one}: there are trials 1 to {len(names)}")

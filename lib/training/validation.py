@@ -37,8 +37,8 @@ def translate(model, data: Tokenised, vocabulary: Vocabulary, settings: Sequence
 
     def decode(rows: np.ndarray) -> None:
         batch = collate(data, rows, model.multiple).to(where)
-        found = hypotheses(model, batch.source, batch.source_mask, settings, options)
-        for setting, ids in found.items():
+        decoded = hypotheses(model, batch.source, batch.source_mask, settings, options)
+        for setting, ids in decoded.items():
             for row, line in zip(rows, vocabulary.decode(ids), strict=True):
                 lines[setting][row] = one_line(line)
 
