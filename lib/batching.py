@@ -209,10 +209,7 @@ def training_batches(data: Tokenised, tokens: int, multiple: int, seed: int,
 
     Errors: ConfigError for a pair wider than `tokens`.
     """
-    rng = np.random.default_rng([seed, epoch])
-    shuffled = rng.permutation(len(data))
-    source, target = _lengths(data, shuffled, multiple)
-    width = np.maximum(source, target)
+    rng, shuffled, source, target, width = _shuffled(data, multiple, seed, epoch)
     _check_widths(data, shuffled, width, tokens)
     # Stable sorts of a permutation: which of the equally long sentences meet is left to chance.
     if multiple > 1:
@@ -233,15 +230,20 @@ def fixed_batches(data: Tokenised, tokens: int, multiple: int, seed: int,
 
     Errors: ConfigError for a pair wider than `tokens`.
     """
-    rng = np.random.default_rng([seed, epoch])
-    shuffled = rng.permutation(len(data))
-    source, target = _lengths(data, shuffled, multiple)
-    width = np.maximum(source, target)
+    rng, shuffled, source, target, width = _shuffled(data, multiple, seed, epoch)
     rounded = _rounded(width)
     _check_widths(data, shuffled, rounded, tokens)
     order = np.lexsort((-(source + target), -width))
     groups = _cut(shuffled[order], rounded[order], np.zeros_like(order), tokens)
     return [groups[place] for place in rng.permutation(len(groups))]
+
+
+def _shuffled(data: Tokenised, multiple: int, seed: int, epoch: int):
+    """The epoch's generator, all rows in its random order, and what each of them takes."""
+    rng = np.random.default_rng([seed, epoch])
+    rows = rng.permutation(len(data))
+    source, target = _lengths(data, rows, multiple)
+    return rng, rows, source, target, np.maximum(source, target)
 
 
 def _lengths(data: Tokenised, rows: np.ndarray, multiple: int) -> tuple[np.ndarray, np.ndarray]:
@@ -269,8 +271,7 @@ def evaluation_batches(data: Tokenised, tokens: int, multiple: int,
     A group's rows x max(longest source, longest padded target) is at most `tokens`, its rows at
     most `sequences`; a row that is wider than `tokens` makes a group of its own.
     """
-    source = data.source_lengths + 1
-    target = padded_length(data.target_lengths, multiple)
+    source, target = _lengths(data, np.arange(len(data)), multiple)
     width = np.maximum(source, target)
     order = np.lexsort((-(source + target), -width))
     return _cut(order, width[order], np.zeros_like(order), tokens, sequences)

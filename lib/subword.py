@@ -16,7 +16,6 @@ import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from pathlib import Path
 
 import sentencepiece
 from jaxtyping import Int
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from lib.errors import ConfigError, DataError
 from lib.host import allowed_cores
-from lib.paths import cache_root, replacing, write_cache
+from lib.paths import cache_root, write_cache
 
 __all__ = ["BOS", "EOS", "PAD", "UNK", "Vocabulary", "before_end", "one_line",
            "text_fingerprint", "text_hash", "train"]
@@ -76,23 +75,6 @@ class Vocabulary:
         rows = ids.tolist() if isinstance(ids, Tensor) else ids
         texts = self._processor.decode([before_end(row) for row in rows])
         return [text.replace("\n", " ") for text in texts]
-
-    def save(self, path: Path) -> None:
-        """Write the model in one move: an interruption leaves the old file or none."""
-        with replacing(path) as temporary:
-            temporary.write_bytes(self.model)
-
-    @classmethod
-    def load(cls, path: Path) -> "Vocabulary":
-        """Read a saved vocabulary. Errors: DataError for a missing, truncated or foreign file."""
-        try:
-            return cls(path.read_bytes())
-        except FileNotFoundError:
-            raise DataError(f"no vocabulary at {path}: lib.subword.train makes it again from the "
-                            "training text") from None
-        except DataError as error:
-            raise DataError(f"{path}: {error}; delete the file, and lib.subword.train makes it "
-                            "again from the training text") from error
 
 
 def one_line(text: str) -> str:
@@ -175,7 +157,7 @@ def train(dataset, scale: str, pairs) -> Vocabulary:
     digest = text_hash(settings, pairs.source, pairs.target)[:16]
     path = cache_root() / "vocabularies" / f"{dataset.name}-{scale}-{digest}.model"
     with contextlib.suppress(DataError, OSError):  # else trained again below, to the same bytes
-        return Vocabulary.load(path)
+        return Vocabulary(path.read_bytes())
     try:
         vocabulary = Vocabulary(_fit(_spaced(pairs), size, dataset.subword))
     except RuntimeError as error:

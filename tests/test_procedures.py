@@ -14,8 +14,8 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_comes_back(name):
-    assert str(Procedure.parse(name)) == name
+def test_a_name_is_kept(name):
+    assert Procedure.parse(name).name == name
 
 
 @pytest.mark.parametrize(("name", "short"), [
@@ -23,7 +23,6 @@ def test_a_name_comes_back(name):
     ("k1-samples3@1.0-bound", "k1-samples3-bound"), ("sample@0.50", "sample@0.5")])
 def test_two_names_of_one_procedure(name, short):
     assert Procedure.parse(name) == Procedure.parse(short)
-    assert str(Procedure.parse(name)) == short
 
 
 def test_a_name_says_it_all():

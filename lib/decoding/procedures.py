@@ -1,7 +1,7 @@
 """Names of decoding procedures and what they say; lib/decoding lists them."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lib.decoding import risk
 from lib.errors import ConfigError
@@ -32,7 +32,7 @@ _PATTERNS = {
 
 @dataclass(frozen=True)
 class Procedure:
-    """A way to get hypotheses; `Procedure.parse` reads its name, `str` writes it."""
+    """A way to get hypotheses; `Procedure.parse` reads its name."""
 
     search: str
     """greedy | lookahead | viterbi | beam | sample (nucleus, confident too) | refine | unmask"""
@@ -52,6 +52,8 @@ class Procedure:
     """among several candidates: bound | iw | teacher | chrf | bleu"""
     importance: int = 0
     """samples of the importance-weighted bound"""
+    name: str = field(default="", compare=False)
+    """as it was given"""
 
     @classmethod
     def parse(cls, name: str) -> "Procedure":
@@ -78,15 +80,15 @@ class Procedure:
         if kind == "sample":
             numbers["samples"] = 1
         procedure = cls("sample" if kind == "mbr" else kind, choice=texts.get("choice", ""),
-                        policy=texts.get("policy", ""), **numbers)
-        procedure._check(name, texts)
+                        policy=texts.get("policy", ""), name=name, **numbers)
+        procedure._check(texts)
         return procedure
 
-    def _check(self, name: str, texts: dict[str, str]) -> None:
+    def _check(self, texts: dict[str, str]) -> None:
         """Numbers in range, several candidates with a choice, one without."""
-        problems = [f"{key} must be {least} or more" for key, least in
-                    (("width", 1), ("lengths", 1), ("samples", 1), ("importance", 1))
-                    if key in texts and getattr(self, key) < least]
+        problems = [f"{key} must be 1 or more"
+                    for key in ("width", "lengths", "samples", "importance")
+                    if key in texts and getattr(self, key) < 1]
         if self.temperature <= 0:
             problems.append("the temperature must be above 0")
         if not 0 < self.nucleus <= 1:
@@ -99,7 +101,7 @@ class Procedure:
                 problems.append(f"there is nothing to choose by -{self.choice}: add -lengths<n> or "
                                 "-samples<n>")
         if problems:
-            raise ConfigError(f"decoding setting '{name}': {'; '.join(problems)}")
+            raise ConfigError(f"decoding setting '{self.name}': {'; '.join(problems)}")
 
     @property
     def plain(self) -> bool:
@@ -116,27 +118,6 @@ class Procedure:
         """How many a sentence are in memory together, with what their scores need."""
         return self.width * self.candidates * max(1, self.importance)
 
-    def __str__(self) -> str:
-        tempered = "" if self.temperature == 1 else f"@{self.temperature:g}"
-        if self.search in ("greedy", "lookahead", "viterbi"):
-            return self.search
-        if self.search == "unmask":
-            return f"m{self.steps or 'T'}"
-        if self.search == "beam":
-            return f"beam{self.width}"
-        choice = self.choice + (str(self.importance) if self.choice == "iw" else "")
-        if self.search == "sample":
-            drawn = self.policy or (
-                "sample" if self.nucleus == 1 else f"nucleus{self.nucleus:g}")
-            drawn += tempered
-            if not choice:
-                return drawn
-            return f"mbr{self.samples}-{choice}" + ("" if drawn == "sample" else f"-{drawn}")
-        parts = [f"k{self.steps}"]
-        parts += [f"lengths{self.lengths}"] * bool(self.lengths)
-        parts += [f"samples{self.samples}{tempered}"] * bool(self.samples)
-        return "-".join(parts + [choice] * bool(choice))
-
     def check(self, model, teacher=None, vocabulary=None) -> None:
         """Whether a model can do it with what is given.
 
@@ -146,14 +127,16 @@ class Procedure:
         kind = self.policy or ("nucleus" if self.nucleus < 1 else self.search)
         if kind not in model.procedures:
             fits = ", ".join(EXAMPLES.get(kind, kind) for kind in model.procedures)
-            raise ConfigError(f"decoding setting '{self}' doesn't fit this family of model; "
+            raise ConfigError(f"decoding setting '{self.name}' doesn't fit this family of model; "
                               f"use {fits} ...")
         if self.choice in risk.UTILITIES and vocabulary is None:
-            raise ConfigError(f"decoding setting '{self}' compares texts: give the vocabulary")
+            raise ConfigError(f"decoding setting '{self.name}' compares texts: give the "
+                              "vocabulary")
         if self.choice == "teacher":
             if teacher is None:
-                raise ConfigError(f"decoding setting '{self}' needs a teacher: give a trained "
-                                  "autoregressive model with the same vocabulary, e.g. tr_s")
+                raise ConfigError(f"decoding setting '{self.name}' needs a teacher: give a "
+                                  "trained autoregressive model with the same vocabulary, "
+                                  "e.g. tr_s")
             sizes = [len(m.embedding.weight) for m in (model, teacher)]
             if teacher.decoding != "stepwise" or sizes[0] != sizes[1]:
                 raise ConfigError("the teacher must be an autoregressive model with the same "

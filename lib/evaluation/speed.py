@@ -7,7 +7,7 @@ hits all alike; medians over rounds are reported, and work a CPU-second beside w
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -101,7 +101,7 @@ def controlled(name: str, model: nn.Module, setting: str, weights: str = "auto",
     Errors: ConfigError for a setting other than greedy, beam<width>, k<steps>.
     """
     procedure = Procedure.parse(setting)
-    if str(replace(procedure, width=1, steps=0)) not in ("greedy", "beam1", "k0"):
+    if not procedure.plain and procedure.search not in ("greedy", "beam"):
         raise ConfigError(f"setting '{setting}' can't be timed at a given length: greedy, "
                           "beam<width> or k<steps>")
     procedure.check(model)
