@@ -90,9 +90,14 @@ class Transformer(Model):
         return LogProbTerms(log_p_y[None], zero[None], zero[None], zero)
 
     def start(self, memory: Memory, hypotheses: int, longest: int) -> DecoderState:
-        """An empty state for `hypotheses` hypotheses a sentence, of at most `longest` subwords."""
+        """An empty state for `hypotheses` hypotheses a sentence, of at most `longest` subwords.
+
+        A frozen model's cache is in fp32 on a CPU, which is fastest there.
+        """
+        weight = self.embedding.weight
+        dtype = None if self.output is None or weight.is_cuda else weight.dtype
         return DecoderState(self.decoder.source(memory.states), mask_bias(memory.mask), hypotheses,
-                            longest)
+                            longest, dtype)
 
     def step(self, state: DecoderState,
              last: Int[Tensor, " hypotheses"]) -> Float[Tensor, "hypotheses vocabulary"]:
@@ -105,7 +110,6 @@ class Transformer(Model):
         for layer, cache, source in layers:
             x = layer.step(x, cache, state.at, source, state.bias)
         state.at += 1
-        return exact(self._logits(self.decoder.norm(x)[:, 0])).log_softmax(-1)
-
-    def _logits(self, states: Float[Tensor, "hypotheses d_model"]) -> Tensor:
-        return F.linear(states, self.embedding.weight)
+        states = self.decoder.norm(x)[:, 0]
+        logits = F.linear(states, weight) if self.output is None else self.output(states)
+        return exact(logits).log_softmax(-1)

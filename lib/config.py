@@ -17,8 +17,8 @@ from lib.errors import ConfigError, check_least
 from lib.paths import PARAMS
 
 __all__ = [
-    "FAMILIES", "LATENT", "MODELS", "SCALES", "TEACHERS", "TOKENIZERS", "Architecture", "Config",
-    "Dataset", "Evaluation", "Training", "build", "datasets", "family_of", "load_config",
+    "FAMILIES", "LATENT", "MODELS", "SCALES", "SECTIONS", "TEACHERS", "TOKENIZERS", "Architecture",
+    "Config", "Dataset", "Evaluation", "Training", "build", "datasets", "family_of", "load_config",
     "load_dataset", "model_name", "parse_overrides", "run_arguments", "unknown",
 ]
 

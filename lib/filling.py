@@ -26,7 +26,6 @@ class FillingModel(Model):
         self.encoder = Encoder(a.encoder_layers, a.d_model, a.d_filter, a.heads, dropout)
         self.decoder = Decoder(a.decoder_layers, a.d_model, a.decoder_d_filter or a.d_filter,
                                a.heads, dropout)
-        self.output = None  # a frozen model's product of states and the embedding matrix
 
     def fill(self, ids: Int[Tensor, "rows length"], memory: Memory,
              mask: Bool[Tensor, "rows length"] | None) -> Float[Tensor, "rows length d_model"]:

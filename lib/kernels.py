@@ -20,8 +20,9 @@ try:
 except ImportError:
     triton = tl = None
 
-__all__ = ["Pair", "affine", "affine_backward", "affine_trial", "available", "layer_norm",
-           "layer_norm_backward", "norm_trial", "power", "softmax_slope", "softmax_trial", "wave"]
+__all__ = ["Pair", "affine", "affine_backward", "affine_trial", "available", "grid",
+           "layer_norm", "layer_norm_backward", "layout", "norm_trial", "power", "softmax_slope",
+           "softmax_trial", "wave"]
 
 Pair = tuple[Tensor, Tensor]
 
@@ -128,8 +129,8 @@ def affine(z: Float[Tensor, "batch length channels"], out: Float[Tensor, "batch 
     batch, rows, twice = out.shape
     eps = torch.empty_like(z)
     log_scale = torch.empty(batch, rows, dtype=z.dtype, device=z.device)
-    _affine[_grid(batch * rows)](z, out, _bytes(mask, out), eps, log_scale, batch * rows,
-                                 twice // 2, KEEP_ALL=mask is None, **_layout(twice // 2, split))
+    _affine[grid(batch * rows)](z, out, _bytes(mask, out), eps, log_scale, batch * rows,
+                                twice // 2, KEEP_ALL=mask is None, **layout(twice // 2, split))
     return eps, log_scale.sum(1)
 
 
@@ -140,8 +141,8 @@ def affine_backward(grad: Float[Tensor, "batch length channels"],
     """Gradients of z and `out`; direct: that of each position's summed log scale."""
     batch, rows, twice = out.shape
     by_z, by_out = torch.empty_like(eps), torch.empty_like(out)
-    _affine_backward[_grid(batch * rows)](grad, eps, out, direct, by_z, by_out, batch * rows,
-                                          twice // 2, **_layout(twice // 2, split))
+    _affine_backward[grid(batch * rows)](grad, eps, out, direct, by_z, by_out, batch * rows,
+                                         twice // 2, **layout(twice // 2, split))
     return by_z, by_out
 
 
@@ -164,8 +165,8 @@ def layer_norm(x: Float[Tensor, "rows width"], weight: Tensor, bias: Tensor, eps
     rows, width = x.shape
     y = torch.empty(rows, width, dtype=dtype, device=x.device)
     mean, scale = torch.empty(2, rows, dtype=torch.float32, device=x.device).unbind()
-    _layer_norm[_grid(rows)](x, weight, bias, y, mean, scale, rows, width, eps, ROWS=ROWS,
-                             BLOCK=power(width))
+    _layer_norm[grid(rows)](x, weight, bias, y, mean, scale, rows, width, eps, ROWS=ROWS,
+                            BLOCK=power(width))
     return y, mean, scale
 
 
@@ -174,7 +175,7 @@ def layer_norm_backward(grad: Float[Tensor, "rows width"], x: Float[Tensor, "row
                         scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias, in float32."""
     rows, width = x.shape
-    programs = min(PROGRAMS, *_grid(rows))
+    programs = min(PROGRAMS, *grid(rows))
     by_x = torch.empty_like(x)
     parts = torch.empty(2, programs, width, dtype=torch.float32, device=x.device)
     _layer_norm_backward[(programs,)](grad, x, weight, mean, scale, by_x, parts, rows, width,
@@ -192,11 +193,12 @@ def power(width: int) -> int:
     return 1 << (width - 1).bit_length()
 
 
-def _grid(rows: int) -> tuple[int]:
+def grid(rows: int) -> tuple[int]:
+    """The programs that take `ROWS` of so many rows each."""
     return (-(-rows // ROWS),)
 
 
-def _layout(half: int, split: str) -> dict[str, int]:
+def layout(half: int, split: str) -> dict[str, int]:
     """Where the halves lie: of `2 half` numbers, the kept ones first or each before its moved one.
 
     Halves of the channels and two times side by side look alike in memory.

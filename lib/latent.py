@@ -61,7 +61,7 @@ class LatentModel(Model):
         x = x + positions(z.shape[1], x.shape[-1], x.device, z.dtype)
         if mask is not None:
             mask = mask.repeat_interleave(len(z) // len(mask), 0)
-        return Tokens(self.decoder(x, memory, mask), self.embedding.weight)
+        return Tokens(self.decoder(x, memory, mask), self.embedding.weight, self.output)
 
     # ---- training ----
 

@@ -276,7 +276,10 @@ class SourceKeysValues(nn.Module):
 
     def forward(self, states: Float[Tensor, "batch source d_source"]) -> list[KeysValues]:
         """One pair of keys and values [batch, heads, source, width / heads] a layer."""
-        parts = F.linear(states, self.weight).split([2 * width for width in self.widths], -1)
+        return self._by_layer(F.linear(states, self.weight))
+
+    def _by_layer(self, products: Tensor) -> list[KeysValues]:
+        parts = products.split([2 * width for width in self.widths], -1)
         split = [p.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4) for p in parts]
         return [p.unbind() for p in split]  # its gradient is one stack, not two sums with zeros
 

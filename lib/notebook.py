@@ -2,9 +2,9 @@
 
 import contextlib
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 
+from IPython import get_ipython
 from IPython.core.pylabtools import select_figure_formats
 from IPython.display import display
 from matplotlib.figure import Figure
@@ -24,7 +24,7 @@ def setup() -> None:
     So does that of an interruption.
     """
     runtime.prepare()
-    shell = _shell()
+    shell = get_ipython()  # None in a plain Python
     if shell is not None:
         shell.set_custom_exc((ReproError, KeyboardInterrupt), _one_line)
         select_figure_formats(shell, {"retina"})
@@ -106,12 +106,6 @@ def file_stem(dataset: str, scale: str, train_data: str = "raw", seed: int = 1,
 
 
 # ---- parts ----
-
-def _shell():
-    """The running IPython, None in a plain Python."""
-    module = sys.modules.get("IPython")
-    return None if module is None else module.get_ipython()
-
 
 def _one_line(shell, kind: type, error: BaseException, _traceback, tb_offset: int | None = None,
               ) -> list[str]:

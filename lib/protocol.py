@@ -30,6 +30,10 @@ class Model(nn.Module):
     """the kinds of procedure that `lib.decoding` offers for it; `nucleus` is a kind of its own"""
     architecture: Architecture
 
+    def __init__(self):
+        super().__init__()
+        self.output = None  # a frozen model's product of states and the embedding matrix
+
     def loss_terms(self, batch: Batch, training: Training,
                    kl_weight: float | Tensor) -> dict[str, Tensor]:
         """Sums over a batch, in nats: `loss` with gradient, its parts without; and `tokens`.

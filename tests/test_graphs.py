@@ -110,14 +110,14 @@ def test_refinement_changes_the_hypotheses_that_are_compared(rows):
 def test_greedy_search_gives_up_where_beam_search_does(rows):
     """A model that never says EOS, beyond the padded source's own limit too."""
     model = frozen_model(AUTOREGRESSIVE)
-    plain = model._logits
+    plain = model.output.forward
 
     def endless(states):
         logits = plain(states).clone()
         logits[..., 2] = -100.0
         return logits
 
-    model._logits = endless
+    model.output.forward = endless
     decoder = GraphedDecoder(model, "greedy")
     for row in rows[:3]:
         assert len(decoder(alone(row))[0]) == longest_target(len(row) + 1) - 1

@@ -17,23 +17,19 @@ from torch import Tensor, nn
 
 from lib import runtime
 from lib.affine import put_together, take_apart
-from lib.autoregressive import DecoderState, Transformer
 from lib.decoding import fused
-from lib.distributions import Tokens, exact
 from lib.errors import ConfigError
-from lib.filling import FillingModel
 from lib.flows import ActNorm, Coupling, Glow, InvertibleLinear, unsqueeze
-from lib.latent import LatentModel
 from lib.layers import (
     DecoderLayer,
     EncoderLayer,
     KeysValues,
     SourceKeysValues,
     WeightNormLinear,
-    mask_bias,
     positions,
 )
 from lib.priors import FlowPrior
+from lib.protocol import Model
 
 __all__ = ["WEIGHTS", "Product", "freeze"]
 
@@ -42,8 +38,10 @@ FUSED_BATCH = 8  # sentences up to which fused bf16 attention beats plain produc
 ROWS = 16  # rows of the product that packed weights are laid out for: a sentence
 
 
-def freeze(model: nn.Module, weights: str = "auto") -> nn.Module:
+def freeze(model: Model, weights: str = "auto") -> Model:
     """A copy of a model for decoding only; the model itself stays as it is.
+
+    Length predictors and a graph's transitions stay in the model's own precision.
 
     `weights`: auto (bf16 where the hardware multiplies it, else fp32), fp32 (the precision that the
     model has), bf16, or int8 (one scale an output channel, activations rounded to int8 as they
@@ -58,12 +56,14 @@ def freeze(model: nn.Module, weights: str = "auto") -> nn.Module:
         raise ConfigError("int8 weights run on a CPU only: use bf16 on a GPU")
     if weights == "auto":
         weights = "bf16" if runtime.has_fast_bf16(where) else "fp32"
-    plain = copy.deepcopy(model).eval().requires_grad_(False)
-    if isinstance(model, FillingModel):
-        return _freeze_filling(plain, weights)
-    family = FrozenTransformer if isinstance(model, Transformer) else FrozenLatentModel
+    frozen = copy.deepcopy(model).eval().requires_grad_(False)
     with torch.no_grad():
-        return family(plain, weights).eval()
+        for stack in (frozen.encoder, frozen.decoder):
+            _freeze_stack(stack, weights)
+        if frozen.latents:
+            _freeze_latents(frozen, weights)
+        frozen.output = Product(frozen.embedding.weight, None, weights)
+    return frozen.eval()
 
 
 class Product(nn.Module):
@@ -198,88 +198,32 @@ class FrozenKeysValues(SourceKeysValues):
 
     def forward(self, states: Float[Tensor, "batch source d_source"]) -> list[KeysValues]:
         """One pair of keys and values [batch, heads, source, width / heads] a layer."""
-        parts = self.product(states).split([2 * width for width in self.widths], -1)
-        split = [p.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4) for p in parts]
-        return [(p[0], p[1]) for p in split]
+        return self._by_layer(self.product(states))
 
 
-def _freeze_stack(stack: nn.Module, weights: str) -> nn.Module:
-    """An encoder or decoder with frozen layers."""
+def _freeze_stack(stack: nn.Module, weights: str) -> None:
+    """Freeze the layers of an encoder or decoder."""
     stack.layers = nn.ModuleList(FrozenLayer(layer, weights) for layer in stack.layers)
     if hasattr(stack, "source"):
         stack.source = FrozenKeysValues(stack.source, weights)
-    return stack
 
 
-def _freeze_filling(model: FillingModel, weights: str) -> FillingModel:
-    """A model that fills in subwords; lengths and transitions stay in its own precision."""
-    model.encoder = _freeze_stack(model.encoder, weights)
-    model.decoder = _freeze_stack(model.decoder, weights)
-    model.output = Product(model.embedding.weight, None, weights)
-    return model
+def _freeze_latents(model: Model, weights: str) -> None:
+    """Freeze the posterior, the prior, and how z enters the decoder."""
+    prior = model.prior
+    parts = [(model.posterior_decoder, model.posterior_head)]
+    if isinstance(prior, FlowPrior):
+        prior.glow = FrozenGlow(prior.glow, weights)
+    elif hasattr(prior, "decoder"):
+        parts.append((prior.decoder, prior.head))
+    for decoder, head in parts:
+        _freeze_stack(decoder, weights)
+        head.out = _normalised(head.out, weights)
+    model.latent = Product(model.latent.weight, model.latent.bias, weights)
 
 
 def _normalised(layer: WeightNormLinear, weights: str) -> Product:
     return Product(layer.g[:, None] * F.normalize(layer.v, dim=1), layer.b, weights)
-
-
-class FrozenTransformer(Transformer):
-    """An autoregressive model for search."""
-
-    def __init__(self, model: Transformer, weights: str):
-        nn.Module.__init__(self)
-        self.architecture, self.embedding = model.architecture, model.embedding
-        self.encoder = _freeze_stack(model.encoder, weights)
-        self.decoder = _freeze_stack(model.decoder, weights)
-        self.output = Product(model.embedding.weight, None, weights)
-
-    def start(self, memory, hypotheses: int, longest: int) -> DecoderState:
-        """An empty state; on a CPU its cache is in fp32, which is fastest there."""
-        weight = self.embedding.weight
-        return DecoderState(self.decoder.source(memory.states), mask_bias(memory.mask), hypotheses,
-                            longest, None if weight.is_cuda else weight.dtype)
-
-    def _logits(self, states: Float[Tensor, "hypotheses d_model"]) -> Tensor:
-        return self.output(states)
-
-
-class FrozenTokens(Tokens):
-    """p(y|z, x) whose most probable subwords come from the frozen output layer."""
-
-    def __init__(self, states: Tensor, weight: Tensor, output: Product):
-        super().__init__(exact(states), weight)
-        object.__setattr__(self, "output", output)
-
-    def logits(self, states: Float[Tensor, "samples length d_model"]) -> Tensor:
-        """What softmax makes probabilities of, [samples, length, vocabulary]."""
-        return self.output(states)
-
-
-class FrozenLatentModel(LatentModel):
-    """A latent-variable model for decoding; its length predictor stays in fp32."""
-
-    def __init__(self, model: LatentModel, weights: str):
-        nn.Module.__init__(self)
-        self.architecture, self.embedding = model.architecture, model.embedding
-        self.length_predictor = model.length_predictor
-        self.encoder = _freeze_stack(model.encoder, weights)
-        for name in ("decoder", "posterior_decoder"):
-            setattr(self, name, _freeze_stack(getattr(model, name), weights))
-        self.posterior_head = model.posterior_head
-        self.posterior_head.out = _normalised(self.posterior_head.out, weights)
-        self.prior = model.prior
-        if isinstance(self.prior, FlowPrior):
-            self.prior.glow = FrozenGlow(self.prior.glow, weights)
-        elif hasattr(self.prior, "decoder"):
-            self.prior.decoder = _freeze_stack(self.prior.decoder, weights)
-            self.prior.head.out = _normalised(self.prior.head.out, weights)
-        self.latent = Product(model.latent.weight, model.latent.bias, weights)
-        self.output = Product(model.embedding.weight, None, weights)
-
-    def decode(self, z: Tensor, memory, mask: Tensor | None) -> FrozenTokens:
-        """p(y|z,x), every position at once; samples of one sentence lie together."""
-        tokens = super().decode(z, memory, mask)
-        return FrozenTokens(tokens.states, tokens.weight, self.output)
 
 
 class FrozenGlow(Glow):

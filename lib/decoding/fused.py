@@ -13,11 +13,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lib import kernels
-from lib.kernels import Pair, power, tl, triton, wave
+from lib.affine import put_together, take_apart
+from lib.kernels import Pair, grid, layout, power, tl, triton, wave
 
 __all__ = ["add_norm", "affine_inverse", "available"]
-
-ROWS = 4  # positions of a coupling that a program moves
 
 
 def available(x: Tensor) -> bool:
@@ -38,13 +37,9 @@ def frozen_trial(where: torch.device) -> Iterator[Pair]:
         yield results[1], F.layer_norm(total.float(), (20,), norm.weight, norm.bias)
     for split, rows, half in (("c", 4, 6), ("a", 4, 6), ("t", 2, 12)):
         eps, net = wave(1, 4, 12, where=where), wave(1, rows, 2 * half, where=where)
-        shift, raw = net.chunk(2, -1)
-        apart = eps.view(1, rows, half, 2) if split == "a" else \
-            eps.view(1, rows, 2, half).transpose(2, 3)
-        moved = apart[..., 1] * (1.0 + (-2.0 - raw).exp()) - shift
-        z = torch.stack([apart[..., 0], moved], -1)
-        yield affine_inverse(eps, net, split), \
-            (z if split == "a" else z.transpose(2, 3)).reshape(eps.shape)
+        (shift, raw), (kept, moved) = net.chunk(2, -1), take_apart(eps, split)
+        moved = moved * (1.0 + (-2.0 - raw).exp()) - shift
+        yield affine_inverse(eps, net, split), put_together(kept, moved, split)
 
 
 def add_norm(x: Float[Tensor, "*batch d_model"], out: Float[Tensor, "*batch d_model"] | None,
@@ -62,15 +57,10 @@ def add_norm(x: Float[Tensor, "*batch d_model"], out: Float[Tensor, "*batch d_mo
 def affine_inverse(eps: Float[Tensor, "batch length channels"],
                    out: Float[Tensor, "batch rows twice"],
                    split: str) -> Float[Tensor, "batch length channels"]:
-    """The z whose image under `lib.affine.affine` is eps, without log-determinant.
-
-    Halves of the channels and two times side by side look alike in memory.
-    """
+    """The z whose image under `lib.affine.affine` is eps, without log-determinant."""
     eps = eps.contiguous()
     rows, half, z = out.shape[0] * out.shape[1], out.shape[2] // 2, torch.empty_like(eps)
-    _affine_inverse[(-(-rows // ROWS),)](
-        eps, out.contiguous(), z, rows, half, APART=2 if split == "a" else 1,
-        ALTERNATE=split == "a", ROWS=ROWS, BLOCK=power(half))
+    _affine_inverse[grid(rows)](eps, out.contiguous(), z, rows, half, **layout(half, split))
     return z
 
 

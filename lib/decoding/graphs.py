@@ -24,15 +24,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from lib.batching import padded_length
 from lib.decoding import DEFAULTS, Options, Procedure
-from lib.decoding.frozen import FrozenLatentModel, FrozenTransformer
 from lib.decoding.refinement import strip
 from lib.decoding.search import Beams, longest_target, source_sizes
 from lib.errors import ConfigError
 from lib.layers import LONGEST, SourceIds, SourceMask, length_mask
+from lib.protocol import Model
 from lib.subword import EOS, PAD
 
 __all__ = ["GraphedDecoder", "can_be_graphed"]
@@ -42,12 +42,12 @@ STEPS, STEPS_ALONE = 8, 2  # of a search in one graph, even; of one sentence, th
 WARM_UP = 1  # runs before a capture: tables, workspaces and kernels are then in place
 
 
-def can_be_graphed(model: nn.Module, setting: str) -> bool:
+def can_be_graphed(model: Model, setting: str) -> bool:
     """Whether a decoding setting of a frozen model has stages of fixed shapes."""
     procedure = Procedure.parse(setting)
-    if isinstance(model, FrozenTransformer):
+    if model.decoding == "stepwise":
         return procedure.search in ("greedy", "beam")
-    return isinstance(model, FrozenLatentModel) and procedure.plain
+    return model.latents and procedure.plain
 
 
 class GraphedDecoder:
@@ -57,7 +57,7 @@ class GraphedDecoder:
     does: exactly in high precision, nearly always in bf16. Not for two threads at once.
     """
 
-    def __init__(self, model: nn.Module, setting: str, options: Options = DEFAULTS,
+    def __init__(self, model: Model, setting: str, options: Options = DEFAULTS,
                  graphs: bool | None = None, bucket: int = BUCKET):
         """`setting`: greedy, beam<width> or k<steps>. `graphs`: by default on a GPU.
 
@@ -66,7 +66,7 @@ class GraphedDecoder:
         """
         self.procedure = Procedure.parse(setting)
         self.procedure.check(model, vocabulary=options.vocabulary)
-        if not isinstance(model, FrozenTransformer | FrozenLatentModel):
+        if model.output is None or model.decoding not in ("stepwise", "parallel"):
             raise ConfigError("only a frozen Transformer or latent model can go through CUDA "
                               "graphs: give freeze(model)")
         if not can_be_graphed(model, setting):

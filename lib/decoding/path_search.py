@@ -33,7 +33,7 @@ from lib.decoding.search import (
 from lib.distributions import draw
 from lib.emissions import Emissions
 from lib.layers import Memory, SourceIds, SourceMask
-from lib.likelihood.path_sums import NOTHING
+from lib.likelihood.path_sums import NOTHING, into
 from lib.subword import BOS, EOS
 
 __all__ = ["beam", "collapse", "draws", "greedy", "lookahead", "viterbi"]
@@ -95,7 +95,7 @@ def viterbi(model, source: SourceIds, mask: SourceMask,
     most = torch.tensor([longest_target(size) for size in sizes], device=last.device) - 1
     ends, came = [], []
     for length in range(int(most.max()) + 1):
-        final, start = (f + _column(graph.transitions, last)).max(1)
+        final, start = (f + into(graph.transitions, last[:, None])).max(1)
         allowed = (length <= most) & (length <= last - 1)
         ends.append((final / length_normaliser(length + 1, length_penalty)).masked_fill(
             ~allowed, -torch.inf))
@@ -113,13 +113,6 @@ def viterbi(model, source: SourceIds, mask: SourceMask,
             at = before[step, row, at]
         rows.append(path[::-1])
     return rows
-
-
-def _column(transitions: Float[Tensor, "batch vertices vertices"],
-            last: Int[Tensor, " batch"]) -> Float[Tensor, "batch vertices"]:
-    """log p(last vertex | vertex)."""
-    where = last[:, None, None].expand(-1, transitions.shape[1], 1)
-    return transitions.gather(2, where)[..., 0]
 
 
 def collapse(symbols: list[int]) -> list[int]:
@@ -222,9 +215,9 @@ class _GraphSteps(_Steps):
         state.at += 1
         onward = _log_product(here, edges)
         state.of_prefix = (onward.flatten(0, 1),)
-        finished = onward.gather(2, end[:, None, None].expand(-1, onward.shape[1], 1))[..., 0]
-        tokens = _log_product(onward.scatter(2, end[:, None, None].expand(
-            -1, onward.shape[1], 1), -torch.inf), state.log_probs.exp())
+        last_vertex = end[:, None, None].expand(-1, onward.shape[1], 1)
+        tokens = _log_product(onward.scatter(2, last_vertex, -torch.inf), state.log_probs.exp())
+        finished = onward.gather(2, last_vertex)[..., 0]
         return self._conditional(state, tokens, finished, here.logsumexp(-1))
 
 

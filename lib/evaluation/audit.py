@@ -327,33 +327,31 @@ def summarise(frame: pd.DataFrame) -> dict[str, float | int]:
     return result | {"released_above_upper": int((columns["released_minus_upper"] > 0).sum())}
 
 
+def _options(settings: AuditSettings) -> dict[str, int | str]:
+    """The settings as options of the command."""
+    annealing = settings.annealing
+    return {"sentences": settings.sentences, "samples": settings.samples, "seed": settings.seed,
+            "precision": settings.precision, "temperatures": annealing.temperatures,
+            "chains": annealing.chains, "leapfrog-steps": annealing.leapfrog_steps}
+
+
 def _command(config: Config, settings: AuditSettings | None = None) -> str:
     """The line that makes an audit of this run with these settings, defaults left out."""
-    settings, default = settings or AuditSettings(), AuditSettings()
-    chosen = {"train-data": (config.train_data, "raw"), "run-seed": (config.seed, 1)}
-    chosen |= {name: (getattr(settings, name), getattr(default, name))
-               for name in ("sentences", "samples", "seed", "precision")}
-    chosen |= {name.replace("_", "-"): (getattr(settings.annealing, name),
-                                        getattr(default.annealing, name))
-               for name in ("temperatures", "chains", "leapfrog_steps")}
-    words = [f" --{name} {value}" for name, (value, usual) in chosen.items() if value != usual]
+    defaults = {"train-data": "raw", "run-seed": 1} | _options(AuditSettings())
+    chosen = {"train-data": config.train_data, "run-seed": config.seed}
+    chosen |= _options(settings or AuditSettings())
+    words = [f" --{name} {value}" for name, value in chosen.items() if value != defaults[name]]
     return (f"`python -m lib.evaluation.audit --model {config.model} "
             f"--dataset {config.dataset.name} --scale {config.scale}{''.join(words)}`")
 
 
 def main(arguments: list[str] | None = None) -> pd.DataFrame:
     """The command; returns audit.csv."""
-    default = AuditSettings()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, value in (("model", "ga_b"), ("dataset", "toy"), ("scale", "smoke"),
-                        ("train-data", "raw"), ("precision", default.precision)):
-        parser.add_argument(f"--{name}", default=value, help=f"default: {value}")
-    for name, value in (("run-seed", 1), ("sentences", default.sentences),
-                        ("samples", default.samples), ("seed", default.seed),
-                        ("temperatures", default.annealing.temperatures),
-                        ("chains", default.annealing.chains),
-                        ("leapfrog-steps", default.annealing.leapfrog_steps)):
-        parser.add_argument(f"--{name}", type=int, default=value, help=f"default: {value}")
+    defaults = {"model": "ga_b", "dataset": "toy", "scale": "smoke", "train-data": "raw",
+                "run-seed": 1} | _options(AuditSettings())
+    for name, value in defaults.items():
+        parser.add_argument(f"--{name}", type=type(value), default=value, help=f"default: {value}")
     options = parser.parse_args(arguments)
     try:
         runtime.prepare()

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["NOTHING", "alignments_log_prob", "best_alignment", "best_path", "paths_log_prob"]
+__all__ = ["NOTHING", "alignments_log_prob", "best_alignment", "best_path", "into",
+           "paths_log_prob"]
 
 NOTHING = -1.0e30  # log-probability of what is impossible, as long as a gradient may reach it
 
@@ -45,7 +46,7 @@ def paths_log_prob(transitions: Float[Tensor, "batch vertices vertices"],
         with torch.autocast(emissions.device.type, enabled=False):
             f = _PathSums.apply(transitions.exp(), emissions.permute(2, 0, 1).contiguous(),
                                 lengths)
-        total = (f + _into(transitions, last)).logsumexp(1)
+        total = (f + into(transitions, last)).logsumexp(1)
     return total.masked_fill(lengths > vertices - 2, -math.inf)
 
 
@@ -99,7 +100,7 @@ def best_path(transitions: Float[Tensor, "batch vertices vertices"],
         value, before = (f[..., None] + transitions).max(1)
         came.append(before)
         f = torch.where(lengths[:, None] > i, value + emission, f)
-    at = (f + _into(transitions, vertices[:, None] - 1)).argmax(1, keepdim=True)
+    at = (f + into(transitions, vertices[:, None] - 1)).argmax(1, keepdim=True)
     for i in reversed(range(len(came))):
         path.append(at)
         at = torch.where(lengths[:, None] > i, came[i].gather(1, at), at)
@@ -129,7 +130,8 @@ def _reach(emissions: Tensor, lengths: Tensor, vertices: Tensor,
     return (at[:, None] > step) & (at[:, None] < vertices[:, None, None] - 1 - behind[:, None])
 
 
-def _into(transitions: Tensor, vertex: Int[Tensor, "batch 1"]) -> Float[Tensor, "batch vertices"]:
+def into(transitions: Float[Tensor, "batch vertices vertices"],
+         vertex: Int[Tensor, "batch 1"]) -> Float[Tensor, "batch vertices"]:
     """log p(vertex | each vertex)."""
     return transitions.gather(2, vertex[:, None].expand(-1, transitions.shape[1], 1))[..., 0]
 

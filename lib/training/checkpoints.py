@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lib.config import Architecture, Dataset, Evaluation, Training
+from lib.config import SECTIONS, Dataset
 from lib.errors import CheckpointError
 from lib.paths import replacing
 
@@ -18,11 +18,8 @@ __all__ = ["changed_settings", "check_settings", "check_vocabulary", "fingerprin
            "load_weights", "save", "trained_otherwise"]
 
 FORMAT = "discrepancy-1"
-SECTIONS = {"dataset": Dataset, "architecture": Architecture, "training": Training,
-            "evaluation": Evaluation}
 # How long a run goes on, and how it is computed: not what it does.
-MAY_CHANGE = ("training.steps", "training.patience", "training.graphs",
-              "training.compile")
+MAY_CHANGE = ("training.steps", "training.patience", "training.graphs", "training.compile")
 
 
 def save(path: Path, content: dict) -> None:
@@ -99,7 +96,7 @@ def changed_settings(config: dict, recorded: dict) -> list[str]:
     vocabulary at other scales, which older records have too, decide nothing.
     """
     changed = []
-    for section, cls in SECTIONS.items():
+    for section, cls in {"dataset": Dataset, **SECTIONS}.items():
         known = {**_defaults(cls), **recorded.get(section, {})}
         if isinstance(known.get("vocabulary"), dict):
             known["vocabulary"] = {scale: size for scale, size in known["vocabulary"].items()

@@ -128,10 +128,10 @@ def from_first(make: Callable[[], Made]) -> Made:
 def first_goes_ahead() -> Iterator[None]:
     """The first process does the block alone (it fills caches on disk), then the others do."""
     if not is_first():
-        dist.broadcast_object_list([None], src=0, group=_group(), device=torch.device("cpu"))
+        from_first(lambda: None)
     yield
-    if is_first() and dist.is_initialized():
-        dist.broadcast_object_list([None], src=0, group=_group(), device=torch.device("cpu"))
+    if is_first():
+        from_first(lambda: None)
 
 
 # ---- the model ----
