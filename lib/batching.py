@@ -66,17 +66,11 @@ class Tokenised:
     Row i's source is `source_ids[source_offsets[i]:source_offsets[i + 1]]`; targets likewise.
     """
 
-    source_ids: np.ndarray
-    """int32 [source tokens]"""
-    source_offsets: np.ndarray
-    """int64 [pairs + 1]"""
-    target_ids: np.ndarray
-    """int32 [target tokens]"""
-    target_offsets: np.ndarray
-    """int64 [pairs + 1]"""
-    lines: np.ndarray
-    """int64 [pairs]: each row's line number in the corpus, which differs from the row's own number
-    once long pairs were left out."""
+    source_ids: np.ndarray  # int32 [source tokens]
+    source_offsets: np.ndarray  # int64 [pairs + 1]
+    target_ids: np.ndarray  # int32 [target tokens]
+    target_offsets: np.ndarray  # int64 [pairs + 1]
+    lines: np.ndarray  # int64 [pairs]: each row's line in the corpus; long pairs may be left out
 
     def __len__(self) -> int:
         return len(self.lines)

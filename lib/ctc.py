@@ -32,12 +32,9 @@ BLANK = EOS
 class Frames(NamedTuple):
     """The frames of a batch."""
 
-    emissions: Emissions
-    """log p(subword or blank | frame)"""
-    count: Int[Tensor, " batch"]
-    """of each sentence"""
-    real: Bool[Tensor, "batch frames"]
-    """False beyond them"""
+    emissions: Emissions  # log p(subword or blank | frame)
+    count: Int[Tensor, " batch"]  # of each sentence
+    real: Bool[Tensor, "batch frames"]  # False beyond them
 
 
 class CtcModel(UpsampledModel):

@@ -62,14 +62,10 @@ class Transitions(nn.Module):
 class Graph:
     """The graphs of a batch."""
 
-    transitions: Float[Tensor, "batch vertices vertices"]
-    """log p(next | vertex)"""
-    emissions: Emissions
-    """log p(subword | vertex), of the first and the last vertex too, which don't emit"""
-    vertices: Int[Tensor, " batch"]
-    """of each sentence"""
-    real: Bool[Tensor, "batch vertices"]
-    """False beyond them"""
+    transitions: Float[Tensor, "batch vertices vertices"]  # log p(next | vertex)
+    emissions: Emissions  # log p(subword | vertex), also of the first and last, which don't emit
+    vertices: Int[Tensor, " batch"]  # of each sentence
+    real: Bool[Tensor, "batch vertices"]  # False beyond them
 
 
 class DagModel(UpsampledModel):

@@ -177,12 +177,9 @@ class DistilledFolder:
                   / f"{self.teacher}_s{self.seed}")
         return folder / f"first_{self.lines}" if self.lines else folder
 
-    config = path_in("config.json")
-    """Every setting that decides the text, as JSON."""
-    metrics = path_in("metrics.json")
-    """What the teacher scores on the training set, and how much simpler its text is."""
-    shards = path_in("shards")
-    """The folder of finished parts; not in git."""
+    config = path_in("config.json")  # every setting that decides the text, as JSON
+    metrics = path_in("metrics.json")  # the teacher's scores, and how much simpler its text is
+    shards = path_in("shards")  # the folder of finished parts; not in git
 
     def text(self, language: str) -> Path:
         """The distilled targets; not in git."""

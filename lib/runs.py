@@ -44,28 +44,17 @@ class RunFolder:
         return (outputs_root() / "runs" / self.dataset / self.scale / self.model
                 / self.train_data / f"s{self.seed}")
 
-    config = path_in("config.json")
-    """Every resolved setting, as JSON."""
-    history = path_in("history.csv")
-    """A row a validation, as CSV."""
-    validations = path_in("validations.npz")
-    """The terms of the dev sentences at every validation, which history.csv has the sums of."""
-    metrics = path_in("metrics.json")
-    """BLEU, likelihoods and speed on the test set, as JSON."""
-    sentences = path_in("sentences.csv")
-    """A row a test sentence, as CSV."""
-    sentences_ll = path_in("sentences_ll.csv")
-    """The same of the checkpoint with the best dev LL, where that is another one."""
-    bleu_counts = path_in("bleu_counts.npz")
-    """BLEU's counts of each test sentence in every decoding setting, as NumPy arrays."""
-    checkpoints = path_in("checkpoints")
-    """The folder of checkpoints; not in git but for the small ones of the quick start."""
-    best = path_in("checkpoints/best.pt")
-    """The weights with the best dev BLEU, all that evaluation needs."""
-    best_ll = path_in("checkpoints/best_ll.pt")
-    """The weights with the best dev LL, which may be those of another step."""
-    last = path_in("checkpoints/last.pt")
-    """The whole training state at the last checkpoint, for resuming."""
+    config = path_in("config.json")  # every resolved setting, as JSON
+    history = path_in("history.csv")  # a row a validation, as CSV
+    validations = path_in("validations.npz")  # every dev sentence's terms of its sums
+    metrics = path_in("metrics.json")  # BLEU, likelihoods and speed on the test set, as JSON
+    sentences = path_in("sentences.csv")  # a row a test sentence, as CSV
+    sentences_ll = path_in("sentences_ll.csv")  # the same for best_ll.pt, if of another step
+    bleu_counts = path_in("bleu_counts.npz")  # of each sentence and decoding setting
+    checkpoints = path_in("checkpoints")  # not in git but for the quick start's
+    best = path_in("checkpoints/best.pt")  # the weights with the best dev BLEU
+    best_ll = path_in("checkpoints/best_ll.pt")  # those with the best dev LL
+    last = path_in("checkpoints/last.pt")  # the training's whole state
 
     # ---- what makes its files ----
 

@@ -30,8 +30,7 @@ MOST_LOST = 1e-3  # share of the training pairs that may be impossible
 class UpsampledModel(FillingModel):
     """Encoder, and decoder of all slots at once; subclasses know the paths through them."""
 
-    slot: str
-    """what messages call a slot"""
+    slot: str  # what messages call a slot
 
     def slots(self, memory: Memory) -> tuple[Int[Tensor, " batch"], Bool[Tensor, "batch slots"]]:
         """How many slots each sentence has, and which of a row's are real."""

@@ -49,14 +49,10 @@ LOGITS = 2**30  # numbers, at one position of every hypothesis, that search hold
 class Options:
     """What procedures take besides a model, sources and their own names."""
 
-    length_penalty: float = 0.6
-    """of beam search, and of the teacher's score"""
-    seed: int = 0
-    """of everything random"""
-    teacher: Any = None
-    """an autoregressive model with the same vocabulary, for `-teacher`"""
-    vocabulary: Any = None
-    """has `decode(ids) -> lines`, for minimum Bayes risk"""
+    length_penalty: float = 0.6  # of beam search, and of the teacher's score
+    seed: int = 0  # of everything random
+    teacher: Any = None  # an autoregressive model with the same vocabulary, for `-teacher`
+    vocabulary: Any = None  # has `decode(ids) -> lines`, for minimum Bayes risk
 
 
 DEFAULTS = Options()

@@ -42,18 +42,12 @@ Strings = list[list[list[int]]]  # [sentence][candidate], subwords without EOS
 class Candidates:
     """The candidates of a batch, those of one sentence together, best length first."""
 
-    strings: Strings
-    """what each candidate says"""
-    lengths: Int[Tensor, "batch lengths"]
-    """padded lengths; every one has the same number of candidates"""
-    log_p_length: Float[Tensor, "batch lengths"]
-    """log p(padded length|x), nats"""
-    z: Float[Tensor, "rows positions channels"]
-    """where refinement ended"""
-    y: Int[Tensor, "rows positions"]
-    """argmax p(y|z, x), with what may stand after the first EOS"""
-    real: Bool[Tensor, "rows positions"]
-    """False beyond a candidate's length"""
+    strings: Strings  # what each candidate says
+    lengths: Int[Tensor, "batch lengths"]  # padded lengths, with equally many candidates each
+    log_p_length: Float[Tensor, "batch lengths"]  # log p(padded length|x), nats
+    z: Float[Tensor, "rows positions channels"]  # where refinement ended
+    y: Int[Tensor, "rows positions"]  # argmax p(y|z, x), with what may stand after the first EOS
+    real: Bool[Tensor, "rows positions"]  # False beyond a candidate's length
 
 
 @torch.no_grad()

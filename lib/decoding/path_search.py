@@ -134,16 +134,11 @@ def beam(model, source: SourceIds, mask: SourceMask,
 class _Prefixes:
     """Where a prefix stands; prefixes of one sentence lie together."""
 
-    ids: Int[Tensor, "batch candidates"]
-    """subwords that are considered, some of them several times"""
-    log_probs: Float[Tensor, "batch slots candidates"]
-    """of each slot"""
-    of_sentence: tuple[Tensor, ...]
-    """what else a family keeps of a sentence"""
-    of_prefix: tuple[Tensor, ...]
-    """[batch * places, ...]"""
-    at: int = 0
-    """subwords of the prefix"""
+    ids: Int[Tensor, "batch candidates"]  # subwords that are considered, some of them several times
+    log_probs: Float[Tensor, "batch slots candidates"]  # of each slot
+    of_sentence: tuple[Tensor, ...]  # what else a family keeps of a sentence
+    of_prefix: tuple[Tensor, ...]  # [batch * places, ...]
+    at: int = 0  # subwords of the prefix
 
     def reorder(self, rows: Int[Tensor, " prefixes"]) -> None:
         """Continue from the given prefixes, which stay within their sentence."""

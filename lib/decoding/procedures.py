@@ -34,26 +34,17 @@ _PATTERNS = {
 class Procedure:
     """A way to get hypotheses; `Procedure.parse` reads its name."""
 
-    search: str
-    """greedy | lookahead | viterbi | beam | sample (nucleus, confident too) | refine | unmask"""
-    width: int = 1
-    """beam width"""
-    steps: int = 0
-    """refinement or unmasking steps; 0 unmasking steps: one a position"""
-    lengths: int = 0
-    """the most probable lengths to try; 0: the predicted one"""
-    samples: int = 0
-    """draws from p(y|x), or prior samples a length; 0: the prior's mean"""
+    search: str  # greedy | lookahead | viterbi | beam | sample | refine | unmask
+    width: int = 1  # beam width
+    steps: int = 0  # refinement or unmasking steps; 0 unmasking steps: one a position
+    lengths: int = 0  # the most probable lengths to try; 0: the predicted one
+    samples: int = 0  # draws from p(y|x), or prior samples a length; 0: the prior's mean
     temperature: float = 1.0
     nucleus: float = 1.0
-    policy: str = ""
-    """of draws from a masked model: "" (an order drawn uniformly) | confident"""
-    choice: str = ""
-    """among several candidates: bound | iw | teacher | chrf | bleu"""
-    importance: int = 0
-    """samples of the importance-weighted bound"""
-    name: str = field(default="", compare=False)
-    """as it was given"""
+    policy: str = ""  # of draws from a masked model: "" (an order drawn uniformly) | confident
+    choice: str = ""  # among several candidates: bound | iw | teacher | chrf | bleu
+    importance: int = 0  # samples of the importance-weighted bound
+    name: str = field(default="", compare=False)  # as it was given
 
     @classmethod
     def parse(cls, name: str) -> "Procedure":

@@ -25,28 +25,20 @@ __all__ = ["Point", "Trace", "proxy_bound", "refine", "refinement_steps", "strip
 class Point:
     """Where refinement stands after some step; the candidates of one sentence lie together."""
 
-    z: Float[Tensor, "rows length channels"]
-    """the delta posterior's point: the start, then the mean of q(z|y, x)"""
-    y: Int[Tensor, "rows length"]
-    """argmax p(y|z, x), PAD beyond a row's own length"""
-    changed: Bool[Tensor, " rows"]
-    """whether y is another than one step before (True at the start)"""
+    z: Float[Tensor, "rows length channels"]  # the point: the start, then the mean of q(z|y, x)
+    y: Int[Tensor, "rows length"]  # argmax p(y|z, x), PAD beyond a row's own length
+    changed: Bool[Tensor, " rows"]  # whether y is another than one step before (True at the start)
 
 
 @dataclass(frozen=True)
 class Trace:
     """What refinement did to each sentence of a batch, from step 0 (the start) to the last."""
 
-    hypotheses: list[list[list[int]]]
-    """[step][sentence], without EOS"""
-    log_p_y: Float[Tensor, "steps batch"]
-    """log p(y|z, x) at every step's y and z, nats"""
-    log_p_z: Float[Tensor, "steps batch"]
-    """log p(z|x), nats"""
-    log_p_length: Float[Tensor, " batch"]
-    """log p(padded length|x), the same at every step"""
-    changed: Bool[Tensor, "steps batch"]
-    """whether the step changed the output"""
+    hypotheses: list[list[list[int]]]  # [step][sentence], without EOS
+    log_p_y: Float[Tensor, "steps batch"]  # log p(y|z, x) at every step's y and z, nats
+    log_p_z: Float[Tensor, "steps batch"]  # log p(z|x), nats
+    log_p_length: Float[Tensor, " batch"]  # log p(padded length|x), the same at every step
+    changed: Bool[Tensor, "steps batch"]  # whether the step changed the output
 
     @property
     def bound(self) -> Float[Tensor, "steps batch"]:

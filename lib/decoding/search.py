@@ -116,8 +116,7 @@ class _Search:
     holds the subword in every place at a step, of those that have left too.
     """
 
-    carried: tuple[str, ...] = ()
-    """names of the tensors [rows, ...] that a step makes anew"""
+    carried: tuple[str, ...] = ()  # names of the tensors [rows, ...] that a step makes anew
 
     def __init__(self, model, memory: Memory, limits: Int[Tensor, " batch"], places: int,
                  longest: int):

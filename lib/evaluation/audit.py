@@ -55,14 +55,11 @@ PRECISIONS = {"fp32": torch.float32, "float64": torch.float64}
 class AuditSettings:
     """What an audit computes. Errors: ConfigError for a value out of its range."""
 
-    sentences: int = 50
-    """The first so many test sentences, and as many simulated ones."""
-    samples: int = 1000
-    """K of the importance-weighted bound on the same sentences."""
+    sentences: int = 50  # the first so many test sentences, and as many simulated ones
+    samples: int = 1000  # K of the importance-weighted bound on the same sentences
     annealing: Annealing = field(default_factory=lambda: Annealing(30, 16, 2))
     seed: int = 0
-    precision: str = "fp32"
-    """fp32 or float64; never bf16, whose rounding the weights would keep."""
+    precision: str = "fp32"  # fp32 or float64; never bf16, whose rounding the weights would keep
 
     def __post_init__(self):
         check_least(self, sentences=1, samples=1, seed=0)

@@ -47,12 +47,9 @@ FIGURES = 7  # significant figures in samples.csv
 class SampleSettings:
     """What is drawn. Errors: ConfigError for a value out of its range."""
 
-    sentences: int = 40
-    """test sentences, evenly spaced"""
-    samples: int = 64
-    """draws a sentence"""
-    importance: int = 64
-    """K of both bounds, where there is no exact likelihood"""
+    sentences: int = 40  # test sentences, evenly spaced
+    samples: int = 64  # draws a sentence
+    importance: int = 64  # K of both bounds, where there is no exact likelihood
     seed: int = 0
 
     def __post_init__(self):
@@ -78,10 +75,8 @@ class _Drawn:
     """Draws of some sentences, `samples` of a sentence together."""
 
     strings: list[list[int]]
-    log_weight: Float[np.ndarray, " draws"]
-    """log w_0 of what the draw was made with, without the length; NaN for exact likelihoods"""
-    proper: np.ndarray
-    """False for a draw of a latent model that isn't padded as its string is"""
+    log_weight: Float[np.ndarray, " draws"]  # log w_0, without the length; NaN where exact
+    proper: np.ndarray  # False for a draw of a latent model that isn't padded as its string is
 
 
 def draw_samples(run: TrainedRun, settings: SampleSettings, progress: bool = True) -> pd.DataFrame:

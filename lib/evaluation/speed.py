@@ -42,8 +42,7 @@ class Work:
 
     source: Int64[Tensor, "batch source"]
     mask: Tensor | None
-    length: int
-    """subwords of the longest target, one EOS among them"""
+    length: int  # subwords of the longest target, one EOS among them
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,7 @@ class System:
     setting: str
     weights: str
     parameters: int
-    translate: Callable[[Work], Sequence[Sequence[int]]]
-    """subwords of each hypothesis, without EOS"""
+    translate: Callable[[Work], Sequence[Sequence[int]]]  # subwords of each hypothesis, without EOS
 
 
 def work(data: Tokenised, rows: Sequence, where: torch.device | str = "cpu") -> list[Work]:

@@ -32,16 +32,11 @@ ADAPTATION = 0.5  # change of the log step size per unit of acceptance above its
 class Annealing:
     """How to anneal. Errors: ConfigError for a value out of its range."""
 
-    temperatures: int = 100
-    """Steps from q to the joint, T; 1 is importance sampling, without any transition."""
-    chains: int = 16
-    """Chains a sentence, K."""
-    leapfrog_steps: int = 3
-    """Gradients a transition."""
-    target_acceptance: float = 0.8
-    """What step sizes are tuned to."""
-    tuning_chains: int = 4
-    """Chains a sentence of the preliminary run."""
+    temperatures: int = 100  # steps from q to the joint, T; 1 is importance sampling
+    chains: int = 16  # chains a sentence, K
+    leapfrog_steps: int = 3  # gradients a transition
+    target_acceptance: float = 0.8  # what step sizes are tuned to
+    tuning_chains: int = 4  # chains a sentence of the preliminary run
 
     def __post_init__(self):
         check_least(self, temperatures=1, chains=1, leapfrog_steps=1, tuning_chains=1)
@@ -101,12 +96,9 @@ class GeometricPath:
 class AnnealedWeights:
     """What one run of the chains gives for each sentence."""
 
-    log_weights: Float[Tensor, "chains batch"]
-    """Nats. Forward: E[w] = p(y|x). Reverse: E[1/w] = 1 / p(y|x)."""
-    acceptance: Float[Tensor, "transitions batch"]
-    """Mean acceptance probability over the chains; `temperatures` - 1 transitions."""
-    step_size: Float[Tensor, "transitions batch"]
-    """Angle of one leapfrog step, in radians (for a standard normal pi/2 forgets everything)."""
+    log_weights: Float[Tensor, "chains batch"]  # nats; E[w] = p(y|x), reverse E[1/w] = 1 / p(y|x)
+    acceptance: Float[Tensor, "transitions batch"]  # mean over chains; T - 1 transitions
+    step_size: Float[Tensor, "transitions batch"]  # angle of a leapfrog step, radians
     reverse: bool
 
     @property
