@@ -429,9 +429,7 @@ def load_dataset(name: str) -> Dataset:
 
 
 def _values(scale: str, model: str, size: str) -> dict[str, dict]:
-    """Each section's values in a model's file, over those of the model that it is `like`: one of
-    the same scale, or <scale>/<model>.
-    """
+    """A model file's values by section, over those of the model that it is `like`."""
     where, known = f"params/{scale}/{model}.yaml", (*SECTIONS, "iwslt", "wmt", "like")
     loaded = _read(PARAMS / scale / f"{model}.yaml")
     values = {section: {} for section in SECTIONS}

@@ -16,9 +16,7 @@ POSITIONS = 512  # of the batch that is counted: its padding and attention are a
 
 
 def matrix_flops(compute: Callable[[], object]) -> int:
-    """FLOPs of the matrix products and attention of `compute`, backward passes and padding
-    included; of this thread alone.
-    """
+    """FLOPs of products and attention in this thread, backward passes and padding included."""
     with FlopCounterMode(display=False) as counter:
         compute()
     return counter.get_total_flops()

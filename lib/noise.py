@@ -62,10 +62,7 @@ class Noise:
 
     def __init__(self, like: Float[Tensor, "batch length channels"],
                  generator: torch.Generator | list[torch.Generator] | None):
-        """`generator`: a list of one a sentence, or one for the whole batch.
-
-        Errors: ValueError for a list of another length.
-        """
+        """`generator`: a list of one a sentence, or one. Errors: ValueError for another length."""
         self.generators = generator if isinstance(generator, list) else [generator]
         if isinstance(generator, list) and len(generator) != len(like):
             raise ValueError(f"{len(generator)} generators for {len(like)} sentences")

@@ -50,9 +50,7 @@ def follow(draw: Callable[[], Figure]) -> Callable[[dict], None]:
 
 @contextlib.contextmanager
 def interruptible(where: Callable[[], str]) -> Iterator[None]:
-    """What is interrupted in it ends with one line that says `where()` it stopped, and how it goes
-    on.
-    """
+    """What is interrupted in it ends with one line: `where()` it stopped, and how it goes on."""
     try:
         yield
     except KeyboardInterrupt:
@@ -80,10 +78,7 @@ def check(name: str, value, kind: type | Sequence, least: int | None = None,
 
 
 def check_models(name: str, value, among: Sequence[str] = MODELS, *, empty: bool = False) -> None:
-    """Refuse a parameter that isn't a list of models of `among`, in one line: ConfigError.
-
-    empty: whether the list may be empty.
-    """
+    """Refuse what isn't a list of models of `among`, which may be `empty`. Errors: ConfigError."""
     check(name, value, list)
     if not value and not empty:
         raise ConfigError(f"{name} = []: name at least one of {', '.join(among)}")

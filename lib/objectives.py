@@ -15,10 +15,7 @@ __all__ = ["compute_dtype", "kl_weight", "learning_rate", "target_losses", "toke
 
 
 def learning_rate(step: int, peak: float, warmup_steps: int) -> float:
-    """Linear warm-up to `peak`, then inverse square root of the step (Vaswani et al. 2017, eq. 3).
-
-    `step` counts from 1.
-    """
+    """Linear warm-up from step 1, then inverse square root (Vaswani et al. 2017, eq. 3)."""
     return peak * min(step / warmup_steps, math.sqrt(warmup_steps / step))
 
 

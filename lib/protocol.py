@@ -12,10 +12,7 @@ __all__ = ["Model"]
 
 
 class Model(nn.Module):
-    """A distribution p(y|x) over target strings; every family is a subclass.
-
-    Subclasses have an `embedding` and an `encoder`.
-    """
+    """A distribution p(y|x) over strings; a family is a subclass with `embedding` and `encoder`."""
 
     multiple = 1
     """targets are padded with EOS to a multiple of this length"""
@@ -60,10 +57,7 @@ class Model(nn.Module):
         return self.encoder(self.embedding(source), mask)
 
     def impossible(self, data: Tokenised) -> int:
-        """How many pairs have probability 0, and are left out of the training loss.
-
-        Errors: ConfigError where they are too many.
-        """
+        """How many pairs have probability 0, and are left out. Errors: ConfigError for too many."""
         return 0
 
     def initialisations(self, step: int, training: Training) -> list[str]:

@@ -192,9 +192,7 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class TestSet:
-    """What a run was scored on; `text_fingerprint` of its two sides, "" where an older file has
-    none.
-    """
+    """What a run was scored on, with `text_fingerprint` of both sides ("" in an older file)."""
 
     name: str
     lines: int

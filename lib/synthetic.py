@@ -323,10 +323,7 @@ class ToyTask:
         return list(distinct)
 
     def pairs(self, split: str) -> tuple[list[str], list[str]]:
-        """The sources and the targets, line by line, of 'train', 'dev' or 'test'.
-
-        Errors: ConfigError for another split.
-        """
+        """Sources and targets of train, dev or test. Errors: ConfigError for another split."""
         splits = ("train", "dev", "test")
         if split not in splits:
             raise ConfigError(f"unknown split {split!r}: known: {', '.join(splits)}")

@@ -107,18 +107,13 @@ class UpsampledModel(FillingModel):
     @torch.no_grad()
     def log_prob_terms(self, batch: Batch, samples: int = 1, generator=None,
                        chunk: int = 0) -> LogProbTerms:
-        """The exact log p(y|x) as log_p_y with one sample, -inf where there is no path; the other
-        terms are 0: a path's end is the string's.
-        """
+        """The exact log p(y|x) as log_p_y, -inf where there is no path; the other terms are 0."""
         log_p_y = self.path_sums(self.encode(batch.source, batch.source_mask), batch)()
         zero = torch.zeros_like(log_p_y)
         return LogProbTerms(log_p_y[None], zero[None], zero[None], zero)
 
     def impossible(self, data: Tokenised) -> int:
-        """How many pairs have probability 0.
-
-        Errors: ConfigError where they are 1 in 1,000 or more, with a lambda that loses fewer.
-        """
+        """How many have probability 0. Errors: ConfigError, with advice, for 1 in 1,000 or more."""
         def lost(each: int) -> int:
             slots = np.minimum(each * (data.source_lengths + 1), LONGEST)
             return int((self.needed(data) > slots).sum())

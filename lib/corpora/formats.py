@@ -24,10 +24,7 @@ _DIACRITICS = str.maketrans("\u0218\u0219\u021a\u021b\u0102\u0103\u00c2\u00e2\u0
 
 
 def uncompressed(path: Path) -> bytes:
-    """The content of a file, through gzip where its name ends in .gz.
-
-    Errors: DataError for a damaged or truncated .gz.
-    """
+    """A file's content, through gzip for a .gz. Errors: DataError for one that is damaged."""
     if path.suffix != ".gz":
         return path.read_bytes()
     try:
@@ -39,10 +36,7 @@ def uncompressed(path: Path) -> bytes:
 
 
 def decode(data: bytes, name: str) -> str:
-    """UTF-8 text, without a byte-order mark.
-
-    Errors: DataError with file and line number for bytes that aren't UTF-8.
-    """
+    """UTF-8 text, no byte-order mark. Errors: DataError, with file and line, for other bytes."""
     try:
         return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:

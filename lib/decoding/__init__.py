@@ -114,9 +114,7 @@ def _filled(source: Tensor, mask: Tensor | None) -> Int[Tensor, " filled"]:
 
 def _decode(model, source: Tensor, mask: Tensor | None, job: dict[str, Procedure],
             options: Options) -> dict[str, list[list[int]]]:
-    """One procedure, or plain refinement to several depths, on as many sentences at a time as
-    their hypotheses leave room for.
-    """
+    """One procedure, or plain refinement to several depths, some sentences at a time."""
     each = max(p.hypotheses for p in job.values())
     fitting = device_positions(source.device, POSITIONS) // (each * source.shape[1])
     vocabulary = len(model.embedding.weight)

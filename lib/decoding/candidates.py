@@ -104,9 +104,7 @@ def ancestral_latents(model, memory: Memory, source: SourceIds,
                       ) -> tuple[Int[Tensor, "rows positions"],
                                  Float[Tensor, "rows positions channels"],
                                  Bool[Tensor, "rows positions"]]:
-    """The draws of `ancestral` with what lies behind them: y (EOS beyond its padded length), z,
-    and which positions are real.
-    """
+    """The draws of `ancestral`: y (EOS beyond its padded length), z, and the real positions."""
     real, generators = drawn_lengths(model, memory, source, mask, samples, temperature, seed)
     sizes = real.sum(1).tolist()
     eps = normal(generators, 1, sizes, exact(memory.states[:0]), model.architecture.d_latent,

@@ -48,10 +48,7 @@ class Procedure:
 
     @classmethod
     def parse(cls, name: str) -> "Procedure":
-        """The procedure of that name.
-
-        Errors: ConfigError for a name that doesn't exist, and for numbers out of range.
-        """
+        """The procedure of that name. Errors: ConfigError for an unknown name or wrong number."""
         if re.match(r"k-\d", name):
             raise ConfigError(f"decoding setting '{name}': refinement steps are 0 or more")
         kind = next((k for k, pattern in _PATTERNS.items() if re.fullmatch(pattern, name)), None)

@@ -220,10 +220,7 @@ class Beams(_Search):
         return [row[:end].tolist() for row, end in zip(words, steps, strict=True)], score.cpu()
 
     def _continuations(self, log_probs: Tensor, at: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The best continuations of each beam: scores, parents and subwords [rows, width].
-
-        At the limit of a sentence there is EOS alone.
-        """
+        """The best scores, parents and subwords [rows, width]; at a sentence's limit EOS alone."""
         log_probs[..., :EOS].fill_(-math.inf)  # PAD and BOS
         count = min(self.places, log_probs.shape[-1])
         end = F.pad(log_probs[..., EOS:EOS + 1], (0, count - 1), value=-math.inf)

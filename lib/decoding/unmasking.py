@@ -72,9 +72,7 @@ def ordered_draws(model, memory, source: SourceIds,
                   temperature: float = 1.0, policy: str = "", seed: int = 0,
                   ) -> tuple[Int[Tensor, "rows length"], Int[Tensor, "rows length"],
                              Bool[Tensor, "rows length"]]:
-    """The draws of `draws` with what lies behind them: subwords, the order drawn for them (padding
-    last), and which positions are real.
-    """
+    """The draws of `draws`: subwords, their order (padding last), and which positions are real."""
     real, generators = drawn_lengths(model, memory, source, mask, samples, temperature, seed)
     order, uniform = np.full(real.shape, 2.0), np.zeros(real.shape)
     for row, (generator, length) in enumerate(zip(generators, real.sum(1).tolist(), strict=True)):

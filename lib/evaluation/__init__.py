@@ -133,9 +133,7 @@ def _best_by_likelihood(config: Config, run: TrainedRun, samples: int, progress:
 
 
 def _training(config: Config) -> dict:
-    """How far the run was trained: step, tokens, seconds; and what ended it: patience (converged),
-    steps (the limit) or nothing yet, "".
-    """
+    """How far the run was trained; what ended it: patience (converged), steps, or nothing yet."""
     if not run_folder(config).history.exists():
         return {}  # of a shipped checkpoint, say
     s, rows = config.training, run_folder(config).read_history().to_dict("records")

@@ -138,9 +138,7 @@ def _keep(path: Path, content: dict) -> None:
 
 
 def _scored_before(path: Path, settings: dict) -> tuple[list[dict], float]:
-    """What an earlier pass alike has scored, and its seconds; nothing where the file is damaged, a
-    mere cache.
-    """
+    """What an earlier pass alike has scored, and its seconds; nothing of a damaged file."""
     try:
         saved = checkpoints.load(path, "")
     except CheckpointError:

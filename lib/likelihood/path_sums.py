@@ -177,10 +177,7 @@ def best_alignment(blank: Float[Tensor, "batch frames"],
                    emissions: Float[Tensor, "batch frames targets"],
                    repeated: Bool[Tensor, "batch targets"], lengths: Int[Tensor, " batch"],
                    frames: Int[Tensor, " batch"]) -> Float[Tensor, "batch frames targets"]:
-    """1 where a frame emits a subword of the target in the most probable alignment, else 0.
-
-    It is where the maximum's gradient is 1.
-    """
+    """1 where a frame emits a subword in the best alignment, else 0: the maximum's gradient."""
     with torch.enable_grad():
         given = emissions.detach().requires_grad_()
         total = alignments_log_prob(blank.detach(), given, repeated, lengths, frames, best=True)

@@ -372,10 +372,7 @@ class Trainer:
         return self._fixed is None or not self._fixed.unread
 
     def settle(self) -> None:
-        """Wait for the steps that are under way, and take in their terms.
-
-        Errors: TrainingError where one of them isn't finite.
-        """
+        """Take in the terms of steps under way. Errors: TrainingError where one isn't finite."""
         for logged in self._fixed.read() if self._fixed is not None else ():
             self._check_finite(logged.step, logged.terms)
             if not math.isfinite(logged.norm):

@@ -62,10 +62,7 @@ def load(path: Path, made_by: str) -> dict:
 
 
 def load_weights(model: nn.Module, weights: dict, path: Path) -> None:
-    """Load weights that must fit exactly.
-
-    Errors: CheckpointError naming the first tensor that doesn't.
-    """
+    """Load weights that must fit. Errors: CheckpointError naming the first tensor that doesn't."""
     own = model.state_dict()
     for name in (*own, *weights):
         if name not in weights or name not in own or own[name].shape != weights[name].shape:
@@ -78,10 +75,7 @@ def load_weights(model: nn.Module, weights: dict, path: Path) -> None:
 
 
 def check_vocabulary(content: dict, fingerprint: str, path: Path) -> None:
-    """Refuse a checkpoint whose subwords are others.
-
-    Errors: CheckpointError with both fingerprints.
-    """
+    """Refuse other subwords than a checkpoint's. Errors: CheckpointError, with fingerprints."""
     if content["vocabulary"] != fingerprint:
         raise CheckpointError(
             f"checkpoint {path} was trained with vocabulary {content['vocabulary'][:12]}, this "
@@ -124,10 +118,7 @@ def _defaults(cls) -> dict:
 
 
 def check_settings(content: dict, config: dict, path: Path) -> None:
-    """Refuse to go on from a checkpoint that was trained with other settings.
-
-    Errors: CheckpointError naming them.
-    """
+    """Refuse to go on with other settings than it was trained with. Errors: CheckpointError."""
     changed = [name for name in trained_otherwise(config, content["config"])
                if name not in MAY_CHANGE]
     if changed:
