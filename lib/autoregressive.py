@@ -11,7 +11,7 @@ from torch import Tensor
 from lib.batching import Batch
 from lib.config import Architecture, Evaluation, Training
 from lib.distributions import Tokens, exact
-from lib.layers import Decoder, Embedding, Encoder, KeysValues, Memory, mask_bias, positions
+from lib.layers import Decoder, KeysValues, Memory, mask_bias, positions
 from lib.likelihood import LogProbTerms
 from lib.objectives import target_losses
 from lib.protocol import Model
@@ -57,10 +57,7 @@ class Transformer(Model):
     procedures = ("greedy", "beam", "sample", "nucleus")
 
     def __init__(self, a: Architecture, vocabulary: int, dropout: float = 0.0):
-        super().__init__()
-        self.architecture = a
-        self.embedding = Embedding(vocabulary, a.d_model, dropout)
-        self.encoder = Encoder(a.encoder_layers, a.d_model, a.d_filter, a.heads, dropout)
+        super().__init__(a, vocabulary, dropout)
         self.decoder = Decoder(a.decoder_layers, a.d_model, a.d_filter, a.heads, dropout)
 
     @classmethod

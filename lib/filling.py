@@ -7,7 +7,7 @@ from torch import Tensor
 from lib.batching import Batch
 from lib.config import Architecture
 from lib.emissions import Emissions
-from lib.layers import Decoder, Embedding, Encoder, Memory
+from lib.layers import Decoder, Memory
 from lib.protocol import Model
 from lib.subword import BOS
 
@@ -20,10 +20,7 @@ class FillingModel(Model):
     """Encoder, and decoder without a causal mask, with one embedding matrix for all."""
 
     def __init__(self, a: Architecture, vocabulary: int, dropout: float = 0.0):
-        super().__init__()
-        self.architecture = a
-        self.embedding = Embedding(vocabulary, a.d_model, dropout)
-        self.encoder = Encoder(a.encoder_layers, a.d_model, a.d_filter, a.heads, dropout)
+        super().__init__(a, vocabulary, dropout)
         self.decoder = Decoder(a.decoder_layers, a.d_model, a.decoder_d_filter or a.d_filter,
                                a.heads, dropout)
 

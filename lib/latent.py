@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lib.batching import Batch
 from lib.config import Architecture, Evaluation, Training
 from lib.distributions import DiagonalGaussian, Tokens, gaussian_kl
-from lib.layers import Decoder, Embedding, Encoder, Memory, positions
+from lib.layers import Decoder, Memory, positions
 from lib.lengths import MULTIPLE, LengthPredictor
 from lib.likelihood import LogProbTerms
 from lib.noise import Noise
@@ -32,11 +32,8 @@ class LatentModel(Model):
     procedures = ("refine", "sample")
 
     def __init__(self, a: Architecture, vocabulary: int, dropout: float = 0.0):
-        super().__init__()
-        self.architecture = a
+        super().__init__(a, vocabulary, dropout)
         sizes = a.d_model, a.d_filter, a.heads, dropout
-        self.embedding = Embedding(vocabulary, a.d_model, dropout)
-        self.encoder = Encoder(a.encoder_layers, *sizes)
         self.length_predictor = LengthPredictor(a.d_model)
         self.posterior_decoder = Decoder(a.posterior_layers, *sizes)
         self.posterior_head = GaussianHead(a.d_model, a.d_latent)

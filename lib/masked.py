@@ -131,8 +131,7 @@ class MaskedModel(FillingModel):
                  real: Bool[Tensor, "rows length"],
                  order: Int[Tensor, "rows length"]) -> Float[Tensor, " rows"]:
         """log p of each row, its positions made known in the given order, padding last."""
-        known, total = torch.zeros_like(real), torch.zeros(len(real), device=real.device)
-        total = total.double()
+        known, total = torch.zeros_like(real), torch.zeros(len(real)).double().to(real.device)
         for which in order.split(1, 1):
             emissions = self.subwords(memory, target, known, real, which)
             log_prob = emissions.log_prob_at(target.gather(1, which))[:, 0].double()
@@ -146,8 +145,7 @@ class MaskedModel(FillingModel):
         one is next: the order in which `mT` fills them. T passes; the length isn't counted.
         """
         memory, real = self.encode(batch.source, batch.source_mask), real_positions(batch)
-        known, total = torch.zeros_like(real), torch.zeros(len(real), device=real.device)
-        total = total.double()
+        known, total = torch.zeros_like(real), torch.zeros(len(real)).double().to(real.device)
         for _ in range(real.shape[1]):
             emissions = self.subwords(memory, batch.target, known, real)
             which = most_confident(emissions, known, real)

@@ -5,14 +5,14 @@ from torch import Tensor, nn
 
 from lib.batching import Batch, Tokenised
 from lib.config import Architecture, Evaluation, Training
-from lib.layers import Memory, SourceIds, SourceMask
+from lib.layers import Embedding, Encoder, Memory, SourceIds, SourceMask
 from lib.likelihood import LogProbTerms
 
 __all__ = ["Model"]
 
 
 class Model(nn.Module):
-    """A distribution p(y|x) over strings; a family is a subclass with `embedding` and `encoder`."""
+    """A distribution p(y|x) over target strings; every family is a subclass."""
 
     multiple = 1
     """targets are padded with EOS to a multiple of this length"""
@@ -25,10 +25,12 @@ class Model(nn.Module):
     alignment, positions, unmasking"""
     procedures: tuple[str, ...]
     """the kinds of procedure that `lib.decoding` offers for it; `nucleus` is a kind of its own"""
-    architecture: Architecture
 
-    def __init__(self):
+    def __init__(self, a: Architecture, vocabulary: int, dropout: float):
         super().__init__()
+        self.architecture = a
+        self.embedding = Embedding(vocabulary, a.d_model, dropout)
+        self.encoder = Encoder(a.encoder_layers, a.d_model, a.d_filter, a.heads, dropout)
         self.output = None  # a frozen model's product of states and the embedding matrix
 
     def loss_terms(self, batch: Batch, training: Training,
