@@ -89,8 +89,7 @@ class Tokenised:
     def fingerprint(self) -> str:
         """sha256 of everything in it: other subwords, other order or other lines give another."""
         parts = (np.ascontiguousarray(value).tobytes() for value in vars(self).values())
-        return hashlib.sha256(b"".join(
-            hashlib.sha256(part).digest() for part in parts)).hexdigest()
+        return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
     def take(self, rows: np.ndarray) -> "Tokenised":
         """The given rows, in the given order; they keep their line numbers."""

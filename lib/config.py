@@ -19,7 +19,7 @@ from lib.paths import PARAMS
 __all__ = [
     "FAMILIES", "LATENT", "MODELS", "SCALES", "SECTIONS", "TEACHERS", "TOKENIZERS", "Architecture",
     "Config", "Dataset", "Evaluation", "Training", "build", "datasets", "family_of", "load_config",
-    "load_dataset", "model_name", "parse_overrides", "run_arguments", "unknown",
+    "load_dataset", "model_name", "parse_overrides", "read_yaml", "run_arguments", "unknown",
 ]
 
 MODELS = ("tr_s", "tr_b", "tr_l", "ga_b", "ga_l", "fl_s", "fl_b", "fl_l",
@@ -360,7 +360,8 @@ def build(cls, values: dict, where: str):
         raise ConfigError(f"{where}: {error}") from None
 
 
-def _read(path: Path) -> dict:
+def read_yaml(path: Path) -> dict:
+    """What a file of params/ holds. Errors: ConfigError where it isn't YAML of keys and values."""
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -420,7 +421,7 @@ def load_dataset(name: str) -> Dataset:
     """
     if name not in datasets():
         raise ConfigError(unknown("dataset", name, datasets()))
-    dataset = build(Dataset, _read(PARAMS / "datasets" / f"{name}.yaml"), f"dataset {name}")
+    dataset = build(Dataset, read_yaml(PARAMS / "datasets" / f"{name}.yaml"), f"dataset {name}")
     if dataset.name != name:
         raise ConfigError(
             f"params/datasets/{name}.yaml has name: {dataset.name}, and would write into that data "
@@ -431,7 +432,7 @@ def load_dataset(name: str) -> Dataset:
 def _values(scale: str, model: str, size: str) -> dict[str, dict]:
     """A model file's values by section, over those of the model that it is `like`."""
     where, known = f"params/{scale}/{model}.yaml", (*SECTIONS, "iwslt", "wmt", "like")
-    loaded = _read(PARAMS / scale / f"{model}.yaml")
+    loaded = read_yaml(PARAMS / scale / f"{model}.yaml")
     values = {section: {} for section in SECTIONS}
     if (parent := loaded.pop("like", None)) is not None:
         of_scale, _, like = str(parent).rpartition("/")

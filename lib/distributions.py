@@ -15,8 +15,7 @@ from torch import Tensor
 
 from lib.objectives import token_log_prob
 
-__all__ = ["DiagonalGaussian", "Tokens", "draw", "exact", "gaussian_kl",
-           "standard_normal_log_prob"]
+__all__ = ["DiagonalGaussian", "Tokens", "draw", "exact", "gaussian_kl", "standard_normal_log_prob"]
 
 LOGITS_AT_ONCE, ON_GPU = 2**24, 2**28  # numbers that a choice of subwords holds together
 

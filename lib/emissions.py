@@ -31,8 +31,7 @@ class _LogNormaliser(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, dtype):
         h, w = hidden.to(dtype), weight.to(dtype)
-        log_z = torch.cat([exact(part @ w.T).logsumexp(-1)
-                           for part in h.split(_rows(w, FORWARD))])
+        log_z = torch.cat([exact(part @ w.T).logsumexp(-1) for part in h.split(_rows(w, FORWARD))])
         ctx.save_for_backward(h, w, log_z)
         ctx.dtypes = hidden.dtype, weight.dtype
         return log_z
@@ -133,8 +132,7 @@ class Emissions:
         for start in range(0, self.states.shape[:2].numel(), self._at_once()):
             some = slice(start, start + self._at_once())
             states = self.states.flatten(0, 1)[some]
-            logits = exact(F.linear(states, weight) if self.output is None
-                           else self.output(states))
+            logits = exact(F.linear(states, weight) if self.output is None else self.output(states))
             logits[:, :self.first] = -math.inf
             if self.may_end is not None:
                 logits[:, EOS].masked_fill_(~self.may_end.flatten()[some], -math.inf)

@@ -117,18 +117,12 @@ def _fit(lines: Iterator[str], size: int, subword: str) -> bytes:
     """Train a SentencePiece model: the same text gives the same bytes."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=lines,
-        model_writer=model,
-        model_type=subword,
-        vocab_size=size,
+        sentence_iterator=lines, model_writer=model, model_type=subword, vocab_size=size,
         hard_vocab_limit=False,  # a small corpus gives fewer pieces, no error
         character_coverage=COVERAGE if subword == "bpe" else 1.0,
         byte_fallback=subword == "bpe",
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        pad_id=PAD, bos_id=BOS, eos_id=EOS, unk_id=UNK,
-        minloglevel=2,
-    )
+        normalization_rule_name="identity", remove_extra_whitespaces=False,
+        pad_id=PAD, bos_id=BOS, eos_id=EOS, unk_id=UNK, minloglevel=2)
     return model.getvalue()
 
 

@@ -40,7 +40,7 @@ def test_trials_come_in_the_order_of_the_file_and_are_changed_as_it_says(params)
 @pytest.mark.parametrize(("text", "message"), [
     ("values: {warmup_step: [3]}", "did you mean warmup_steps"),
     ("values: {dropout: [2.0]}", "lies outside"), ("values: {dropout: 0.1}", "a list of values"),
-    ("", "a list of values"), ("dropout: [0.1]", "a list of values"),
+    ("", "keys and values"), ("dropout: [0.1]", "a list of values"),
     ("values: {d_model: [3]}", "unknown"),
     ("values: {dropout: [0.1]}\ntrial: {d_model: 3}", "unknown"),
 ])

@@ -80,8 +80,7 @@ def propose(model, source: SourceIds, mask: SourceMask,
     else:
         z = prior.mean
     *_, end = refinement_steps(model, memory, z, real, steps)
-    return Candidates(grouped(strip(end.y), len(padded)), padded, log_p_length, end.z, end.y,
-                      real)
+    return Candidates(grouped(strip(end.y), len(padded)), padded, log_p_length, end.z, end.y, real)
 
 
 @torch.no_grad()

@@ -79,6 +79,7 @@ class GraphedDecoder:
         self.pool = self.stream = None
         if self.where.type == "cuda" and graphs is not False:
             self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(self.where)
+        self.captured = 0  # graphs so far
         self._kind = _Refined if model.latents else _Searched
         self._buckets: dict[tuple[int, ...], _Refined | _Searched] = {}
 
@@ -108,12 +109,6 @@ class GraphedDecoder:
         here.source[rows:] = here.nothing
         decoded = here.decode(sizes, length)
         return [row if size > 1 else [] for row, size in zip(decoded, sizes, strict=True)]
-
-    @property
-    def captured(self) -> int:
-        """How many graphs there are so far."""
-        return sum(stage.graph is not None for bucket in self._buckets.values()
-                   for stage in bucket.stages)
 
 
 class _Stage:
@@ -145,6 +140,7 @@ class _Stage:
                 graph.capture_end()
         torch.cuda.current_stream().wait_stream(decoder.stream)
         self.graph = graph
+        decoder.captured += 1
 
     def __call__(self) -> Any:
         """The function's result; with a graph always the same tensors, with new values."""
@@ -156,10 +152,7 @@ class _Stage:
 
 
 class _Bucket:
-    """Stages for batches of one shape; rows that a batch lacks hold an empty source.
-
-    Subclasses have `stages`, all of them so far, and `decode`.
-    """
+    """Stages for batches of one shape; rows that a batch lacks hold an empty source."""
 
     def __init__(self, decoder: GraphedDecoder, rows: int, width: int, longest: int):
         self.decoder, self.model, self.longest = decoder, decoder.model, longest
@@ -181,11 +174,6 @@ class _Refined(_Bucket):
         self.lengths = torch.zeros(rows, dtype=torch.int64, device=decoder.where)
         self.encode = _Stage(self._encode, decoder)
         self.refine: dict[tuple[int, bool], _Stage] = {}  # by target length, padded or not
-
-    @property
-    def stages(self) -> list[_Stage]:
-        """All of them so far."""
-        return [self.encode, *self.refine.values()]
 
     def decode(self, sizes: list[int], length: int) -> list[list[int]]:
         """Hypotheses of the sources, of `sizes` subwords, that the first rows hold."""
@@ -230,11 +218,6 @@ class _Searched(_Bucket):
         self.limits = torch.ones(rows, dtype=torch.int64, device=decoder.where)
         self.encode = _Stage(self._encode, decoder)
         self.steps: list[_Stage] = []  # by the first of them
-
-    @property
-    def stages(self) -> list[_Stage]:
-        """All of them so far."""
-        return [self.encode, *self.steps]
 
     def decode(self, sizes: list[int], length: int) -> list[list[int]]:
         """Hypotheses of the sources that the first rows hold; each must end at its own limit."""

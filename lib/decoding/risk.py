@@ -69,8 +69,7 @@ def _overlaps(sequences: Sequence[str] | Sequence[tuple], orders: int,
     shared = np.zeros((orders, len(sequences), len(sequences)))
     for order in range(orders):
         size = order + 1
-        grams = [Counter(s[i:i + size] for i in range(len(s) - size + 1))
-                 for s in sequences]
+        grams = [Counter(s[i:i + size] for i in range(len(s) - size + 1)) for s in sequences]
         places = {gram: place for place, gram in enumerate(dict.fromkeys(
             gram for counter in grams for gram in counter))}
         table = np.zeros((len(sequences), len(places)), np.int32)

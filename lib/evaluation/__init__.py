@@ -23,6 +23,7 @@ from lib.bleu import (
 from lib.config import Config, unknown
 from lib.decoding import Options
 from lib.errors import ConfigError
+from lib.evaluation.refining import some_lines
 from lib.evaluation.scoring import TrainedRun, accountings, convergence, likelihoods, load_run
 from lib.models import count_parameters, model_class
 from lib.objectives import kl_weight
@@ -74,7 +75,7 @@ def evaluate(config: Config, progress: bool = True) -> dict:
         "dataset": config.dataset.name, "scale": config.scale, "train_data": config.train_data,
         "seed": config.seed, "parameters": count_parameters(run.model), "step": run.step,
         "dev_bleu": run.dev_bleu, "training": _training(config),
-        "bleu": _scores({s: lines[s] for s in settings}, references, tokenizer, counts),
+        "bleu": _scores(lines, references, tokenizer, counts),
         "headline": config.evaluation.headline,
         "log_likelihood": accountings(sentences, samples),
         "convergence": convergence(sentences, samples),
@@ -167,7 +168,7 @@ def _translations(run: TrainedRun, settings: list[str], progress: bool) -> dict[
 def _speed(run: TrainedRun, setting: str) -> float:
     """Sentences a second of one setting alone, on `TIMED` sentences of the test set."""
     whole = run.task.test
-    data = whole.take(np.linspace(0, len(whole) - 1, min(TIMED, len(whole))).astype(np.int64))
+    data = whole.take(some_lines(len(whole), TIMED))
     with runtime.autocast(run.config.training.precision):
         started = time.perf_counter()
         translate(run.model, data, run.task.vocabulary, [setting],

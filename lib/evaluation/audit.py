@@ -128,8 +128,7 @@ def audit(config: Config, settings: AuditSettings | None = None, progress: bool 
     """
     settings = settings or AuditSettings()
     if not model_class(config.architecture).latents:
-        latent = (m for m in MODELS
-                  if model_class(load_config(m).architecture).latents)
+        latent = (m for m in MODELS if model_class(load_config(m).architecture).latents)
         raise ConfigError(f"{config.model} has no latent variables to anneal: audit a latent "
                           f"model, {', '.join(latent)}")
     run = load_run(config)

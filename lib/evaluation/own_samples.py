@@ -30,6 +30,7 @@ from lib.decoding import Procedure, draws
 from lib.decoding.candidates import ancestral_latents
 from lib.decoding.unmasking import ordered_draws
 from lib.errors import ConfigError, DataError, check_least
+from lib.evaluation.refining import some_lines
 from lib.evaluation.scoring import TrainedRun, likelihoods, load_run
 from lib.likelihood.accounting import ratio_of_sums
 from lib.paths import read_json, write_json, write_text
@@ -65,7 +66,7 @@ class SampleSettings:
         if test_lines < self.sentences:
             raise ConfigError(f"{self.sentences} sentences, but the test set has {test_lines}: ask "
                               "for fewer")
-        return np.linspace(0, test_lines - 1, self.sentences).astype(np.int64)
+        return some_lines(test_lines, self.sentences)
 
 
 # ---- drawing ----

@@ -44,8 +44,7 @@ def paths_log_prob(transitions: Float[Tensor, "batch vertices vertices"],
     else:
         emissions = emissions.masked_fill(~_reach(emissions, lengths, vertices), NOTHING)
         with torch.autocast(emissions.device.type, enabled=False):
-            f = _PathSums.apply(transitions.exp(), emissions.permute(2, 0, 1).contiguous(),
-                                lengths)
+            f = _PathSums.apply(transitions.exp(), emissions.permute(2, 0, 1).contiguous(), lengths)
         total = (f + into(transitions, last)).logsumexp(1)
     return total.masked_fill(lengths > vertices - 2, -math.inf)
 
@@ -118,8 +117,7 @@ def _along(transitions: Tensor, emissions: Tensor, path: Int[Tensor, "batch targ
     steps = transitions.gather(1, froms[..., None].expand(-1, -1, transitions.shape[2])).gather(
         2, stops[:, 1:, None])[..., 0]
     emitted = emissions.gather(1, path[:, None])[:, 0]
-    return (steps.masked_fill(froms == last, 0.0).sum(1)
-            + emitted.masked_fill(~inside, 0.0).sum(1))
+    return (steps.masked_fill(froms == last, 0.0).sum(1) + emitted.masked_fill(~inside, 0.0).sum(1))
 
 
 def _reach(emissions: Tensor, lengths: Tensor, vertices: Tensor,

@@ -10,9 +10,7 @@ import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from lib.config import Config, Training, load_config, unknown
+from lib.config import Config, Training, load_config, read_yaml, unknown
 from lib.errors import ConfigError
 from lib.paths import PARAMS, outputs_root
 from lib.runs import RunFolder
@@ -45,14 +43,12 @@ def trials(config: Config) -> dict[str, Config]:
     where = f"params/search/{path.name}"
     if not path.exists():
         raise ConfigError(f"{where} isn't there: write it, a list of values for each setting")
-    loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    values, changes = (loaded.get(name) if isinstance(loaded, dict) else None
-                       for name in ("values", "trial"))
+    loaded = read_yaml(path)
+    values, changes = loaded.get("values"), loaded.get("trial") or {}
     if not isinstance(values, dict) or not values or not all(
             isinstance(some, list) and some for some in values.values()):
         raise ConfigError(f"{where} must give, below `values`, each setting a list of values, e.g. "
                           "warmup_steps: [400, 800]")
-    changes = changes or {}
     if wrong := {*values, *changes} - set(_SETTINGS):
         raise ConfigError(f"{where}: {unknown('setting of training', min(wrong), _SETTINGS)}")
     configs = {}

@@ -188,8 +188,7 @@ class FixedStep:
         """Add a batch's gradients and loss terms to those of the step; it can be captured."""
         real = replace(batch, source_mask=batch.source != PAD, target_mask=batch.target != PAD)
         with runtime.autocast(self.training.precision, self.where, cache=False):
-            losses = self._rounded.losses(real, self.training,
-                                          self._weight if with_kl else 0.0)
+            losses = self._rounded.losses(real, self.training, self._weight if with_kl else 0.0)
         gradients = self._rounded.gradients(losses["loss"] * self._inverse)
         self._names[with_kl] = tuple(losses)
         self._used[with_kl] = [new is not None for new in gradients]
