@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -71,15 +71,6 @@ class SampleSettings:
 
 # ---- drawing ----
 
-@dataclass(frozen=True)
-class _Drawn:
-    """Draws of some sentences, `samples` of a sentence together."""
-
-    strings: list[list[int]]
-    log_weight: Float[np.ndarray, " draws"]  # log w_0, without the length; NaN where exact
-    proper: np.ndarray  # False for a draw of a latent model that isn't padded as its string is
-
-
 def draw_samples(run: TrainedRun, settings: SampleSettings, progress: bool = True) -> pd.DataFrame:
     """Draws from the run's p(y|x), a row a sentence and string, by line and then first draw.
 
@@ -96,17 +87,21 @@ def draw_samples(run: TrainedRun, settings: SampleSettings, progress: bool = Tru
               disable=not progress, leave=False) as bar:
         for start in range(0, len(data), at_once):
             some = np.arange(start, min(start + at_once, len(data)))
-            drawn = _draw(run, data.take(some), settings)
-            for place, ids in enumerate(drawn.strings):
-                rows.append((start + place // each, place % each, tuple(ids),
-                             drawn.log_weight[place], bool(drawn.proper[place])))
+            for place, (ids, *values) in enumerate(zip(*_draw(run, data.take(some), settings),
+                                                       strict=True)):
+                rows.append((start + place // each, place % each, tuple(ids), *values))
             bar.update(len(some))
     frame = pd.DataFrame(rows, columns=["row", "draw", "ids", "log_weight", "proper"])
     return _bounded(run, data, frame, settings, progress)
 
 
 @torch.no_grad()
-def _draw(run: TrainedRun, data: Tokenised, settings: SampleSettings) -> _Drawn:
+def _draw(run: TrainedRun, data: Tokenised, settings: SampleSettings,
+          ) -> tuple[list[list[int]], Float[np.ndarray, " draws"], Bool[np.ndarray, " draws"]]:
+    """Draws of some sentences, those of a sentence together; log w_0 of what each was made with,
+    without the length (NaN for exact likelihoods); False for a latent model's draw that isn't
+    padded as its string is.
+    """
     model, where = run.model, next(run.model.parameters()).device
     batch = collate(data, np.arange(len(data)), model.multiple).to(where)
     source = batch.source, batch.source_mask
@@ -115,7 +110,7 @@ def _draw(run: TrainedRun, data: Tokenised, settings: SampleSettings) -> _Drawn:
             procedure = Procedure("sample", samples=settings.samples)
             strings = [row for rows in draws(model, *source, procedure, settings.seed)
                        for row in rows]
-            return _Drawn(strings, np.full(len(strings), math.nan), np.full(len(strings), True))
+            return strings, np.full(len(strings), math.nan), np.full(len(strings), True)
         memory = model.encode(*source)
         if model.latents:
             y, z, real = ancestral_latents(model, memory, *source, settings.samples,
@@ -127,7 +122,7 @@ def _draw(run: TrainedRun, data: Tokenised, settings: SampleSettings) -> _Drawn:
             y, order, real = ordered_draws(model, memory, *source, settings.samples,
                                            seed=settings.seed)
             log_weight = model.in_order(memory, y, real, order)
-    return _Drawn(*_strings(y, real, model.multiple, log_weight))
+    return _strings(y, real, model.multiple, log_weight)
 
 
 def _strings(y: Int[Tensor, "rows positions"], real: Tensor, multiple: int, log_weight: Tensor,

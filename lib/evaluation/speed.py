@@ -8,6 +8,7 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -63,24 +64,18 @@ def work(data: Tokenised, rows: Sequence, where: torch.device | str = "cpu") -> 
 
 
 def free(name: str, model: nn.Module, setting: str, weights: str = "auto",
-         length_penalty: float = 0.6, graphed: bool | None = None) -> System:
+         length_penalty: float = 0.6) -> System:
     """A trained model that decides itself how long its outputs are.
 
-    `graphed`: through `GraphedDecoder`; by default on a GPU, where the setting can be.
+    On a GPU through `GraphedDecoder`, where the setting can be.
     """
     frozen, options = freeze(model, weights), Options(length_penalty)
-    parameters = count_parameters(model)
-    if graphed is None:
-        graphed = _on_gpu(model) and can_be_graphed(frozen, setting)
-    if graphed:
+    system = partial(System, name, setting, weights, count_parameters(model))
+    if _on_gpu(model) and can_be_graphed(frozen, setting):
         decoder = GraphedDecoder(frozen, setting, options)
-        return System(name, setting, weights, parameters,
-                      lambda given: decoder(given.source, given.mask))
-
-    def translate(given: Work) -> list[list[int]]:
-        return hypotheses(frozen, given.source, given.mask, [setting], options)[setting]
-
-    return System(name, setting, weights, parameters, translate)
+        return system(lambda given: decoder(given.source, given.mask))
+    return system(lambda given: hypotheses(frozen, given.source, given.mask, [setting],
+                                           options)[setting])
 
 
 def _on_gpu(model: nn.Module) -> bool:
@@ -104,10 +99,10 @@ def controlled(name: str, model: nn.Module, setting: str, weights: str = "auto",
                           "beam<width> or k<steps>")
     procedure.check(model)
     frozen = freeze(model, weights)
+    system = partial(System, name, setting, weights, count_parameters(model))
     if graphed or (graphed is None and _on_gpu(model)):
         decoder = GraphedDecoder(frozen, setting, Options(length_penalty=0.0))
-        return System(name, setting, weights, count_parameters(model),
-                      lambda given: decoder(given.source, given.mask, given.length))
+        return system(lambda given: decoder(given.source, given.mask, given.length))
     steps = _keep_moving(frozen) if model.latents else None
 
     def search(given: Work) -> list[list[int]]:
@@ -123,8 +118,7 @@ def controlled(name: str, model: nn.Module, setting: str, weights: str = "auto",
                               "steps; its time would be that of fewer steps")
         return decoded[procedure.steps]
 
-    return System(name, setting, weights, count_parameters(model),
-                  search if steps is None else refined)
+    return system(search if steps is None else refined)
 
 
 def _keep_moving(model: nn.Module) -> list[int]:
