@@ -1,7 +1,6 @@
 """A translation task ready for a model: corpus, joint vocabulary, and tokenised splits."""
 
 import contextlib
-import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -13,7 +12,7 @@ from lib.config import Config
 from lib.corpora import formats
 from lib.errors import DataError
 from lib.layers import LONGEST
-from lib.paths import DistilledFolder
+from lib.paths import DistilledFolder, read_json
 
 __all__ = ["TEACHER_SEED", "Task", "distilled_folder", "distilled_targets"]
 
@@ -35,10 +34,10 @@ def distilled_targets(folder: DistilledFolder, language: str, pairs: corpora.Pai
         raise DataError(f"there is no distilled training set {path}: {fix}")
     targets = formats.lines(formats.uncompressed(path), str(path))
     try:
-        described = json.loads(folder.config.read_text(encoding="utf-8"))
+        described = read_json(folder.config)
         raw, made = described["training_text"], described["distilled_text"]
-    except (json.JSONDecodeError, KeyError) as error:
-        raise DataError(f"{folder.config} is damaged ({error!r}): {fix}") from None
+    except KeyError as error:
+        raise DataError(f"{folder.config} is damaged (it has no {error}): {fix}") from None
     if raw != subword.text_hash(pairs.source, pairs.target):
         raise DataError(f"{path} is a translation of another training set than today's: {fix}")
     if made != subword.text_hash(targets) or len(targets) != len(pairs):

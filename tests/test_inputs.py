@@ -16,7 +16,7 @@ from lib.runs import run_folder
 from lib.subword import text_hash
 from lib.task import Task
 from lib.training import Trainer, checkpoints
-from lib.training.inputs import check_reads, fingerprints
+from lib.training.record import check_reads, fingerprints
 
 pytestmark = pytest.mark.usefixtures("isolated")
 

@@ -32,7 +32,7 @@ from lib.objectives import kl_weight, learning_rate
 from lib.paths import remove_leftovers
 from lib.runs import RunFolder, run_folder
 from lib.task import Task
-from lib.training import checkpoints, inputs, parallel, record
+from lib.training import checkpoints, parallel, record
 from lib.training.averaging import WeightAverage
 from lib.training.history import BEST_BY, Validations, best, read_rows, stale, write_rows
 from lib.training.lock import RunLock
@@ -88,7 +88,7 @@ class Trainer:
         self._replica: nn.Module | None = None
         self._seen: tuple | None = None  # last.pt as it was read or written
         parent = self._parent()
-        self.reads = inputs.fingerprints(self.task, self.settings.dev_sentences, parent)
+        self.reads = record.fingerprints(self.task, self.settings.dev_sentences, parent)
         if self.folder.last.exists():
             self._resume()
         else:
@@ -121,7 +121,7 @@ class Trainer:
         checkpoints.check_vocabulary(state, self.task.vocabulary.fingerprint, path)
         checkpoints.check_settings(state, self.config.as_dict(), path)
         recorded = state.get("reads", {})  # none in a checkpoint older than this record
-        inputs.check_reads(recorded, self.reads, self.folder.path)
+        record.check_reads(recorded, self.reads, self.folder.path)
         self.reads = self.reads | recorded
         checkpoints.load_weights(self.model, state["weights"], path)
         self.average.values = {n: v.to(self.device) for n, v in state["average"].items()}

@@ -1,17 +1,30 @@
-"""config.json: every resolved setting of a run, what it reads and what it runs on."""
+"""config.json: every resolved setting of a run, what it reads and what it runs on.
+
+What a run reads is known by its fingerprint, so that it never goes on with anything else than it
+began with. Texts are hashed as training takes them (lower-cased, normalised).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
 
 from lib import runtime
 from lib.config import Config
 from lib.errors import CheckpointError
 from lib.paths import read_json, write_json
 from lib.runs import RunFolder
+from lib.subword import text_hash
+from lib.task import Task, distilled_folder
 from lib.training import checkpoints, parallel
 from lib.training.choice import choice
 
-__all__ = ["KEEP_BOTH", "check_free", "write", "write_evaluation"]
+__all__ = ["KEEP_BOTH", "check_free", "check_reads", "fingerprints", "write", "write_evaluation"]
 
 KEEP_BOTH = ("keep both by setting DISCREPANCY_OUTPUTS to another folder (in a notebook, in its "
              "first cell: %env DISCREPANCY_OUTPUTS=/a/folder)")
+NAMES = {"training_text": "training text", "distilled_text": "distilled text",
+         "dev_text": "dev text", "start_from": "set of weights to start from"}
 
 
 def write(folder: RunFolder, config: Config, about: dict) -> None:
@@ -43,3 +56,35 @@ def check_free(folder: RunFolder, config: Config) -> None:
         raise CheckpointError(
             f"{folder.path} holds a run with other settings of {', '.join(changed)}: restore them, "
             f"delete {folder.path} to start again, or {KEEP_BOTH}")
+
+
+def fingerprints(task: Task, dev_sentences: int, parent: Mapping[str, Tensor] | None,
+                 ) -> dict[str, str]:
+    """sha256 (hexadecimal) of each thing that a run with this task reads.
+
+    `training_text`: both sides of the whole original training set; `distilled_text`: the teacher's
+    targets, for a run on them; `dev_text`: the pairs that are validated on; `start_from`: the
+    weights of another model, where the run starts from them and they are still there.
+    """
+    sides = [task.sources("dev"), task.references("dev")]
+    digests = {"training_text": text_hash(task.sources("train"), task.references("train")),
+               "dev_text": text_hash(*(side[:dev_sentences] for side in sides))}
+    if task.config.train_data == "distilled":  # Task.train has compared it with the text
+        described = read_json(distilled_folder(task.config).config)
+        digests["distilled_text"] = described["distilled_text"]
+    if parent is not None:
+        digests["start_from"] = checkpoints.fingerprint(dict(parent))
+    return digests
+
+
+def check_reads(recorded: Mapping[str, str], now: Mapping[str, str], folder: Path) -> None:
+    """Refuse a run some of whose inputs have changed since it began; one that is gone is no change.
+
+    Errors: CheckpointError naming what changed, and the way out.
+    """
+    changed = [name for name in recorded if now.get(name, recorded[name]) != recorded[name]]
+    if changed:
+        named = ", ".join(f"{NAMES.get(name, name)} (sha256 {recorded[name][:12]} then, "
+                          f"{now[name][:12]} now)" for name in changed)
+        raise CheckpointError(f"{folder} was trained with another {named}: restore it as it was "
+                              f"then, or delete {folder} to start again")
