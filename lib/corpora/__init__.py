@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lib.config import Dataset, unknown
@@ -142,8 +142,7 @@ def _public_set(dataset: Dataset, name: str) -> Part:
         if language not in part.remotes:
             raise ConfigError(f"dataset {dataset.name}: {dataset.corpus} has no {name} in language "
                               f"'{language}', only in {', '.join(part.remotes)}")
-    return Part({language: part.remotes[language] for language in languages}, part.members,
-                part.inner)
+    return replace(part, remotes={language: part.remotes[language] for language in languages})
 
 
 def _public_part(part: Part, paths: dict, source: str, target: str) -> _Part:

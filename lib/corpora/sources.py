@@ -84,8 +84,13 @@ def _iwslt16(source: str, target: str) -> dict[str, Part]:
 
 # --- WMT'14 and WMT'16: archives of plain texts and SGML, and one TMX file ------------------------
 
-def _archive(remote: Remote, **members: str) -> Part:
-    return Part(dict.fromkeys(members, remote), members)
+def _plain(remote: Remote, stem: str, *languages: str) -> Part:
+    return Part(dict.fromkeys(languages, remote), {x: f"{stem}.{x}" for x in languages})
+
+
+def _sgml(remote: Remote, stem: str, source: str, target: str) -> Part:
+    return Part({source: remote, target: remote}, {
+        source: f"{stem}-src.{source}.sgm", target: f"{stem}-ref.{target}.sgm"})
 
 
 _WMT_DEV = Remote(
@@ -115,30 +120,19 @@ _SETIMES_2 = Remote(
     "sha256:56bfaa2a8c8bdfccb7b50cc926067e2291347d807004e81faab8762ddbf26302")
 
 _WMT14 = {
-    "europarl_v7": _archive(
-        _EUROPARL_V7, de="training/europarl-v7.de-en.de", en="training/europarl-v7.de-en.en"),
-    "commoncrawl": _archive(
-        _COMMON_CRAWL, de="commoncrawl.de-en.de", en="commoncrawl.de-en.en"),
-    "news_commentary_v9": _archive(
-        _NEWS_COMMENTARY_V9,
-        de="training/news-commentary-v9.de-en.de", en="training/news-commentary-v9.de-en.en"),
-    "news_commentary_v13": _archive(
-        _NEWS_COMMENTARY_V13,
-        de="training-parallel-nc-v13/news-commentary-v13.de-en.de",
-        en="training-parallel-nc-v13/news-commentary-v13.de-en.en"),
-    "newstest2013": _archive(_WMT_DEV, de="dev/newstest2013.de", en="dev/newstest2013.en"),
+    "europarl_v7": _plain(_EUROPARL_V7, "training/europarl-v7.de-en", "de", "en"),
+    "commoncrawl": _plain(_COMMON_CRAWL, "commoncrawl.de-en", "de", "en"),
+    "news_commentary_v9": _plain(
+        _NEWS_COMMENTARY_V9, "training/news-commentary-v9.de-en", "de", "en"),
+    "news_commentary_v13": _plain(
+        _NEWS_COMMENTARY_V13, "training-parallel-nc-v13/news-commentary-v13.de-en", "de", "en"),
+    "newstest2013": _plain(_WMT_DEV, "dev/newstest2013", "de", "en"),
     # The same pairs serve both directions.
-    "newstest2014": _archive(
-        _WMT_DEV, de="dev/newstest2014-deen-src.de.sgm", en="dev/newstest2014-deen-ref.en.sgm"),
+    "newstest2014": _sgml(_WMT_DEV, "dev/newstest2014-deen", "de", "en"),
 }
 _WMT16 = {
-    "europarl_v8": _archive(
-        _EUROPARL_V8,
-        ro="training-parallel-ep-v8/europarl-v8.ro-en.ro",
-        en="training-parallel-ep-v8/europarl-v8.ro-en.en"),
+    "europarl_v8": _plain(_EUROPARL_V8, "training-parallel-ep-v8/europarl-v8.ro-en", "ro", "en"),
     "setimes_v2": Part({"ro": _SETIMES_2, "en": _SETIMES_2}),
-    "newsdev2016": _archive(
-        _WMT_DEV, ro="dev/newsdev2016-roen-src.ro.sgm", en="dev/newsdev2016-roen-ref.en.sgm"),
-    "newstest2016": _archive(
-        _WMT_DEV, ro="dev/newstest2016-roen-src.ro.sgm", en="dev/newstest2016-roen-ref.en.sgm"),
+    "newsdev2016": _sgml(_WMT_DEV, "dev/newsdev2016-roen", "ro", "en"),
+    "newstest2016": _sgml(_WMT_DEV, "dev/newstest2016-roen", "ro", "en"),
 }
