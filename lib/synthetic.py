@@ -131,12 +131,6 @@ class ToyTask:
         particles = rng.permutation(SYLLABLES)[:self.particles].tolist()
         return source, target, dict(zip(followed, particles, strict=True))
 
-    @property
-    def words(self) -> list[str]:
-        """Every word of both languages, once, sorted."""
-        source, target, particles = self._lexicon
-        return sorted({*source, *particles.values(), *itertools.chain(*itertools.chain(*target))})
-
     @cached_property
     def _concept_of(self) -> dict[str, int]:
         return {word: concept for concept, word in enumerate(self._lexicon[0])}

@@ -315,7 +315,7 @@ def test_the_log_is_read_before_it_overflows(monkeypatch):
     unread = []
     for _ in range(10):
         trainer.train_step()
-        unread.append(trainer._fixed.unread)
+        unread.append(len(trainer._fixed.unread))
     assert unread == [1, 2, 3, 0] * 2 + [1, 2]
     trainer.settle()
     assert trainer.settled

@@ -113,7 +113,9 @@ class _Search:
     """What both searches carry: hypotheses of a sentence lie together, in places 0, 1, ...
 
     The sentences that are still searched for have a row each; `tokens` [step, sentence, place]
-    holds the subword in every place at a step, of those that have left too.
+    holds the subword in every place at a step, of those that have left too. `step(at)` appends
+    subword number `at`, from 0, to every hypothesis; `move(kept)` takes keys and values to where
+    their hypotheses are now, of `kept` rows alone.
     """
 
     carried: tuple[str, ...] = ()  # names of the tensors [rows, ...] that a step makes anew
@@ -127,14 +129,6 @@ class _Search:
         self.last = torch.full((rows, places), BOS, device=device)
         self.done = torch.zeros(rows, dtype=torch.bool, device=device)
         self.tokens = torch.full((longest, rows, places), EOS, device=device)
-
-    def step(self, at: int) -> None:
-        """Append subword number `at`, from 0, to every hypothesis."""
-        raise NotImplementedError
-
-    def move(self, kept: Int[Tensor, " kept"] | None = None) -> None:
-        """Take keys and values to where their hypotheses are now; of `kept` rows alone."""
-        raise NotImplementedError
 
     def _keep(self, kept: Int[Tensor, " kept"], places: Int[Tensor, "rows places"]) -> None:
         """Drop all rows but some, and of each take the hypotheses in the given places."""

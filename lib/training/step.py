@@ -83,7 +83,7 @@ class FixedStep:
         self._sums = torch.zeros(TERMS, dtype=torch.float64, device=self.where)
         self._log = torch.zeros(READ_EVERY, TERMS + 1, dtype=torch.float64, device=self.where)
         self._slot = torch.zeros(1, dtype=torch.long, device=self.where)
-        self._unread: list[tuple[int, tuple[str, ...]]] = []
+        self.unread: list[tuple[int, tuple[str, ...]]] = []  # steps since the log was read
         self._pool = torch.cuda.graph_pool_handle() if on_gpu else None
         self._aside = torch.cuda.Stream() if on_gpu else None
         self._shapes: dict[tuple, _Shape] = {}
@@ -111,28 +111,23 @@ class FixedStep:
         while not self._fits(step, batches(self.parts), with_kl):
             self._halve()
         self._update(with_kl)
-        names, row = self._names[with_kl], self._log[len(self._unread)]
-        self._unread.append((step, names))
+        names, row = self._names[with_kl], self._log[len(self.unread)]
+        self.unread.append((step, names))
         return dict(zip(names, row, strict=False))
-
-    @property
-    def unread(self) -> int:
-        """How many steps were taken since the log was read."""
-        return len(self._unread)
 
     @property
     def full(self) -> bool:
         """Whether the log must be read before the next step."""
-        return self.unread == READ_EVERY
+        return len(self.unread) == READ_EVERY
 
     def read(self) -> list[Logged]:
         """All steps since the last reading, in order; waits for the device."""
-        if not self._unread:
+        if not self.unread:
             return []
-        rows = self._log[:len(self._unread)].tolist()
+        rows = self._log[:len(self.unread)].tolist()
         logged = [Logged(step, dict(zip(names, row, strict=False)), row[-1])
-                  for (step, names), row in zip(self._unread, rows, strict=True)]
-        self._unread.clear()
+                  for (step, names), row in zip(self.unread, rows, strict=True)]
+        self.unread.clear()
         self._slot.zero_()
         return logged
 
