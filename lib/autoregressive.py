@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lib.batching import Batch
-from lib.config import Architecture, Evaluation, Training
+from lib.config import Architecture, Training
 from lib.distributions import Tokens, exact
 from lib.layers import Decoder, KeysValues, Memory, mask_bias, positions
 from lib.likelihood import LogProbTerms
@@ -59,11 +59,6 @@ class Transformer(Model):
     def __init__(self, a: Architecture, vocabulary: int, dropout: float = 0.0):
         super().__init__(a, vocabulary, dropout)
         self.decoder = Decoder(a.decoder_layers, a.d_model, a.d_filter, a.heads, dropout)
-
-    @classmethod
-    def settings(cls, evaluation: Evaluation) -> list[str]:
-        """Greedy and beam search."""
-        return ["greedy", f"beam{evaluation.beam}"]
 
     def _states(self, batch: Batch) -> Float[Tensor, "batch length d_model"]:
         """Decoder states that predict each target subword from those before it."""

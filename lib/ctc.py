@@ -17,7 +17,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lib.batching import Batch, Tokenised
-from lib.config import Evaluation, Training
 from lib.emissions import Emissions
 from lib.layers import Memory
 from lib.likelihood.path_sums import alignments_log_prob, best_alignment
@@ -43,16 +42,7 @@ class CtcModel(UpsampledModel):
     slot = "frames"
     decoding = "alignment"
     procedures = ("greedy", "beam", "sample")
-
-    @classmethod
-    def settings(cls, evaluation: Evaluation) -> list[str]:
-        """The best frames, and beam search over strings."""
-        return ["greedy", f"beam{evaluation.beam}"]
-
-    @classmethod
-    def dev_setting(cls, training: Training) -> str:
-        """Beam search: where several wordings are likely, the best frame is often the blank."""
-        return "beam4"
+    dev_search = "beam4"  # where several wordings are likely, the best frame is often the blank
 
     def frames(self, memory: Memory, shown: Tensor | None = None) -> Frames:
         """The frames of the encoded sources; `shown` is the decoder's input where glancing is."""

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lib.batching import Batch, Tokenised
-from lib.config import Architecture, Evaluation, Training
+from lib.config import Architecture
 from lib.distributions import exact
 from lib.emissions import Emissions
 from lib.layers import Memory
@@ -74,20 +74,11 @@ class DagModel(UpsampledModel):
     slot = "vertices"
     decoding = "graph"
     procedures = ("greedy", "lookahead", "viterbi", "beam", "sample")
+    dev_search = "lookahead"
 
     def __init__(self, a: Architecture, vocabulary: int, dropout: float = 0.0):
         super().__init__(a, vocabulary, dropout)
         self.transitions = Transitions(a.d_model, a.heads)
-
-    @classmethod
-    def settings(cls, evaluation: Evaluation) -> list[str]:
-        """Every search through the graph."""
-        return ["greedy", "lookahead", "viterbi", f"beam{evaluation.beam}"]
-
-    @classmethod
-    def dev_setting(cls, training: Training) -> str:
-        """Lookahead."""
-        return "lookahead"
 
     def graph(self, memory: Memory, shown: Tensor | None = None) -> Graph:
         """The graphs of the encoded sources; `shown` is the decoder's input where glancing is."""

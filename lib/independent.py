@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lib.batching import Batch
-from lib.config import Architecture, Evaluation, Training
+from lib.config import Architecture, Training
 from lib.emissions import Emissions
 from lib.filling import UNKNOWN, FillingModel, glanced, real_positions
 from lib.layers import Memory, length_mask
@@ -31,11 +31,6 @@ class IndependentModel(FillingModel):
     def __init__(self, a: Architecture, vocabulary: int, dropout: float = 0.0):
         super().__init__(a, vocabulary, dropout)
         self.length_predictor = LengthPredictor(a.d_model)
-
-    @classmethod
-    def settings(cls, evaluation: Evaluation) -> list[str]:
-        """The most probable subword at each position of the predicted length."""
-        return ["greedy"]
 
     def subwords(self, memory: Memory, real: Bool[Tensor, "rows length"],
                  ids: Int[Tensor, "rows length"] | None = None) -> Emissions:

@@ -106,11 +106,6 @@ class LatentModel(Model):
     # ---- the decoding settings ----
 
     @classmethod
-    def settings(cls, evaluation: Evaluation) -> list[str]:
-        """Every number of refinement steps that is asked for."""
-        return [f"k{steps}" for steps in evaluation.refinements]
-
-    @classmethod
     def timed_settings(cls, evaluation: Evaluation) -> list[str]:
         """None, one and four refinement steps."""
         return ["k0", "k1", "k4"]

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lib.batching import Batch
-from lib.config import Architecture, Evaluation, Training
+from lib.config import Architecture, Training
 from lib.emissions import Emissions
 from lib.errors import ConfigError
 from lib.filling import UNKNOWN, FillingModel, real_positions
@@ -44,20 +44,11 @@ class MaskedModel(FillingModel):
     likelihood = "bound"
     decoding = "unmasking"
     procedures = ("unmask", "sample", "confident")
+    dev_search = "mT"
 
     def __init__(self, a: Architecture, vocabulary: int, dropout: float = 0.0):
         super().__init__(a, vocabulary, dropout)
         self.length_predictor = LengthPredictor(a.d_model)
-
-    @classmethod
-    def settings(cls, evaluation: Evaluation) -> list[str]:
-        """Every number of unmasking steps that is asked for, and one position at a time."""
-        return [*(f"m{steps}" for steps in evaluation.unmaskings), "mT"]
-
-    @classmethod
-    def dev_setting(cls, training: Training) -> str:
-        """One position at a time."""
-        return "mT"
 
     def subwords(self, memory: Memory, ids: Int[Tensor, "rows length"],
                  known: Bool[Tensor, "rows length"], real: Bool[Tensor, "rows length"],

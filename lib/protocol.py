@@ -10,6 +10,8 @@ from lib.likelihood import LogProbTerms
 
 __all__ = ["Model"]
 
+DRAWING = ("sample", "nucleus", "confident")  # kinds of procedure that draw their outputs
+
 
 class Model(nn.Module):
     """A distribution p(y|x) over target strings; every family is a subclass."""
@@ -25,6 +27,8 @@ class Model(nn.Module):
     alignment, positions, unmasking"""
     procedures: tuple[str, ...]
     """the kinds of procedure that `lib.decoding` offers for it; `nucleus` is a kind of its own"""
+    dev_search = "greedy"
+    """the setting of dev BLEU during training"""
 
     def __init__(self, a: Architecture, vocabulary: int, dropout: float):
         super().__init__()
@@ -71,7 +75,11 @@ class Model(nn.Module):
     @classmethod
     def settings(cls, evaluation: Evaluation) -> list[str]:
         """Those that an evaluation reports, the one that gains are taken over first."""
-        raise NotImplementedError
+        names = {"beam": [f"beam{evaluation.beam}"],
+                 "refine": [f"k{steps}" for steps in evaluation.refinements],
+                 "unmask": [*(f"m{steps}" for steps in evaluation.unmaskings), "mT"]}
+        return [name for kind in cls.procedures if kind not in DRAWING
+                for name in names.get(kind, [kind])]
 
     @classmethod
     def timed_settings(cls, evaluation: Evaluation) -> list[str]:
@@ -81,4 +89,4 @@ class Model(nn.Module):
     @classmethod
     def dev_setting(cls, training: Training) -> str:
         """The one of dev BLEU during training."""
-        return "greedy"
+        return cls.dev_search
