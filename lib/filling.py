@@ -8,6 +8,7 @@ from lib.batching import Batch
 from lib.config import Architecture
 from lib.emissions import Emissions
 from lib.layers import Decoder, Memory
+from lib.lengths import LengthPredictor
 from lib.protocol import Model
 from lib.subword import BOS
 
@@ -23,6 +24,8 @@ class FillingModel(Model):
         super().__init__(a, vocabulary, dropout)
         self.decoder = Decoder(a.decoder_layers, a.d_model, a.decoder_d_filter or a.d_filter,
                                a.heads, dropout)
+        if self.multiple > 1:  # all positions of a length chosen beforehand
+            self.length_predictor = LengthPredictor(a.d_model)
 
     def fill(self, ids: Int[Tensor, "rows length"], memory: Memory,
              mask: Bool[Tensor, "rows length"] | None) -> Float[Tensor, "rows length d_model"]:

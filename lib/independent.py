@@ -10,11 +10,11 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lib.batching import Batch
-from lib.config import Architecture, Training
+from lib.config import Training
 from lib.emissions import Emissions
 from lib.filling import UNKNOWN, FillingModel, glanced, real_positions
 from lib.layers import Memory, length_mask
-from lib.lengths import MULTIPLE, LengthPredictor, endings
+from lib.lengths import MULTIPLE, endings
 from lib.likelihood import LogProbTerms
 from lib.subword import EOS
 
@@ -27,10 +27,6 @@ class IndependentModel(FillingModel):
     multiple = MULTIPLE
     decoding = "positions"
     procedures = ("greedy", "sample")
-
-    def __init__(self, a: Architecture, vocabulary: int, dropout: float = 0.0):
-        super().__init__(a, vocabulary, dropout)
-        self.length_predictor = LengthPredictor(a.d_model)
 
     def subwords(self, memory: Memory, real: Bool[Tensor, "rows length"],
                  ids: Int[Tensor, "rows length"] | None = None) -> Emissions:

@@ -23,12 +23,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lib.batching import Batch
-from lib.config import Architecture, Training
+from lib.config import Training
 from lib.emissions import Emissions
 from lib.errors import ConfigError
 from lib.filling import UNKNOWN, FillingModel, real_positions
 from lib.layers import Memory
-from lib.lengths import MULTIPLE, LengthPredictor, endings
+from lib.lengths import MULTIPLE, endings
 from lib.likelihood import LogProbTerms
 from lib.subword import EOS
 
@@ -45,10 +45,6 @@ class MaskedModel(FillingModel):
     decoding = "unmasking"
     procedures = ("unmask", "sample", "confident")
     dev_search = "mT"
-
-    def __init__(self, a: Architecture, vocabulary: int, dropout: float = 0.0):
-        super().__init__(a, vocabulary, dropout)
-        self.length_predictor = LengthPredictor(a.d_model)
 
     def subwords(self, memory: Memory, ids: Int[Tensor, "rows length"],
                  known: Bool[Tensor, "rows length"], real: Bool[Tensor, "rows length"],
