@@ -4,7 +4,6 @@ Writes `metrics.json`, `sentences.csv` and `bleu_counts.npz` into the run's fold
 """
 
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ import torch
 from sacrebleu.metrics import CHRF
 
 from lib import runtime
-from lib.batching import collate, evaluation_batches, padded_length
+from lib.batching import Tokenised, collate, evaluation_batches, padded_length
 from lib.bleu import (
     bleu,
     bleu_from_counts,
@@ -38,6 +37,8 @@ __all__ = ["decoding_settings", "evaluate", "mbr_setting"]
 TIMED = 256  # test sentences, evenly spaced, that a decoding setting's speed is measured on
 RESAMPLES = 1000  # of the test sentences, for intervals
 FIGURES = 6  # significant figures kept in sentences.csv
+COLUMNS = ("hypothesis", "n_tokens", "n_tokens_padded", "n_chars", "log_prob", "log_p_length",
+           "elbo", "released_estimate", "effective_sample_size")  # empty where a model has none
 
 
 def decoding_settings(config: Config) -> list[str]:
@@ -61,7 +62,7 @@ def evaluate(config: Config, progress: bool = True) -> dict:
     references = run.task.references("test")
     samples = 1 if run.model.likelihood == "exact" else config.evaluation.samples
     _check_not_coarser(run, samples)
-    lines = _translations(run, settings, progress)
+    lines = _translations(run, run.task.test, settings, progress)
     speed = {setting: _speed(run, setting) for setting in settings}
     sentences = _sentences(run, lines[config.evaluation.headline], samples, progress)
     if config.evaluation.mbr_samples:
@@ -94,7 +95,7 @@ def evaluate(config: Config, progress: bool = True) -> dict:
     }
     folder = run_folder(config)
     write_arrays(folder.bleu_counts, **{s: of.astype(np.uint16) for s, of in counts.items()})
-    _write_sentences(folder.sentences, sentences)
+    write_text(folder.sentences, sentences.to_csv(index=False, float_format=f"%.{FIGURES}g"))
     write_json(folder.metrics, metrics)
     return metrics
 
@@ -103,12 +104,10 @@ def _sentences(run: TrainedRun, hypotheses: list[str], samples: int, progress: b
                resumable: bool = True) -> pd.DataFrame:
     """The rows of sentences.csv."""
     sentences = likelihoods(run, run.task.test, samples, progress=progress, resumable=resumable)
-    sentences.insert(0, "hypothesis", hypotheses)
-    sentences.insert(3, "n_chars", [len(line) for line in run.task.references("test")])
-    for name in ("elbo", "released_estimate", "effective_sample_size"):
-        if name not in sentences:
-            sentences[name] = np.nan
-    return sentences
+    sentences["hypothesis"] = hypotheses
+    sentences["n_chars"] = [len(line) for line in run.task.references("test")]
+    others = (column for column in sentences if column not in COLUMNS)
+    return sentences.reindex(columns=[*COLUMNS, *others])
 
 
 def _best_by_likelihood(config: Config, run: TrainedRun, samples: int, progress: bool) -> dict:
@@ -123,9 +122,9 @@ def _best_by_likelihood(config: Config, run: TrainedRun, samples: int, progress:
     if other.step == run.step:
         folder.sentences_ll.unlink(missing_ok=True)
         return {"step": other.step}
-    lines = _translations(other, [setting], progress)
+    lines = _translations(other, run.task.test, [setting], progress)
     sentences = _sentences(other, lines[setting], samples, progress, resumable=False)
-    _write_sentences(folder.sentences_ll, sentences)
+    write_text(folder.sentences_ll, sentences.to_csv(index=False, float_format=f"%.{FIGURES}g"))
     references, tokenizer = run.task.references("test"), config.dataset.bleu_tokenizer
     return {"step": other.step, "dev_bleu": other.dev_bleu,
             "bleu": _scores(lines, references, tokenizer, {setting: bleu_statistics(
@@ -157,10 +156,11 @@ def _check_not_coarser(run: TrainedRun, samples: int) -> None:
                           "fewer: delete it first, or set DISCREPANCY_OUTPUTS to another folder")
 
 
-def _translations(run: TrainedRun, settings: list[str], progress: bool) -> dict[str, list[str]]:
+def _translations(run: TrainedRun, data: Tokenised, settings: list[str],
+                  progress: bool = False) -> dict[str, list[str]]:
     """Hypotheses of all settings; refinement runs once, to the last step that is asked for."""
     with runtime.autocast(run.config.training.precision):
-        return translate(run.model, run.task.test, run.task.vocabulary, settings,
+        return translate(run.model, data, run.task.vocabulary, settings,
                          Options(run.config.evaluation.length_penalty),
                          progress=f"test, {', '.join(settings)}" if progress else None)
 
@@ -169,11 +169,9 @@ def _speed(run: TrainedRun, setting: str) -> float:
     """Sentences a second of one setting alone, on `TIMED` sentences of the test set."""
     whole = run.task.test
     data = whole.take(some_lines(len(whole), TIMED))
-    with runtime.autocast(run.config.training.precision):
-        started = time.perf_counter()
-        translate(run.model, data, run.task.vocabulary, [setting],
-                  Options(run.config.evaluation.length_penalty))
-        return len(data) / (time.perf_counter() - started)
+    started = time.perf_counter()
+    _translations(run, data, [setting])
+    return len(data) / (time.perf_counter() - started)
 
 
 def _scores(lines: dict[str, list[str]], references: list[str], tokenizer: str,
@@ -226,11 +224,3 @@ def _diagnostics(run: TrainedRun, sentences: pd.DataFrame, references: list[str]
             "bleu_posterior": bleu(lines, references, run.config.dataset.bleu_tokenizer)[0].score,
             "share_lengths_right": right / len(data),
             "effective_sample_size": float(sentences["effective_sample_size"].median())}
-
-
-def _write_sentences(path: Path, sentences: pd.DataFrame) -> None:
-    """The file, in one move, the columns of every model first."""
-    order = ["hypothesis", "n_tokens", "n_tokens_padded", "n_chars", "log_prob", "log_p_length",
-             "elbo", "released_estimate", "effective_sample_size"]
-    ordered = sentences[[*order, *(c for c in sentences if c not in order)]]
-    write_text(path, ordered.to_csv(index=False, float_format=f"%.{FIGURES}g"))
