@@ -96,11 +96,7 @@ class MaskedModel(FillingModel):
         The orders are drawn from their prior, `chunk` at a time, T passes each. They don't depend
         on `chunk`, nor, with a list of generators, on the batch (where no target is padded beyond
         its own multiple).
-
-        Errors: ConfigError for samples < 1.
         """
-        if samples < 1:
-            raise ConfigError(f"{samples} orders: the bound needs 1 or more")
         memory, real = self.encode(batch.source, batch.source_mask), real_positions(batch)
         rows = []
         for start in range(0, samples, chunk):

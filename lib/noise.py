@@ -62,10 +62,8 @@ class Noise:
 
     def __init__(self, like: Float[Tensor, "batch length channels"],
                  generator: torch.Generator | list[torch.Generator] | None):
-        """`generator`: a list of one a sentence, or one. Errors: ValueError for another length."""
+        """`generator`: a list of one a sentence, or one for the whole batch."""
         self.generators = generator if isinstance(generator, list) else [generator]
-        if isinstance(generator, list) and len(generator) != len(like):
-            raise ValueError(f"{len(generator)} generators for {len(like)} sentences")
         self.shape = len(like) // len(self.generators), *like.shape[1:]  # of a generator's sample
         self.like = {"dtype": like.dtype, "device": like.device}
         self.blocks = like.is_cuda and isinstance(generator, list)

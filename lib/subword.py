@@ -136,16 +136,8 @@ def train(dataset, scale: str, pairs) -> Vocabulary:
     dataset: has `name`, `subword` ('bpe' or 'word') and `vocabulary`, sizes by scale. pairs: has
     equally long lists `source` and `target`.
 
-    Errors: ConfigError for no size of this scale, or one too small for the text's characters;
-    DataError for an empty corpus.
+    Errors: ConfigError for a size too small for the text's characters.
     """
-    if scale not in dataset.vocabulary:
-        raise ConfigError(f"params/datasets/{dataset.name}.yaml gives no vocabulary size for scale "
-                          f"{scale!r}, only for {', '.join(dataset.vocabulary)}")
-    if dataset.subword not in ("bpe", "word"):
-        raise ConfigError(f"subword of {dataset.name} is 'bpe' or 'word', not {dataset.subword!r}")
-    if not pairs.source:
-        raise DataError(f"the training set of {dataset.name} holds no sentence pair")
     size = dataset.vocabulary[scale]
     settings = [dataset.subword, str(size), sentencepiece.__version__]
     digest = text_hash(settings, pairs.source, pairs.target)[:16]

@@ -267,8 +267,3 @@ def test_bounds_hand_worked():
 def test_settings_out_of_range_are_refused(wrong, name):
     with pytest.raises(ConfigError, match=name):
         Annealing(**wrong)
-
-
-def test_a_seed_for_each_sentence():
-    with pytest.raises(ConfigError, match="1 seeds for 2 sentences"):
-        tune_step_sizes(Linear([2, 3]).path(0.5, 1.6), Annealing(2, 2), [1])

@@ -100,12 +100,6 @@ def test_given_lengths_are_used(monkeypatch):
     assert [[len(row) for row in rows] for rows in found.values()] == [[4, 8], [4, 8]]
 
 
-@pytest.mark.parametrize("steps", [[], [-1], [0, -2]])
-def test_refinement_steps_that_make_no_sense_are_refused(steps):
-    with pytest.raises(ConfigError, match="at least one number, 0 or more"):
-        refine(model_of(GAUSSIAN, VOCABULARY), *sources_of([[3]]), steps)
-
-
 # The proxy bound -----------------------------------------------------------------------------
 
 @torch.no_grad()

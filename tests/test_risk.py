@@ -7,7 +7,6 @@ import pytest
 import sacrebleu
 
 from lib.decoding.risk import UTILITIES, consensus, expected_utilities, utilities
-from lib.errors import ConfigError
 
 WORDS = ["a", "the", "cat", "cats", "sat,", "on", "(mats)", "it's", "3.5%", "Straße", "!", "  x "]
 REFERENCE = {"chrf": sacrebleu.sentence_chrf, "bleu": sacrebleu.sentence_bleu}
@@ -52,13 +51,3 @@ def test_of_equal_lines_the_first_is_chosen():
 def test_a_single_line_is_chosen():
     assert consensus(["whatever"]) == 0
     assert expected_utilities(["whatever"]).tolist() == [0.0]
-
-
-def test_a_corpus_of_nothing_is_refused():
-    with pytest.raises(ConfigError, match="no sample to choose from"):
-        consensus([])
-
-
-def test_an_unknown_utility_is_refused():
-    with pytest.raises(ConfigError, match="unknown utility 'ter': chrf or bleu"):
-        utilities(["a"], "ter")

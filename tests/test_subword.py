@@ -153,15 +153,9 @@ def test_a_large_corpus_is_thinned_evenly(monkeypatch):
     assert list(subword._spaced(corpus)) == ["a", "A", "c", "C"]
 
 
-def test_unusable_settings_are_refused_with_their_name(pairs):
-    with pytest.raises(ConfigError, match="no vocabulary size for scale 'paper', only for smoke"):
-        train(dataset(), "paper", pairs)
-    with pytest.raises(ConfigError, match="'bpe' or 'word', not 'wordpiece'"):
-        train(dataset("wordpiece"), "smoke", pairs)
+def test_a_vocabulary_too_small_for_the_text_is_refused(pairs):
     with pytest.raises(ConfigError, match="vocabulary smoke of trial: no vocabulary of 100"):
         train(dataset(size=100), "smoke", pairs)
-    with pytest.raises(DataError, match="holds no sentence pair"):
-        train(dataset(), "smoke", SimpleNamespace(source=[], target=[]))
 
 
 def test_the_text_hash_tells_the_lists_apart():

@@ -60,11 +60,7 @@ def refine(model, source: SourceIds, mask: SourceMask, steps: list[int],
     It ends when no output changes any more, and sentences whose output stays leave the batch: what
     one sentence gets doesn't depend on the others. `lengths` (multiples of 4) replace the predicted
     ones.
-
-    Errors: ConfigError for no steps, or negative ones.
     """
-    if not steps or min(steps) < 0:
-        raise ConfigError(f"refinement steps {steps}: give at least one number, 0 or more")
     memory = model.encode(source, mask)
     _, real, prior = _start(model, memory, lengths)
     result = {}

@@ -15,7 +15,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lib.distributions import draw, exact
-from lib.errors import ConfigError
 from lib.layers import LONGEST, Memory, SourceIds, SourceMask
 from lib.noise import sentence_generator
 from lib.subword import BOS, EOS, before_end
@@ -67,12 +66,7 @@ def beam_search(model, source: SourceIds, mask: SourceMask, width: int = 4,
     still win: log p only falls and lp only grows, so that stopping early changes no result. Done
     sentences leave the batch. At `longest` subwords (by default `longest_target` of the sentence's
     own source, whatever the batch is padded to; or a number each) every live hypothesis must end.
-
-    Errors: ConfigError for a width below 1 or a negative length penalty.
     """
-    if width < 1 or length_penalty < 0:
-        raise ConfigError(f"beam width {width} must be 1 or more, length penalty {length_penalty} "
-                          "0 or more")
     limits = _limits(source, mask, longest)
     beams = Beams(model, model.encode(source, mask), limits.to(source.device), width,
                   length_penalty, int(limits.max()))
@@ -89,12 +83,7 @@ def sample(model, source: SourceIds, mask: SourceMask,
     Each subword comes from softmax(logits / temperature), PAD and BOS left out, of which `nucleus`
     below 1 keeps only the most probable subwords that together reach that mass (Holtzman et al.
     2020). At `longest` subwords every draw must end. The first n of more samples are the same.
-
-    Errors: ConfigError for samples < 1, temperature <= 0, nucleus outside (0, 1].
     """
-    if samples < 1 or temperature <= 0 or not 0 < nucleus <= 1:
-        raise ConfigError(f"samples {samples} must be 1 or more, temperature {temperature:g} above "
-                          f"0, nucleus {nucleus:g} above 0 and at most 1")
     limits = _limits(source, mask, longest)
     uniform = np.zeros((len(limits), samples, int(limits.max())))
     for row, ids in enumerate(source_rows(source, mask)):

@@ -179,8 +179,6 @@ class _Draws:
     """Random numbers of all chains, every sentence's from a generator of its own."""
 
     def __init__(self, path: GeometricPath, chains: int, seeds: Sequence[int], stream: int):
-        if len(seeds) != len(path):
-            raise ConfigError(f"{len(seeds)} seeds for {len(path)} sentences: give one a sentence")
         self.path, self.chains = path, chains
         states = (np.random.SeedSequence([seed, stream]).generate_state(1)[0] for seed in seeds)
         device = path.loc.device
