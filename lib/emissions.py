@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lib.distributions import draw, exact
+from lib.distributions import LOGITS_AT_ONCE, draw, exact
 from lib.objectives import compute_dtype
 from lib.subword import EOS, UNK
 
@@ -22,7 +22,6 @@ __all__ = ["Emissions", "log_normaliser"]
 
 FORWARD, BACKWARD = 2**20, 2**22  # numbers of a chunk in each pass, on a CPU: they stay in a cache
 ON_GPU = 2**27
-LOGITS_AT_ONCE = 2**24  # numbers that search holds together
 
 
 class _LogNormaliser(torch.autograd.Function):

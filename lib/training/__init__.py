@@ -58,11 +58,14 @@ class Trainer:
     """One run's whole state, between two steps."""
 
     def __init__(self, config: Config, progress: bool = True, folder: RunFolder | None = None):
-        self.config, self.settings = config, config.training
+        self.config = config
+        self.settings = s = config.training
         self.progress = progress and parallel.is_first()
         self.folder, self.task = folder or run_folder(config), Task(config)
         self.device, self.threads = runtime.device(), runtime.prepare()
-        self._places = parallel.share(range(self.settings.accumulate))  # own batches of a step
+        self._places = parallel.share(range(s.accumulate))  # own batches of a step
+        self._positions = s.accumulate * s.batch_tokens  # of a step of fixed shape
+        self._last_kl_weight = kl_weight(s.steps, s.kl_start, s.kl_ramp)  # of what may be the best
         self.step = self.epoch = self.place = 0
         self.seconds = self.tokens = 0.0  # target subwords trained on, each sentence with one EOS
         self.history: list[dict] = []
@@ -71,24 +74,23 @@ class Trainer:
         with parallel.first_goes_ahead():  # it makes the caches that the others then read
             self.data, self.dev = self.task.train, self.task.dev
             self.task.check_test()
-        self.dev = self.dev.take(np.arange(min(len(self.dev), self.settings.dev_sentences)))
+        self.dev = self.dev.take(np.arange(min(len(self.dev), s.dev_sentences)))
         torch.manual_seed(config.seed)
-        self.model = build(config.architecture, len(self.task.vocabulary),
-                           self.settings.dropout).to(self.device)
-        if self.settings.compile and self.device.type == "cuda":
+        vocabulary = len(self.task.vocabulary)
+        self.model = build(config.architecture, vocabulary, s.dropout).to(self.device)
+        if s.compile and self.device.type == "cuda":
             compile_layers(self.model)
         self.impossible = self.model.impossible(self.data)
-        self.average = WeightAverage(self.model, self.settings.average)
-        captured = self.device.type == "cuda" and takes_fixed_shapes(self.settings, self.device)
-        self.optimiser = torch.optim.Adam(
-            self.model.parameters(), betas=self.settings.adam_betas, eps=self.settings.adam_epsilon,
-            fused=True, capturable=captured)
+        self.average = WeightAverage(self.model, s.average)
+        captured = self.device.type == "cuda" and takes_fixed_shapes(s, self.device)
+        self.optimiser = torch.optim.Adam(self.model.parameters(), betas=s.adam_betas,
+                                          eps=s.adam_epsilon, fused=True, capturable=captured)
         self.kept: dict[str, dict] = {}  # the first process's: what best.pt and best_ll.pt hold
         self._groups: list = []
         self._replica: nn.Module | None = None
         self._seen: tuple | None = None  # last.pt as it was read or written
         parent = self._parent()
-        self.reads = record.fingerprints(self.task, self.settings.dev_sentences, parent)
+        self.reads = record.fingerprints(self.task, s.dev_sentences, parent)
         if self.folder.last.exists():
             self._resume()
         else:
@@ -229,12 +231,12 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """Whether all steps are done, or `patience` validations raised neither dev BLEU nor LL."""
-        idle = stale(self.history, self._full_kl_weight())
+        idle = stale(self.history, self._last_kl_weight)
         return self.step >= self.settings.steps or 0 < self.settings.patience <= idle
 
     def best_row(self, by: str = "bleu") -> dict:
         """The history's row of the checkpoint that is kept as the best, {} before any."""
-        place = best(self.history, self._full_kl_weight(), by)
+        place = best(self.history, self._last_kl_weight, by)
         return {} if place is None else self.history[place]
 
     @property
@@ -289,11 +291,6 @@ class Trainer:
         if self._fixed is not None:
             return fixed_batches(self.data, self._positions, *how)
         return training_batches(self.data, self.settings.batch_tokens, *how)
-
-    @property
-    def _positions(self) -> int:
-        """Positions of a step of fixed shape."""
-        return self.settings.accumulate * self.settings.batch_tokens
 
     def _next_rows(self) -> np.ndarray:
         """The next batch's rows, the same in every process."""
@@ -482,10 +479,6 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()  # for the runs beside this one: steps have memory of their own
         return scores
-
-    def _full_kl_weight(self) -> float:
-        """The KL weight that a checkpoint must have been trained at to be chosen: the last one."""
-        return kl_weight(self.settings.steps, self.settings.kl_start, self.settings.kl_ramp)
 
     def _write_history(self) -> None:
         if self.history:
