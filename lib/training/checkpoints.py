@@ -108,13 +108,10 @@ def trained_otherwise(config: dict, recorded: dict) -> list[str]:
 
 def _defaults(cls) -> dict:
     """The settings of a section that have a default, as JSON would hold them."""
-    defaults = {}
-    for f in dataclasses.fields(cls):
-        if f.default is not dataclasses.MISSING:
-            defaults[f.name] = f.default
-        elif f.default_factory is not dataclasses.MISSING:
-            defaults[f.name] = f.default_factory()
-    return json.loads(json.dumps(defaults))
+    none, fields = dataclasses.MISSING, dataclasses.fields(cls)
+    return json.loads(json.dumps(
+        {f.name: f.default for f in fields if f.default is not none}
+        | {f.name: f.default_factory() for f in fields if f.default_factory is not none}))
 
 
 def check_settings(content: dict, config: dict, path: Path) -> None:
