@@ -108,6 +108,11 @@ def verdicts(*of: tuple[str, str], accountings: Sequence[str] = ACCOUNTINGS_SHOW
 def _verdicts(dataset: str, scale: str, accountings: Sequence[str]) -> list[Verdict]:
     pairs, runs = _read(f"significance_{dataset}_{scale}"), find_runs(dataset, scale)
     systems = average_seeds(collect(runs))[0]
+    if pairs is not None:  # what was evaluated after them isn't compared yet
+        compared = {tuple(pair) for end in ("first", "second")
+                    for pair in pairs[[end, f"{end}_data"]].to_numpy()}
+        systems = systems[[key in compared for key in zip(
+            systems["model"], systems["train_data"], strict=True)]]
     found = []
     for finding, test in zip(FINDINGS[:3], (_within, _across, _distillation), strict=True):
         for accounting in accountings:

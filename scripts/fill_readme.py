@@ -14,46 +14,52 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import findings
+from analysis.systems import average_seeds, collect
 from analysis.tables import MISSING, NO_BREAK, markdown, signed
 from benchmarks import page
 from lib.config import MODELS, model_name
 from lib.paths import ROOT, outputs_root
-from lib.runs import RunFolder, find_runs
+from lib.runs import find_runs
 
 NOTHING = "*(no results yet)*\n"
 
 
 def answer() -> str:
     """How many pairs of models log-likelihood and BLEU order alike."""
-    places = findings.places(demonstrations=False)
-    return markdown(findings.answer(places)) if places else NOTHING
+    if not (places := findings.places(demonstrations=False)):
+        return NOTHING
+    table = findings.answer(places)
+    return markdown(table[table["LL"] == "strict"].drop(columns="LL"))
 
 
 def multi30k() -> str:
-    """The first seed of every model on Multi30k, raw beside distilled."""
-    runs = {(run.model, run.train_data): run for run in find_runs("multi30k_de_en", "mini")
-            if run.seed == 1}
-    rows = [_row({data: runs[model, data] for data in ("raw", "distilled")
-                  if (model, data) in runs}) for model in MODELS]
-    return markdown(pd.DataFrame(filter(None, rows)).fillna(MISSING)) if runs else NOTHING
+    """Every model on Multi30k: raw text at `long`, raw and distilled at `mini`."""
+    columns = {f"{data}, {scale}": collect(
+        run for run in find_runs("multi30k_de_en", scale) if run.train_data == data)
+        for data, scale in (("raw", "long"), ("raw", "mini"), ("distilled", "mini"))}
+    rows = []
+    for model in MODELS:
+        row = {"model": model_name(model)}
+        for column, runs in columns.items():
+            if (own := runs[runs["model"] == model]).empty:
+                continue
+            [system] = average_seeds(own)[0].to_dict("records")
+            bleu = own["bleu_paper"].fillna(own["bleu"]).mean()
+            seeds = f" ({len(own)} seeds)" if len(own) > 1 else ""
+            row |= {f"BLEU, {column}": f"{bleu:.1f}{seeds}".replace(" ", NO_BREAK),
+                    f"LL, {column}": f"{signed(system['strict'], 3)} ± "
+                                     f"{system['strict_error']:.3f}".replace(" ", NO_BREAK)}
+        rows += [row] if len(row) > 1 else []
+    return markdown(pd.DataFrame(rows).fillna(MISSING)) if rows else NOTHING
 
 
-def _row(of: dict[str, RunFolder]) -> dict:
-    """One model: training data -> its run."""
-    row: dict[str, str] = {}
-    for data, run in of.items():
-        metrics = run.read_metrics()
-        bleu = [(name, score.score) for name, score in metrics.bleu.items()
-                if name in ("k1", "k4", metrics.headline)]
-        ll = {name: f"{signed(found.mean, 3)} ± {found.standard_error:.3f}".replace(" ", NO_BREAK)
-              for name, found in metrics.log_likelihood.items()}
-        row |= {"model": model_name(run.model),
-                "parameters": f"{metrics.parameters / 1e6:.1f}M",
-                f"BLEU, {data}": ", ".join(f"{name} {score:.1f}" for name, score in bleu),
-                f"LL, {data}": ll["strict"]}
-        if data == "raw":
-            row["released estimate, raw"] = ll["released"]
-    return row
+def two_by_two() -> str:
+    """Decoder against objective on raw Multi30k, from scratch to convergence."""
+    path = outputs_root() / "tables" / "two_by_two_multi30k_de_en_long.csv"
+    if not path.exists():
+        return NOTHING
+    table = pd.read_csv(path)
+    return markdown(table[table["trained on"] == "raw"].drop(columns="trained on"))
 
 
 def verdicts() -> str:
@@ -63,7 +69,8 @@ def verdicts() -> str:
 
 
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
-    ROOT / "README.md": {"answer": answer, "multi30k": multi30k, "verdicts": verdicts},
+    ROOT / "README.md": {"answer": answer, "multi30k": multi30k, "two_by_two": two_by_two,
+                         "verdicts": verdicts},
     ROOT / "benchmarks" / "README.md": page.BLOCKS}
 
 

@@ -31,8 +31,8 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(16, allowed_cores())  # each holds torch in memory
 
 
-SLOWEST = ("test_notebooks", "test_grid", "test_gpu", "test_audit", "test_training", "test_parallel",
-           "test_benchmarks", "test_evaluation", "test_findings")
+SLOWEST = ("test_notebooks", "test_grid", "test_gpu", "test_audit", "test_training",
+           "test_parallel", "test_benchmarks", "test_evaluation", "test_findings")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -110,6 +110,15 @@ def test_accountings_can_differ(isolated):
             == rows.loc[rows.index.str.startswith("best BLEU"), "released"]).all()
 
 
+def test_a_run_without_pairs_yet_changes_no_verdict(isolated):
+    spec = {"tr_b": (0.10, 1.8, None), "ga_b": (0.30, 2.5, -1.9), "fl_b": (0.60, 2.2, -1.3)}
+    before = compared(raw(spec))
+    made_up_run("fl_s", 0.05, 0.5, released=-0.5)  # the best of all, evaluated after the tables
+    after = {(found.finding.number, found.accounting): found for found in findings.verdicts(PLACE)}
+    assert [found.verdict for found in after.values()] == [
+        found.verdict for found in before.values()]
+
+
 def test_equal_models_decide_nothing(isolated):
     told = compared(raw({"tr_s": (0.3, 2.0, None), "tr_b": (0.3, 2.0, None)}))
     assert told[1, "strict"].verdict == "undecided"
