@@ -57,7 +57,7 @@ class _Renderer(mistune.HTMLRenderer):
     def __init__(self, root: Path):
         super().__init__(escape=True)
         self.root, self.contents, self.above = root, [], ""
-        self.room = LARGEST * 3 // 4  # bytes, for pictures
+        self.room = LARGEST * 5 // 8  # bytes, for pictures
 
     def heading(self, text: str, level: int, **_attributes) -> str:
         words = re.sub(r"<[^>]+>", "", text)
