@@ -10,6 +10,7 @@ import torch
 from sacrebleu.metrics import BLEU
 from test_training import small
 
+from lib import evaluation
 from lib.bleu import bleu_from_counts
 from lib.config import load_config
 from lib.errors import CheckpointError, ConfigError
@@ -25,6 +26,17 @@ from lib.translate import Translator
 
 TINY = {"steps": 2, "validate_every": 1, "dev_sentences": 8, "start_from": "", "kl_start": 0,
         "kl_ramp": 0, "samples": 5, "d_model": 16, "d_filter": 32}
+
+
+@pytest.mark.parametrize(("steps", "ended"), [(4, "steps"), (5, "")])
+def test_what_ended_a_run_is_told_by_its_own_settings(isolated, steps, ended):
+    config = load_config("tr_s", "toy", "smoke")  # more steps: overrides had changed them
+    folder = run_folder(config)
+    folder.path.mkdir(parents=True)
+    folder.config.write_text(json.dumps({"training": {"steps": steps, "patience": 0}}))
+    pd.DataFrame({"step": [2, 4], "dev_bleu": [1.0, 2.0], "dev_ll": [-3.0, -2.0],
+                  "kl_weight": 1.0}).to_csv(folder.history, index=False)
+    assert evaluation._training(config) == {"step": 4, "ended_by": ended}
 
 
 @pytest.mark.parametrize("model", ["tr_s", "ga_b", "fl_s"])

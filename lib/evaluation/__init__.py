@@ -4,6 +4,7 @@ Writes `metrics.json`, `sentences.csv` and `bleu_counts.npz` into the run's fold
 """
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ from lib.evaluation.refining import some_lines
 from lib.evaluation.scoring import TrainedRun, accountings, convergence, likelihoods, load_run
 from lib.models import count_parameters, model_class
 from lib.objectives import kl_weight
-from lib.paths import writable, write_arrays, write_json, write_text
+from lib.paths import read_json, writable, write_arrays, write_json, write_text
 from lib.runs import run_folder
 from lib.subword import text_fingerprint
 from lib.training.history import stale
@@ -133,10 +134,17 @@ def _best_by_likelihood(config: Config, run: TrainedRun, samples: int, progress:
 
 
 def _training(config: Config) -> dict:
-    """How far the run was trained; what ended it: patience (converged), steps, or nothing yet."""
-    if not run_folder(config).history.exists():
+    """How far the run was trained; what ended it: patience (converged), steps, or nothing yet.
+
+    It was trained by the settings that its config.json holds, which overrides may have changed.
+    """
+    folder = run_folder(config)
+    if not folder.history.exists():
         return {}  # of a shipped checkpoint, say
-    s, rows = config.training, run_folder(config).read_history().to_dict("records")
+    recorded = read_json(folder.config).get("training", {})
+    known = {name: recorded[name] for name in ("steps", "kl_start", "kl_ramp", "patience")
+             if name in recorded}
+    s, rows = replace(config.training, **known), folder.read_history().to_dict("records")
     last = rows[-1]
     idle = stale(rows, kl_weight(s.steps, s.kl_start, s.kl_ramp))
     ended = "patience" if 0 < s.patience <= idle else "steps" if last["step"] >= s.steps else ""
