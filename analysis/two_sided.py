@@ -82,10 +82,10 @@ def _measures(sums: Mapping[str, Any]) -> dict[str, Any]:
     """What the sums over sentences say; each of them a number, or an array of one a resample."""
     share = sums["possible"] / sums["draws"]
     with np.errstate(divide="ignore", invalid="ignore"):
-        outside = -np.log(share)
-        ends = [(sums[f"both_{end}"] - sums["truth"]) / sums["both"] + outside
+        outside = -np.log(share)  # infinite where no draw is possible
+        ends = [(sums[f"both_{end}"] - sums["truth"]) / np.maximum(sums["both"], 1) + outside
                 for end in ("lower", "upper")]
-    entropy = [-sums[end] / sums["proper"] for end in ("upper", "lower")]
+        entropy = [-sums[end] / np.float64(sums["proper"]) for end in ("upper", "lower")]
     apart = (sums["correlation"] - sums["marginals"]) / sums["sentences"]
     return {"impossible": 1 - share, "reverse_least": ends[0], "reverse_most": ends[1],
             "entropy_least": entropy[0], "entropy_most": entropy[1],

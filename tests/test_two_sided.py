@@ -82,6 +82,12 @@ def test_improper_draws_count_for_the_possible_share_alone():
     assert found["entropy"] == pytest.approx(-value)
 
 
+def test_where_no_draw_is_possible_the_divergence_is_infinite():
+    found = measured(samples_of([(0, "nonsense", 4, -2.0, 0.0)]))
+    assert (found["impossible"], found["reverse"]) == (1.0, math.inf)
+    assert found["entropy"] == pytest.approx(2.0)
+
+
 def test_marginal_entropies_count_the_end():
     entropy = two_sided._marginal_entropies(["a b", "a"], np.array([2, 2]))
     assert entropy == pytest.approx(math.log(2) + 1 / 8)  # with Miller and Madow's correction
@@ -92,6 +98,11 @@ def test_marginal_entropies_count_the_end():
 @pytest.fixture
 def compared(isolated):
     """Five models whose BLEU follows the share of possible strings, not the likelihood."""
+    return compare([40, 32, 24, 16, 8])
+
+
+def compare(possible):
+    """Models whose BLEU falls from one to the next, with so many draws that the truth may write."""
     references = [f"{text} w w w w" for text in TOY.pairs("test")[1]] * 30
     runs, summed = {}, {}
     text, value = next(iter(TOY.support(SOURCES[0])))
@@ -99,8 +110,9 @@ def compared(isolated):
                                            ("da_b", 1.1), ("ct_b", 1.6)]):
         runs[model] = made_up_run(model, 0.05 + 0.15 * place, nats, mbr_wrong=0.1 + 0.15 * place,
                                   references=references)
-        samples = samples_of([(line, text, 40 - 8 * place, value, 0.0) for line in (0, 1)]
-                             + [(line, "x", 1 + 8 * place, -3.0, 0.0) for line in (0, 1)])
+        draws = [(line, text, possible[place], value, 0.0) for line in (0, 1) if possible[place]]
+        samples = samples_of(draws + [(line, "x", 41 - possible[place], -3.0, 0.0)
+                                      for line in (0, 1)])
         summed[model] = two_sided.totals(samples, TOY, [SOURCES[0], SOURCES[0]])
     return two_sided.divergences(runs, summed, np.full(len(references), -1.0), references)
 
@@ -116,6 +128,14 @@ def test_divergences_hold_both_sides(compared):
         assert (table[name] <= table[f"{name}_high"] + 1e-9).all()
         assert resampled[name].shape == (1000, 5)
     assert resampled["bleu_mbr"].shape == (1000, 5)
+
+
+def test_a_model_that_writes_nothing_possible_is_ranked_last(isolated):
+    table, resampled = compare([40, 32, 24, 16, 0])
+    assert table["reverse"].iloc[-1] == math.inf and np.isfinite(table["reverse"].iloc[:-1]).all()
+    ranked = two_sided.correlations(table, resampled).set_index(["decoding", "predictor"])
+    assert ranked.loc[("search", "reverse"), "spearman"] == pytest.approx(1)
+    two_sided.drawing(table, ranked.reset_index()).draw_without_rendering()
 
 
 def test_what_predicts_bleu_is_found(compared):
