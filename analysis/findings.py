@@ -436,27 +436,28 @@ def page(of: Sequence[tuple[str, str]]) -> str:
                                 if verdict.finding == finding and verdict.needs)
         parts += list(lacking)
     evidence = [place for place in of if place[1] != DEMONSTRATION]
+    effects, checkpoints = (_joined(name, evidence) for name in ("objective", "two_checkpoints"))
     parts += ["## The paper's open question: the decoder's factorisation, or the objective?",
               "What the second model of a pair has above the first, which differs from it in one "
               "factor (notebooks/10_objective_or_factorisation.ipynb).",
-              markdown(_of_places("objective", evidence, objective.compact))]
-    checkpoints = _of_places("two_checkpoints", evidence)
-    parts += ["## Two checkpoints of one training", count_orders(checkpoints),
-              markdown(_of_places("two_checkpoints", evidence, compact_checkpoints))]
+              markdown(_by_corpus(effects, objective.compact)),
+              "## Two checkpoints of one training", count_orders(checkpoints),
+              markdown(_by_corpus(checkpoints, compact_checkpoints))]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _of_places(name: str, of: Sequence[tuple[str, str]], shown: Callable = pd.DataFrame,
-               ) -> pd.DataFrame:
-    """The tables of that name of every (dataset, scale), as `shown` makes them, one below another.
-    """
-    tables = {place: _read(f"{name}_{place[0]}_{place[1]}") for place in of}
-    parts = [shown(table).assign(corpus=", ".join(place)) for place, table in tables.items()
-             if table is not None and len(table)]
-    if not parts:
-        return shown(pd.DataFrame(columns=["corpus"])) if shown is pd.DataFrame else pd.DataFrame()
-    joined = pd.concat(parts)
-    return joined[["corpus", *joined.columns.drop("corpus")]]
+def _joined(name: str, of: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """The tables of that name of every (dataset, scale), one below another."""
+    tables = (_read(f"{name}_{dataset}_{scale}") for dataset, scale in of)
+    return pd.concat([pd.DataFrame(), *(table for table in tables if table is not None)])
+
+
+def _by_corpus(table: pd.DataFrame, compact: Callable) -> pd.DataFrame:
+    """The table for reading, its data set and scale in front."""
+    shown = compact(table)
+    if len(shown):
+        shown.insert(0, "corpus", (table["dataset"] + ", " + table["scale"]).tolist())
+    return shown
 
 
 def picture(of: Sequence[tuple[str, str]]) -> None:
