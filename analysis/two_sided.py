@@ -85,7 +85,7 @@ def _measures(sums: Mapping[str, Any]) -> dict[str, Any]:
         outside = -np.log(share)  # infinite where no draw is possible
         ends = [(sums[f"both_{end}"] - sums["truth"]) / np.maximum(sums["both"], 1) + outside
                 for end in ("lower", "upper")]
-        entropy = [-sums[end] / np.float64(sums["proper"]) for end in ("upper", "lower")]
+        entropy = [-sums[end] / sums["proper"] for end in ("upper", "lower")]
     apart = (sums["correlation"] - sums["marginals"]) / sums["sentences"]
     return {"impossible": 1 - share, "reverse_least": ends[0], "reverse_most": ends[1],
             "entropy_least": entropy[0], "entropy_most": entropy[1],
@@ -124,7 +124,7 @@ def divergences(runs: Mapping[str, RunFolder], summed: Mapping[str, pd.DataFrame
         again = resample_weights(len(sums), RESAMPLES) @ sums.to_numpy()  # [resamples, sums]
         drawn = _measures(dict(zip(sums, again.T, strict=True)))
         drawn |= {"likelihood": weights @ gap / len(gap)}
-        own = _measures(sums.sum().to_dict()) | {"likelihood": gap.mean()}
+        own = _measures(dict(sums.sum())) | {"likelihood": gap.mean()}
         row = {"model": model, "family": family_of(model)}
         for name in PREDICTORS:
             ends = [drawn.get(f"{name}_{end}", drawn[name]) for end in ("least", "most")]
