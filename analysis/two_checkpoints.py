@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.resampling import bootstrap
 from analysis.significance import ORDERS, order_of
-from analysis.tables import interval
+from analysis.tables import interval, signed
 from lib.bleu import TAILS, tokenizer_of
 from lib.config import model_name
 
@@ -70,7 +70,7 @@ def compact_checkpoints(table: pd.DataFrame) -> pd.DataFrame:
         "model": model_name(row["model"]), "train data": row["train_data"], "seed": row["seed"],
         "step of best dev BLEU": f"{row['bleu_step']:,}",
         "step of best dev LL": f"{row['ll_step']:,}",
-        "BLEU, LL at the first": f"{row['bleu']:.1f}, {row['ll']:.3f}".replace("-", "−"),
+        "BLEU, LL at the first": f"{row['bleu']:.1f}, {signed(row['ll'], 3)}",
         "BLEU of the second above it": interval(row["bleu_delta"], row["bleu_low"],
                                                 row["bleu_high"], plus=True),
         "LL of the second above it": interval(row["ll_delta"], row["ll_low"], row["ll_high"],

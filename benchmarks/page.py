@@ -54,10 +54,11 @@ def likelihood() -> str:
     speed = bench("likelihood")
     if speed is None:
         return NOTHING
-    rows = [{"model": f"{model_name(row.model)}, {row.scale}", "K": row.samples,
+    rows = [{"model": model, "K": row.samples,
              "threads": row.threads, "sentences a CPU-second": row.sentences_per_cpu_second,
              "sentences a second": row.sentences_per_second, "of the matrix rate": _share(row)}
-            for row in speed.itertuples()]
+            for model, row in zip(_sized(speed["model"], speed["scale"]), speed.itertuples(),
+                                  strict=True)]
     other = pd.read_csv(ROOT / "benchmarks" / "other_likelihoods.csv", comment="#")
     return "\n\n".join([_machine(speed), markdown(pd.DataFrame(rows), digits=3),
                         *(_other_likelihood(row, speed) for row in other.itertuples()),
