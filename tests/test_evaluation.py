@@ -24,8 +24,8 @@ from lib.training import Trainer, checkpoints
 from lib.training.history import Validations
 from lib.translate import Translator
 
-TINY = {"steps": 2, "validate_every": 1, "dev_sentences": 8, "start_from": "", "kl_start": 0,
-        "kl_ramp": 0, "samples": 5, "d_model": 16, "d_filter": 32}
+TINY = {"steps": 2, "validate_every": 1, "dev_sentences": 8, "kl_start": 0, "kl_ramp": 0,
+        "samples": 5, "precision": "auto"}
 
 
 @pytest.mark.parametrize(("steps", "ended"), [(4, "steps"), (5, "")])
@@ -41,7 +41,7 @@ def test_what_ended_a_run_is_told_by_its_own_settings(isolated, steps, ended):
 
 @pytest.mark.parametrize("model", ["tr_s", "ga_b", "fl_s"])
 def test_a_whole_run(model, isolated):
-    config = load_config(model, "toy", "smoke", **TINY)
+    config = small(model, **TINY)
     Trainer(config, progress=False).run()
     metrics = evaluate(config, progress=False)
     folder = run_folder(config)
@@ -50,7 +50,7 @@ def test_a_whole_run(model, isolated):
     assert all("version:" in entry["signature"] for entry in metrics["bleu"].values())
     task = Task(config)
     assert metrics["test_set"] == {
-        "name": "test", "lines": 1000, "references": text_fingerprint(task.references("test")),
+        "name": "test", "lines": 20, "references": text_fingerprint(task.references("test")),
         "sources": text_fingerprint(task.sources("test"))}
     assert metrics["vocabulary"] == task.vocabulary.fingerprint
     training = metrics["training"]
@@ -63,7 +63,7 @@ def test_a_whole_run(model, isolated):
     assert list(sentences)[:9] == [
         "hypothesis", "n_tokens", "n_tokens_padded", "n_chars", "log_prob", "log_p_length", "elbo",
         "released_estimate", "effective_sample_size"]
-    assert len(sentences) == 1000
+    assert len(sentences) == 20
     mbr = sentences["hypothesis_mbr"].tolist()
     assert metrics["bleu"]["mbr16-chrf"]["score"] == pytest.approx(
         BLEU().corpus_score(mbr, [Task(config).references("test")]).score)
@@ -78,7 +78,7 @@ def test_a_whole_run(model, isolated):
         assert entry["gain_low"] <= entry["gain"] <= entry["gain_high"]
         assert entry["score_low"] <= entry["score"] <= entry["score_high"]
     assert set(metrics["speed"]["sentences_per_second"]) == set(metrics["bleu"])
-    assert metrics["speed"]["lines"] == 256
+    assert metrics["speed"]["lines"] == 20
     assert metrics["speed"]["likelihood_seconds"] > 0
     per_sentence = (sentences["log_prob"] + sentences["log_p_length"]).mean()
     assert metrics["log_likelihood"]["per_sentence"]["mean"] == pytest.approx(per_sentence, 1e-4)
@@ -95,7 +95,7 @@ def test_a_whole_run(model, isolated):
 
 def test_the_checkpoint_of_the_best_likelihood_is_scored_where_it_is_another(isolated):
     """Its weights are the other's, negated: another step, another score."""
-    config = load_config("tr_s", "toy", "smoke", **TINY, mbr_samples=0)
+    config = small("tr_s", **TINY, mbr_samples=0)
     Trainer(config, progress=False).run()
     folder = run_folder(config)
     content = checkpoints.load(folder.best, "")
@@ -147,7 +147,7 @@ def test_another_familys_headline_is_refused(isolated):
 
 
 def test_bleu_is_by_the_tokeniser_of_the_data_set(isolated):
-    config = load_config("tr_s", "toy", "smoke", **TINY, mbr_samples=0, headline="greedy")
+    config = small("tr_s", **TINY, mbr_samples=0, headline="greedy")
     config = replace(config, dataset=replace(config.dataset, tokenizer="char"))
     trainer = Trainer(config, progress=False)
     trainer.run()
@@ -169,7 +169,7 @@ def test_evaluating_a_run_that_was_not_trained_names_the_command(isolated):
 
 
 def test_a_checkpoint_of_another_vocabulary_is_refused(isolated):
-    config = load_config("tr_s", **TINY)
+    config = small("tr_s", **TINY)
     Trainer(config, progress=False).run()
     path = run_folder(config).best
     content = torch.load(path, weights_only=True)
@@ -179,10 +179,10 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(isolated):
 
 
 def test_fewer_samples_never_take_the_place_of_more(isolated):
-    config = load_config("ga_b", "toy", "smoke", **TINY)
+    config = small("ga_b", **TINY)
     Trainer(config, progress=False).run()
     evaluate(config, progress=False)
-    fewer = load_config("ga_b", "toy", "smoke", **TINY | {"samples": 2})
+    fewer = small("ga_b", **TINY | {"samples": 2})
     with pytest.raises(ConfigError, match="is of 5 samples a sentence, 2 are fewer: delete it"):
         evaluate(fewer, progress=False)
     run_folder(config).metrics.unlink()
