@@ -6,12 +6,13 @@ that of its family, else that of all families; where no system has seeds nothing
 interval is over test sentences alone.
 """
 
+import bisect
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 __all__ = ["BOTH", "SENTENCES", "Spread", "half_width", "needed", "needs_text", "over", "spreads"]
 
@@ -83,7 +84,7 @@ def half_width(parts: Iterable[tuple[float, Spread | None]]) -> float:
     if not total:
         return 0.0
     freedom = total ** 2 / sum(variance ** 2 / of for variance, of in pools.values())
-    return float(student.ppf(0.975, freedom)) * math.sqrt(total)
+    return float(stdtrit(freedom, 0.975)) * math.sqrt(total)
 
 
 def over(*halves: float) -> str:
@@ -112,11 +113,15 @@ def needed(room: float, half: float, sentences: int, parts: Sequence[tuple[float
 
 def _seeds(room: float, parts: Sequence[tuple[float, Spread]]) -> float:
     """Trainings of each system at which training's half width is below `room`."""
-    for seeds in range(2, MOST + 1):
-        if half_width((weight, replace(spread, seeds=seeds, freedom=max(
-                spread.freedom, seeds - 1))) for weight, spread in parts) < room:
-            return float(max(seeds, *(spread.seeds for _, spread in parts)))
-    return math.inf
+    def enough(seeds: int) -> bool:
+        return half_width((weight, replace(spread, seeds=seeds, freedom=max(
+            spread.freedom, seeds - 1))) for weight, spread in parts) < room
+
+    counts = range(2, MOST + 1)
+    place = bisect.bisect_left(counts, True, key=enough)  # more seeds never widen it
+    if place == len(counts):
+        return math.inf
+    return float(max(counts[place], *(spread.seeds for _, spread in parts)))
 
 
 def needs_text(seeds: float, sentences: float) -> str:
