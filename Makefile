@@ -19,8 +19,6 @@ EXTRAS := test,grid
 PIP := $(PY) -m pip install -qq --no-input --disable-pip-version-check
 
 CACHE := $(or $(DISCREPANCY_CACHE),$(CURDIR)/cache)
-# The notebooks write what they compute: under test, into a copy of the committed results.
-SCRATCH := $(CACHE)/test-outputs
 # A container's user may have no name, and no home that can be written; Jupyter and Snakemake ask.
 ifeq ($(or $(LOGNAME),$(USER),$(shell id -un 2>/dev/null)),)
 export LOGNAME := $(shell id -u)
@@ -96,17 +94,11 @@ unit: $(STAMP)  ## the tests in tests/ alone, on all cores (minutes); ARGS="-k f
 		$(PY) -m pytest -q --durations=5 --numprocesses=auto --dist=loadfile \
 		--no-loadscope-reorder $(ARGS))
 
-nbval: export DISCREPANCY_OUTPUTS = $(SCRATCH)
-nbval: export OMP_NUM_THREADS = 2
-nbval: export OMP_WAIT_POLICY = PASSIVE
+nbval: export OMP_NUM_THREADS = 1
 nbval: export TQDM_DISABLE = 1
 nbval: $(STAMP)  ## every notebook, run and compared with its committed outputs (minutes)
-	@rm -rf "$(SCRATCH)" && mkdir -p "$(SCRATCH)" outputs
-	@(cd outputs && find . -type f -size -4096k -print0 | tar -cf - --null -T -) | \
-		tar -xf - -C "$(SCRATCH)"
 	$(call step,notebooks at their defaults,$(PY) -m pytest -q --nbval-lax --nbval-current-env \
-		--nbval-cell-timeout=120 --durations=5 notebooks)
-	@rm -rf "$(SCRATCH)"
+		--nbval-cell-timeout=120 --durations=5 --numprocesses=auto --dist=loadfile notebooks)
 
 gpu: $(STAMP)  ## a card for minutes: tests, benchmarks, whole runs: PLAN=multi30k_mini MINUTES=60
 	@$(PY) -m workflow.gpu --plan $(PLAN) --minutes $(MINUTES) $(ARGS)

@@ -1,5 +1,10 @@
 """What notebooks start with: errors of one line, parameters checked where they are given."""
 
+import importlib.util
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
 import nbformat
 import pytest
 from matplotlib.figure import Figure
@@ -128,3 +133,34 @@ def test_a_notebooks_parameters_are_refused_in_one_line_before_anything_else(
     with pytest.raises(ReproError, match=message) as refused:
         begin(name, **parameters)
     assert "\n" not in str(refused.value)
+
+
+def test_each_process_tests_the_notebooks_on_its_own_copy_of_the_results(tmp_path, monkeypatch):
+    """And removes it; what the repository doesn't keep isn't copied."""
+    spec = importlib.util.spec_from_file_location("of_notebooks", NOTEBOOKS / "conftest.py")
+    of_notebooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(of_notebooks)
+    (tmp_path / "outputs/tables").mkdir(parents=True)
+    (tmp_path / "outputs/tables/a b.csv").write_text("kept")
+    (tmp_path / "outputs/last.pt").write_bytes(bytes(of_notebooks.LARGEST + 1))
+    monkeypatch.setattr(of_notebooks, "ROOT", tmp_path)
+    monkeypatch.setenv("DISCREPANCY_CACHE", str(tmp_path / "my cache"))
+    monkeypatch.setenv("DISCREPANCY_OUTPUTS", "before")
+
+    def process(worker, **options):
+        monkeypatch.setenv("PYTEST_XDIST_WORKER", worker)
+        config = SimpleNamespace(stash=pytest.Stash(),
+                                 getoption=lambda name, default: options.get(name, default))
+        of_notebooks.pytest_configure(config)
+        return config, Path(os.environ["DISCREPANCY_OUTPUTS"])
+
+    assert process("", numprocesses=2)[1] == Path("before")  # the one that hands out the work
+    (one, first), (two, second) = process("gw0"), process("gw1", numprocesses=2)
+    assert first != second
+    for copy in (first, second):
+        assert [path.name for path in copy.rglob("*") if path.is_file()] == ["a b.csv"]
+    (first / "tables/a b.csv").write_text("changed")
+    of_notebooks.pytest_unconfigure(one)
+    assert not first.exists() and (second / "tables/a b.csv").read_text() == "kept"
+    of_notebooks.pytest_unconfigure(two)
+    assert not second.exists() and (tmp_path / "outputs/tables/a b.csv").read_text() == "kept"
