@@ -314,7 +314,8 @@ def trained_by(run: RunFolder) -> str:
 
 def two_by_two(frame: pd.DataFrame, drawn: Resamples) -> pd.DataFrame:
     """Decoder and training data (rows) against objective (columns): each cell its models with
-    LL (strict), what kind of number that is, and BLEU with its interval; seeds averaged.
+    LL (strict), what kind of number that is, and BLEU with its interval; seeds averaged. Of a
+    masked model also LL in the order that its own search takes, where that is known.
 
     frame: `systems.collect`'s rows. drawn: of `resampled`.
     """
@@ -324,18 +325,22 @@ def two_by_two(frame: pd.DataFrame, drawn: Resamples) -> pd.DataFrame:
     for place, system in systems.iterrows():
         decoder = AR if system["family"] in ("autoregressive", "masked") else FACTORISED
         key = decoder, system["train_data"], trained_by(system["run"])
-        cells.setdefault(key, []).append(_cell(system, averaged["strict"], place))
+        seeds = frame[(frame["model"] == system["model"])
+                      & (frame["train_data"] == system["train_data"])]["run"]
+        own = np.mean([run.read_metrics().diagnostics.get("policy", math.nan) for run in seeds])
+        cells.setdefault(key, []).append(_cell(system, averaged["strict"], place, float(own)))
     return pd.DataFrame([{"decoder": decoder, "trained on": data} | {
         f"trained by {objective}": "<br>".join(cells.get((decoder, data, objective), [MISSING]))
         for objective in objectives}
         for data in dict.fromkeys(systems["train_data"]) for decoder in (AR, FACTORISED)])
 
 
-def _cell(system: pd.Series, drawn: Resamples, place: int) -> str:
-    """One model in words."""
+def _cell(system: pd.Series, drawn: Resamples, place: int, policy: float) -> str:
+    """One model in words; policy: LL in the order that a masked model's search takes, or NaN."""
     architecture = load_config(system["model"], system["dataset"], system["scale"]).architecture
     exact = model_class(architecture).likelihood == "exact"
     kind = "exact" if exact else f"bound, K = {system['strict_samples']:,.0f}"
+    kind += "" if math.isnan(policy) else f"; {signed(policy, 2)} in its own order"
     low, high = np.quantile(drawn.bleu_resampled[:, place], TAILS)
     seeds = f", {system['seeds']} seeds" if system["seeds"] > 1 else ""
     return (f"{model_name(system['model'])}: LL {signed(drawn.likelihood[place], 2)} ({kind}), "

@@ -103,11 +103,14 @@ def likelihood_table(metrics: Metrics) -> pd.DataFrame:
 
 
 def diagnostics_table(metrics: Metrics) -> pd.DataFrame:
-    """What tells a collapsed or undertrained latent model; empty for autoregressive ones."""
+    """What tells a collapsed or undertrained latent model, or how well a masked one fares in its own
+    order; empty for others.
+    """
     named = {"reconstruction": "reconstruction, nats per token", "kl": "KL[q || p], nats per token",
              "bleu_posterior": "BLEU, z from q(z|y, x) at the reference",
              "share_lengths_right": "share of padded lengths predicted right",
-             "effective_sample_size": "effective sample size, median over sentences"}
+             "effective_sample_size": "effective sample size, median over sentences",
+             "policy": "LL, strict, in the order that its search takes"}
     found = metrics.diagnostics
     return pd.DataFrame([{"quantity": name, "value": float(found[key])}
                          for key, name in named.items() if key in found],

@@ -20,7 +20,6 @@ __all__ = ["MEAN", "RUN_COLUMNS", "average_seeds", "best_of_families", "collect"
            "model_order", "rank_families"]
 
 RUN_COLUMNS = ["dataset", "scale", "model", "family", "train_data", "seed", "parameters"]
-SYSTEM = ["dataset", "scale", "model", "train_data"]
 MEAN = "mean"  # in the column `seed` of a row that averages several
 
 

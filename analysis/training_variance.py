@@ -114,8 +114,8 @@ def needed(room: float, half: float, sentences: int, parts: Sequence[tuple[float
 def _seeds(room: float, parts: Sequence[tuple[float, Spread]]) -> float:
     """Trainings of each system at which training's half width is below `room`."""
     def enough(seeds: int) -> bool:
-        return half_width((weight, replace(spread, seeds=seeds, freedom=max(
-            spread.freedom, seeds - 1))) for weight, spread in parts) < room
+        return bool(half_width((weight, replace(spread, seeds=seeds, freedom=max(
+            spread.freedom, seeds - 1))) for weight, spread in parts) < room)
 
     counts = range(2, MOST + 1)
     place = bisect.bisect_left(counts, True, key=enough)  # more seeds never widen it

@@ -58,6 +58,12 @@ class Model(nn.Module):
         """Log-probability terms of each sentence."""
         raise NotImplementedError
 
+    def policy_log_prob(self, batch: Batch) -> Tensor | None:
+        """log p(y|x, T) in the one order in which its search fills positions, where `log_prob_terms`
+        takes all orders together; None where there is no such difference.
+        """
+        return None
+
     def encode(self, source: SourceIds, mask: SourceMask) -> Memory:
         """The encoded source, where search starts."""
         return self.encoder(self.embedding(source), mask)

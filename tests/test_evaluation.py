@@ -135,7 +135,13 @@ def test_a_whole_run_of_every_other_family(model, likelihood, objective, isolate
     assert found["samples"] == (3 if likelihood == "bound" else 1)
     assert metrics["convergence"]["statement"].startswith(
         "a lower bound from 3 importance samples" if likelihood == "bound" else "exact")
-    assert metrics["diagnostics"] == {}
+    if model == "md_b":
+        policy = (sentences["policy_log_prob"] + sentences["log_p_length"]).sum()
+        assert metrics["diagnostics"]["policy"] == pytest.approx(
+            policy / sentences["n_tokens"].sum(), 1e-4)
+        assert metrics["diagnostics"]["policy_error"] > 0
+    else:
+        assert metrics["diagnostics"] == {}
     described = json.loads(folder.config.read_text())
     assert described["impossible_pairs"] == 0
     assert len(Translator(config, weights="fp32")(["Nothing known.", "", "x"])) == 3

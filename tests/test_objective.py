@@ -1,5 +1,6 @@
 """The 2x2 of decoder and objective, from made-up runs whose effects are known."""
 
+import json
 import re
 
 import numpy as np
@@ -174,6 +175,12 @@ def test_the_2x2_puts_each_model_in_its_cell(made):
     assert "(bound, K = 1)" in elbo["autoregressive"]
     best = next(part for part in elbo["factorised"].split("<br>") if "best path" in part)
     assert "(exact)" in best  # trained by a bound, scored with all paths
+    folder = next(run for run in frame["run"] if run.model == "md_b")
+    metrics = json.loads(folder.metrics.read_text()) | {"diagnostics": {"policy": -1.25}}
+    folder.metrics.write_text(json.dumps(metrics))
+    cells = objective.two_by_two(frame, drawn).set_index("decoder")
+    assert "(bound, K = 1; −1.25 in its own order)" in cells.loc["autoregressive",
+                                                                  "trained by ELBO"]
 
 
 def test_the_limits_name_the_seeds_and_the_unfinished_runs(made):

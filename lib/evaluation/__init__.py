@@ -25,6 +25,7 @@ from lib.decoding import Options
 from lib.errors import ConfigError
 from lib.evaluation.refining import some_lines
 from lib.evaluation.scoring import TrainedRun, accountings, convergence, likelihoods, load_run
+from lib.likelihood.accounting import likelihood_terms, ratio_of_sums
 from lib.models import count_parameters, model_class
 from lib.objectives import kl_weight
 from lib.paths import read_json, writable, write_arrays, write_json, write_text
@@ -204,11 +205,16 @@ def _scores(lines: dict[str, list[str]], references: list[str], tokenizer: str,
 
 @torch.no_grad()
 def _diagnostics(run: TrainedRun, sentences: pd.DataFrame, references: list[str]) -> dict:
-    """What shows a collapsed or undertrained latent model: KL, reconstruction, BLEU through q.
+    """What shows a collapsed or undertrained latent model: KL, reconstruction, BLEU through q. Of a
+    masked model `policy`, its strict log-likelihood in the order that its own search takes.
 
     `bleu_posterior` decodes z = mean of q(z|y, x) at the reference; `share_lengths_right` is how
     often the predicted padded length is the reference's.
     """
+    if "policy_log_prob" in sentences:
+        policy = sentences.assign(log_prob=sentences["policy_log_prob"])
+        return dict(zip(("policy", "policy_error"),
+                        ratio_of_sums(*likelihood_terms(policy, "strict")), strict=True))
     if not run.model.latents:
         return {}
     data, subwords = run.task.test, sentences["n_tokens"].sum()

@@ -86,7 +86,7 @@ def likelihoods(run: TrainedRun, data: Tokenised, samples: int, seed: int = 0,
     `samples` draws from the posterior, in the run's precision, and beside it the ELBO, the released
     code's estimate, the effective sample size, the largest normalised weight, and the bound with
     1, 10, 100, ... and samples / 10 of the same draws (`iw_bound_<K>`), to see whether it has
-    converged. `attrs["seconds"]` of the table: how long the scoring took, interruptions left out.
+    converged; of masked models also `policy_log_prob`, in the order that their search takes. `attrs["seconds"]` of the table: how long the scoring took, interruptions left out.
     """
     model, exact = run.model, run.model.likelihood == "exact"
     samples, resumable = 1 if exact else samples, resumable and not exact
@@ -199,12 +199,14 @@ def _score(run: TrainedRun, batch: Batch, samples: int, seed: int, positions: in
     batch = batch.to(where)
     with runtime.autocast(precision, where):
         terms = model.log_prob_terms(batch, samples, generators, min(samples, at_once))
+        policy = model.policy_log_prob(batch)
     padded = padded_length(batch.target_tokens - 1, model.multiple)
-    return _rows(batch, terms, padded, samples, exact)
+    more = {} if policy is None else {"policy_log_prob": policy}
+    return _rows(batch, terms, padded, samples, exact, more)
 
 
-def _rows(batch: Batch, terms: LogProbTerms, padded: torch.Tensor, samples: int,
-          exact: bool) -> list[dict]:
+def _rows(batch: Batch, terms: LogProbTerms, padded: torch.Tensor, samples: int, exact: bool,
+          more: dict[str, torch.Tensor]) -> list[dict]:
     """One dictionary of plain numbers a sentence."""
     parts = [t.double() for t in (terms.log_p_y, terms.log_p_z, terms.log_q_z)]
     columns = {"line": batch.index, "n_tokens": batch.target_tokens,
@@ -215,8 +217,7 @@ def _rows(batch: Batch, terms: LogProbTerms, padded: torch.Tensor, samples: int,
                     "largest_weight": largest_weight(*parts),
                     "reconstruction": parts[0].mean(0)}
         columns |= {f"iw_bound_{k}": iw_bound_at(k, *parts) for k in ladder(samples)}
-    columns["n_tokens_padded"] = padded
-    return table_rows(columns)
+    return table_rows(columns | more | {"n_tokens_padded": padded})
 
 
 def table_rows(columns: dict[str, torch.Tensor]) -> list[dict]:
