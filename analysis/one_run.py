@@ -103,8 +103,8 @@ def likelihood_table(metrics: Metrics) -> pd.DataFrame:
 
 
 def diagnostics_table(metrics: Metrics) -> pd.DataFrame:
-    """What tells a collapsed or undertrained latent model, or how well a masked one fares in its own
-    order; empty for others.
+    """What tells a collapsed or undertrained latent model, or the likelihood of a masked one in its
+    own order; empty for others.
     """
     named = {"reconstruction": "reconstruction, nats per token", "kl": "KL[q || p], nats per token",
              "bleu_posterior": "BLEU, z from q(z|y, x) at the reference",

@@ -59,8 +59,8 @@ class Model(nn.Module):
         raise NotImplementedError
 
     def policy_log_prob(self, batch: Batch) -> Tensor | None:
-        """log p(y|x, T) in the one order in which its search fills positions, where `log_prob_terms`
-        takes all orders together; None where there is no such difference.
+        """log p(y|x, T) in the one order in which its search fills positions, where
+        `log_prob_terms` takes all orders together; None where there is no such difference.
         """
         return None
 

@@ -208,7 +208,8 @@ class Metrics:
     setting whose BLEU and hypotheses are the run's own. objective: what training minimised
     (`Config.objective`).
     log_likelihood: by accounting. convergence: whether the importance-weighted bound has converged
-    (`lib.evaluation.scoring.convergence`). diagnostics: of the latent variable or of a masked model's order, none without one.
+    (`lib.evaluation.scoring.convergence`). diagnostics: of the latent variable, or of the order of
+    a masked model; none without one.
     training: `step`, `tokens`, `seconds` and what it was `ended_by`: patience (converged), steps
     (the limit), "" (nothing yet: `stopped`).
     best_ll: of the checkpoint with the best dev LL: `step`, and where that isn't this one's its

@@ -86,7 +86,8 @@ def likelihoods(run: TrainedRun, data: Tokenised, samples: int, seed: int = 0,
     `samples` draws from the posterior, in the run's precision, and beside it the ELBO, the released
     code's estimate, the effective sample size, the largest normalised weight, and the bound with
     1, 10, 100, ... and samples / 10 of the same draws (`iw_bound_<K>`), to see whether it has
-    converged; of masked models also `policy_log_prob`, in the order that their search takes. `attrs["seconds"]` of the table: how long the scoring took, interruptions left out.
+    converged; of masked models also `policy_log_prob`, in the order that their search takes.
+    `attrs["seconds"]` of the table: how long the scoring took, interruptions left out.
     """
     model, exact = run.model, run.model.likelihood == "exact"
     samples, resumable = 1 if exact else samples, resumable and not exact
