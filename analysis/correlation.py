@@ -2,8 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,16 +11,13 @@ from scipy.stats import rankdata
 
 from analysis import comparable
 from analysis.resampling import Resamples
-from analysis.systems import RUN_COLUMNS, average_seeds
-from lib.bleu import TAILS, resample_weights
+from analysis.systems import average_seeds
 from lib.config import FAMILIES, LATENT
 from lib.errors import DataError
 from lib.likelihood.accounting import accounting_named
-from lib.runs import RunFolder, at_full_kl, find_runs
-from lib.training.history import Validations
 
-__all__ = ["COEFFICIENTS", "across_checkpoints", "correlate", "kendall",
-           "models_table", "pearson", "permutation_p", "spearman", "two_decoders"]
+__all__ = ["COEFFICIENTS", "correlate", "kendall", "models_table", "pearson", "permutation_p",
+           "spearman", "two_decoders"]
 
 EXACT_UP_TO = 8      # 8! = 40,320 permutations
 LARGEST_P = 0.05     # where no ordering could have a smaller p, none is given
@@ -182,42 +178,3 @@ def two_decoders(frame: pd.DataFrame, accounting: str, *, headline: Resamples | 
              for name, (runs, drawn) in kinds.items()]
     table = pd.concat(found, ignore_index=True)
     return table[["decoder", *(column for column in table if column != "decoder")]]
-
-
-# ---------------------------------------------------------------- across checkpoints
-
-def across_checkpoints(runs: Iterable[RunFolder] | None = None, *, resamples: int = 1000,
-                       ) -> pd.DataFrame:
-    """For each run, dev log-likelihood against dev BLEU over its checkpoints.
-
-    One row a run: dataset, scale, model, family, train_data, seed, what `correlate` gives
-    over the rows of history.csv at full KL weight (`dev_ll` in nats per token, strict accounting),
-    and `pearson_changes`, Pearson's r of the changes from each checkpoint to the next, which a
-    trend that both share doesn't raise, with its interval `_low` to `_high`. While the KL weight
-    rises, a latent model's objective is another one, and its likelihood rises with it alone.
-    Intervals are over resampled dev sentences, the same at every checkpoint, NaN for a run without
-    validations.npz; checkpoints of one run aren't independent, so they describe and test nothing.
-    """
-    rows = []
-    for run in find_runs() if runs is None else runs:
-        history = at_full_kl(run.read_history().dropna(subset=["dev_ll", "dev_bleu"]))
-        ll, bleu = history["dev_ll"].to_numpy(), history["dev_bleu"].to_numpy()
-        drawn = _resampled(run.validations, history["step"].tolist(), resamples)
-        found = correlate(ll, bleu, resampled=drawn)
-        found |= {"pearson_changes": float(pearson(np.diff(ll), np.diff(bleu))),
-                  "pearson_changes_low": math.nan, "pearson_changes_high": math.nan}
-        if drawn is not None and not math.isnan(found["pearson_changes"]):
-            changes = pearson(*(np.diff(values, axis=1) for values in drawn))
-            found["pearson_changes_low"], found["pearson_changes_high"] = np.nanquantile(
-                changes, TAILS)
-        rows.append({name: getattr(run.read_metrics(), name) for name in RUN_COLUMNS[:-1]} | found)
-    return pd.DataFrame(rows)
-
-
-def _resampled(file: Path, steps: Sequence[int], resamples: int,
-               ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Dev LL and BLEU after these steps, each [resamples, steps]; None where none were kept."""
-    if not file.exists():
-        return None
-    kept = Validations.read(file).at(steps)
-    return kept.resampled(resample_weights(len(kept.tokens), resamples))

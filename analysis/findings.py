@@ -28,7 +28,13 @@ from analysis.style import family_name
 from analysis.systems import average_seeds, best_of_families, collect
 from analysis.tables import MISSING, interval, markdown
 from analysis.training_variance import SENTENCES, needs_text
-from analysis.two_checkpoints import compact_checkpoints, count_orders
+from analysis.within_training import (
+    compact_checkpoints,
+    compact_phases,
+    count_orders,
+    count_phases,
+    trajectories,
+)
 from lib.config import LATENT, family_of, load_config, model_name
 from lib.paths import outputs_root
 from lib.runs import find_runs
@@ -436,12 +442,18 @@ def page(of: Sequence[tuple[str, str]]) -> str:
                                 if verdict.finding == finding and verdict.needs)
         parts += list(lacking)
     evidence = [place for place in of if place[1] != DEMONSTRATION]
-    effects, checkpoints = (_joined(name, evidence) for name in ("objective", "two_checkpoints"))
+    effects, phases, checkpoints = (_joined(name, evidence) for name in (
+        "objective", "checkpoint_pairs", "two_checkpoints"))
     parts += ["## The paper's open question: the decoder's factorisation, or the objective?",
               "What the second model of a pair has above the first, which differs from it in one "
               "factor (notebooks/10_objective_or_factorisation.ipynb).",
               markdown(_by_corpus(effects, objective.compact)),
-              "## Two checkpoints of one training", count_orders(checkpoints),
+              "## Within one training", count_phases(phases),
+              markdown(compact_phases(phases, ("dataset", "scale", "train_data"))),
+              "### Two checkpoints of one training",
+              "What choosing the checkpoint by dev LL costs: each is the best of its training in "
+              "what it was chosen by, so that the other can hardly be better in that; the sizes "
+              "tell. " + count_orders(checkpoints),
               markdown(_by_corpus(checkpoints, compact_checkpoints))]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
@@ -461,13 +473,20 @@ def _by_corpus(table: pd.DataFrame, compact: Callable) -> pd.DataFrame:
 
 
 def picture(of: Sequence[tuple[str, str]]) -> None:
-    """Write `outputs/figures/answer`: log-likelihood against BLEU, a panel a (dataset, scale)."""
+    """Write `outputs/figures/answer`: log-likelihood against BLEU, a panel a (dataset, scale); and
+    `within_training`: the same along every training.
+    """
     frames = {f"{dataset}, {scale}": collect(find_runs(dataset, scale)) for dataset, scale in of}
     tasks = [Task(load_config("tr_s", *place)) for place in of]
     figure = scatter.of_corpora(frames, [ceiling(task) for task in tasks])
     style.save(figure, "answer", pd.concat([
         frame[["dataset", "scale", "model", "train_data", "seed", "strict", "strict_error", "bleu"]]
         for frame in frames.values()]))
+    runs = {title: frame["run"].tolist() for title, frame in frames.items()}
+    style.save(trajectories(runs), "within_training", pd.concat([
+        run.read_history()[["step", "dev_ll", "dev_bleu", "kl_weight"]].assign(
+            corpus=title, model=run.model, train_data=run.train_data, seed=run.seed)
+        for title, found in runs.items() for run in found]))
 
 
 def main() -> Path:

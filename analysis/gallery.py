@@ -24,6 +24,9 @@ QUESTIONS = {
         "concordance": "How many pairs of models log-likelihood and BLEU order alike",
         "table1": "BLEU and log-likelihood of every model (the paper's Table 1)",
         "training": "What each training cost, the start's share included, and what ended it",
+        "within_training": "Along each training: dev BLEU against dev log-likelihood",
+        "checkpoint_pairs": "Within one training: how many pairs of checkpoints dev log-likelihood "
+                            "and dev BLEU order alike, up to the best likelihood and from it on",
         "two_checkpoints": "Within one training: the checkpoint with the best dev log-likelihood "
                            "against that with the best dev BLEU",
         "ll_against_bleu": "Log-likelihood against BLEU of every model under another accounting",

@@ -143,9 +143,9 @@ def table1(frame: pd.DataFrame, accounting: str, *, resamples: Resamples | None 
 def table2(checkpoints: pd.DataFrame) -> pd.DataFrame:
     """Correlation of dev log-likelihood (strict) and dev BLEU across the checkpoints of each run.
 
-    checkpoints: from `correlation.across_checkpoints`. A model of several seeds gets one more row,
-    `seed` "mean", with the means of the coefficients and `pearson_sd`, Pearson's standard deviation
-    over the seeds. Adds `seeds`, `accounting` and, where the paper has the data set,
+    checkpoints: from `within_training.across_checkpoints`. A model of several seeds gets one more
+    row, `seed` "mean", with the means of the coefficients and `pearson_sd`, Pearson's standard
+    deviation over the seeds. Adds `seeds`, `accounting` and, where the paper has the data set,
     `published_pearson`.
     """
     means = ["pearson", "spearman", "kendall", "pearson_changes"]

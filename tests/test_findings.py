@@ -136,7 +136,7 @@ def test_without_results_every_finding_names_what_it_needs(isolated):
     assert "## 1. Within a family" in text and "| WMT'14 En-De | raw |" in text
 
 
-def test_the_page_holds_the_open_question_and_the_two_checkpoints(isolated):
+def test_the_page_holds_the_open_question_and_what_happens_within_a_training(isolated):
     place = {"dataset": "toy", "scale": "small"}
     made_up_run("tr_s", 0.3, 1.5, scale="small")
     ends = {f"{name}_{end}": value for name in ("ll", "bleu")
@@ -145,6 +145,10 @@ def test_the_page_holds_the_open_question_and_the_two_checkpoints(isolated):
             ("objective", {"factor": "objective", "first": "dp_b", "second": "da_b",
                            "train_data": "raw", "first_seeds": 1, "second_seeds": 1,
                            "order": "agree", "over": "sentences only"}),
+            ("checkpoint_pairs", {"model": "tr_s", "train_data": "raw", "seed": 1,
+                                  "checkpoints": 5, "peak": 300, **{
+                                      f"{phase}_{order}": 3 for phase in ("rising", "falling")
+                                      for order in ("agree", "undecided", "disagree")}}),
             ("two_checkpoints", {"model": "tr_s", "train_data": "raw", "seed": 1, "bleu_step": 900,
                                  "ll_step": 300, "bleu": 20.0, "ll": -1.5, "order": "agree"})):
         tables.write(pd.DataFrame([place | row | ends]), f"{name}_toy_small")
@@ -153,6 +157,9 @@ def test_the_page_holds_the_open_question_and_the_two_checkpoints(isolated):
             "+1.25 [+1.00, +1.50] | +1.2 [+1.0, +1.5] |") in text.replace(tables.NO_BREAK, " ")
     assert "Of 1 trainings" in text and "agree in 1, disagree in 0" in text
     assert "| toy, small | Tr-S | raw | 1 | 900 | 300 | 20.0, −1.500 |" in text
+    assert "| toy | small | raw | 1 | 3 / 3 / 3 | 3 / 3 / 3 |" in text
+    pd.DataFrame({"step": [1, 2], "dev_ll": [-2.0, -1.0], "dev_bleu": [1.0, 2.0],
+                  "kl_weight": 1.0}).to_csv(RunFolder("toy", "small", "tr_s").history, index=False)
     findings.picture([("toy", "small")])
     points = pd.read_csv(isolated / "outputs/figures/answer.csv")
     assert points["model"].tolist() == ["tr_s"]

@@ -51,7 +51,8 @@ def place(tmp_path_factory):
         patch.setenv("DISCREPANCY_OUTPUTS", str(folder))
         patch.setenv("TQDM_DISABLE", "1")
         trained = execute(folder, "02_train", model="ga_b", overrides=TINY)
-        evaluated = execute(folder, "03_eval", model="ga_b", overrides={"samples": 3})
+        evaluated = execute(folder, "03_eval", model="ga_b",
+                            overrides={"samples": 3, "mbr_samples": 2})
         yield folder, trained, evaluated
 
 
@@ -84,7 +85,7 @@ def test_training_in_two_processes_from_the_notebook(place):
 
 def test_evaluation_writes_what_it_shows(place):
     metrics = json.loads(RunFolder("toy", "smoke", "ga_b").metrics.read_text())
-    assert set(metrics["bleu"]) == {"k0", "k1", "k2", "k4", "k8", "mbr16-chrf"}
+    assert set(metrics["bleu"]) == {"k0", "k1", "k2", "k4", "k8", "mbr2-chrf"}
     assert metrics["log_likelihood"]["strict"]["samples"] == 3
     assert len(pd.read_csv(RunFolder("toy", "smoke", "ga_b").sentences)) == 1000
     assert f"{metrics['log_likelihood']['strict']['mean']:.3f} nats per token" in said(place[2])

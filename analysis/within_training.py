@@ -1,0 +1,221 @@
+"""Within one training: whether the checkpoint with the better likelihood translates better.
+
+Everything but the training's length is held fixed. The paper asks it by a correlation (Table 2);
+here every pair of checkpoints is counted as well, apart for those up to the best dev likelihood and
+those from it on, where a model overfits. Last, what choosing the checkpoint by likelihood costs on
+the test set.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.correlation import correlate, pearson
+from analysis.resampling import bootstrap
+from analysis.significance import ORDERS, order_of
+from analysis.style import INK, family_keys, finish, style
+from analysis.systems import RUN_COLUMNS
+from analysis.tables import interval, signed
+from lib.bleu import TAILS, resample_weights, tokenizer_of
+from lib.config import model_name
+from lib.runs import RunFolder, at_full_kl, find_runs
+from lib.training.history import Validations
+
+__all__ = ["PHASES", "across_checkpoints", "checkpoint_pairs", "compact_checkpoints",
+           "compact_phases", "count_orders", "count_phases", "trajectories", "two_checkpoints"]
+
+PHASES = ("rising", "falling")
+"""Both checkpoints up to the step of the best dev LL; both from it on."""
+RUN = ["dataset", "scale", "model", "train_data", "seed"]
+TWO = ["dataset", "scale", "model", "train_data", "seed", "bleu_step", "ll_step",
+           *(f"{name}{end}" for name in ("bleu", "ll")
+             for end in ("", "_delta", "_low", "_high")), "order"]
+
+
+# ---- all checkpoints of a run together ----
+
+def across_checkpoints(runs: Iterable[RunFolder] | None = None, *, resamples: int = 1000,
+                       ) -> pd.DataFrame:
+    """For each run, dev log-likelihood against dev BLEU over its checkpoints.
+
+    One row a run: dataset, scale, model, family, train_data, seed, what `correlate` gives
+    over the rows of history.csv at full KL weight (`dev_ll` in nats per token, strict accounting),
+    and `pearson_changes`, Pearson's r of the changes from each checkpoint to the next, which a
+    trend that both share doesn't raise, with its interval `_low` to `_high`. While the KL weight
+    rises, a latent model's objective is another one, and its likelihood rises with it alone.
+    Intervals are over resampled dev sentences, the same at every checkpoint, NaN for a run without
+    validations.npz; checkpoints of one run aren't independent, so they describe and test nothing.
+    """
+    rows = []
+    for run in find_runs() if runs is None else runs:
+        history = at_full_kl(run.read_history().dropna(subset=["dev_ll", "dev_bleu"]))
+        ll, bleu = history["dev_ll"].to_numpy(), history["dev_bleu"].to_numpy()
+        drawn = _resampled(run.validations, history["step"].tolist(), resamples)
+        found = correlate(ll, bleu, resampled=drawn)
+        found |= {"pearson_changes": float(pearson(np.diff(ll), np.diff(bleu))),
+                  "pearson_changes_low": math.nan, "pearson_changes_high": math.nan}
+        if drawn is not None and not math.isnan(found["pearson_changes"]):
+            changes = pearson(*(np.diff(values, axis=1) for values in drawn))
+            found["pearson_changes_low"], found["pearson_changes_high"] = np.nanquantile(
+                changes, TAILS)
+        rows.append({name: getattr(run.read_metrics(), name) for name in RUN_COLUMNS[:-1]} | found)
+    return pd.DataFrame(rows)
+
+
+def _resampled(file: Path, steps: Sequence[int], resamples: int,
+               ) -> tuple[np.ndarray, np.ndarray] | None:
+    """Dev LL and BLEU after these steps, each [resamples, steps]; None where none were kept."""
+    if not file.exists():
+        return None
+    kept = Validations.read(file).at(steps)
+    return kept.resampled(resample_weights(len(kept.tokens), resamples))
+
+
+# ---- every pair of checkpoints ----
+
+def checkpoint_pairs(runs: Iterable[RunFolder], *, resamples: int = 1000) -> pd.DataFrame:
+    """How dev LL and dev BLEU order the checkpoints of each run, two at a time.
+
+    One row a run that kept its dev sentences: dataset, scale, model, train_data, seed, checkpoints
+    (at full KL weight, how many), peak (the step of the best dev LL), and for each of `PHASES` how
+    many pairs `<phase>_agree`, `_undecided` and `_disagree`. From the peak on LL falls by
+    definition; whether BLEU falls with it isn't chosen. Intervals are over the same resamples of
+    the dev sentences; checkpoints of one run aren't independent, so the counts describe it.
+    """
+    rows = []
+    for run in runs:
+        history = at_full_kl(run.read_history().dropna(subset=["dev_ll", "dev_bleu"]))
+        drawn = _resampled(run.validations, history["step"].tolist(), resamples)
+        if drawn is None:
+            continue
+        peak = int(history["dev_ll"].to_numpy().argmax())
+        row = {name: getattr(run, name) for name in RUN} | {
+            "checkpoints": len(history), "peak": int(history["step"].iloc[peak])}
+        row |= {f"{phase}_{order}": 0 for phase in PHASES for order in ORDERS}
+        for first, second in combinations(range(len(history)), 2):
+            if first < peak < second:
+                continue  # on both sides of it
+            ll, bleu = (np.quantile(values[:, second] - values[:, first], TAILS).tolist()
+                        for values in drawn)
+            row[f"{PHASES[first >= peak]}_{order_of(bleu, ll)}"] += 1
+        rows.append(row)
+    return pd.DataFrame(rows, columns=[*RUN, "checkpoints", "peak", *(
+        f"{phase}_{order}" for phase in PHASES for order in ORDERS)])
+
+
+def count_phases(table: pd.DataFrame) -> str:
+    """`checkpoint_pairs` in a sentence."""
+    if table.empty:
+        return "No run here kept the dev sentences of its checkpoints."
+    words = []
+    for phase, where in zip(PHASES, ("up to the step of the best dev LL", "from it on"),
+                            strict=True):
+        agree, undecided, disagree = (int(table[f"{phase}_{order}"].sum()) for order in ORDERS)
+        words.append(f"{where} LL and BLEU agree in {agree:,} of "
+                     f"{agree + undecided + disagree:,} pairs and disagree in {disagree:,}")
+    return (f"Of the checkpoints of {len(table)} trainings, two of one training at a time: "
+            f"{'; '.join(words)} (on the dev set, with intervals over its sentences).")
+
+
+def compact_phases(table: pd.DataFrame, by: Sequence[str] = ("model", "train_data"),
+                   ) -> pd.DataFrame:
+    """`checkpoint_pairs` for reading: a row a kind of run, whose pairs are added up."""
+    rows = []
+    for key, found in table.groupby(list(by), sort=False) if len(table) else ():
+        row = dict(zip(by, key, strict=True)) | {"trainings": len(found)}
+        for phase, where in zip(PHASES, ("up to", "from"), strict=True):
+            row[f"agree / undecided / disagree {where} the best dev LL"] = " / ".join(
+                f"{found[f'{phase}_{order}'].sum():,}" for order in ORDERS)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def trajectories(runs: Mapping[str, Sequence[RunFolder]]) -> Figure:
+    """Dev BLEU against dev LL along each training, a panel a title: from a run's first checkpoint
+    at full KL weight to its last (marker), filled for raw, hollow for distilled text.
+    """
+    figure = Figure(figsize=(3.7 * len(runs) + 1.5, 4.0), layout="constrained")
+    panels = figure.subplots(1, len(runs), squeeze=False)[0]
+    for place, (axes, (title, found)) in enumerate(zip(panels, runs.items(), strict=True)):
+        for run in found:
+            points = at_full_kl(run.read_history().dropna(subset=["dev_ll", "dev_bleu"]))
+            colour, marker = style(run.model)
+            distilled = run.train_data == "distilled"
+            axes.plot(points["dev_ll"], points["dev_bleu"], color=colour, lw=1.2,
+                      ls="--" if distilled else "-")
+            axes.plot(*points[["dev_ll", "dev_bleu"]].iloc[-1], marker, color=colour, ms=6,
+                      mfc="white" if distilled else colour)
+        axes.set_title(title, fontsize=9.5, color=INK, loc="left")
+        finish(axes, "dev LL, strict (nats per token), better →",
+               "" if place else "dev BLEU (0 to 100), better →")
+    shown = [run for found in runs.values() for run in found]
+    keys = [Line2D([], [], color="#888888", ls=ls, marker="o", mfc=fill, label=f"{data} text")
+            for data, ls, fill in (("raw", "-", "#888888"), ("distilled", "--", "white"))
+            if any(run.train_data == data for run in shown)]
+    figure.legend(handles=[*family_keys([run.model for run in shown]), *keys], fontsize=9,
+                  loc="outside right upper", frameon=False, handletextpad=0.4)
+    return figure
+
+
+# ---- the two best checkpoints, on the test set ----
+
+def two_checkpoints(runs: pd.DataFrame, references: Sequence[str]) -> pd.DataFrame:
+    """What the checkpoint with the best dev LL has above that with the best dev BLEU, a row a run
+    whose two are of different steps and that scored both: `TWO`.
+
+    runs: `systems.collect`'s rows of one data set. BLEU is that of the run's headline decoding, LL
+    strict in nats per token; `bleu` and `ll` are those of the checkpoint with the best dev BLEU.
+    Intervals: 95% percentiles over paired resamples of the test sentences, of LL wider by what the
+    last tenfold of importance samples raised each bound; training isn't in them.
+    `order`: whether the checkpoint that is better in LL is better in BLEU, too.
+    """
+    rows = []
+    for run in runs["run"]:
+        metrics = run.read_metrics()
+        if "bleu" not in metrics.best_ll or not run.sentences_ll.exists():
+            continue
+        drawn = bootstrap([run.read_sentences(by="bleu"), run.read_sentences(by="ll")], references,
+                          "strict", tokenizer=tokenizer_of(metrics.own.signature))["strict"]
+        row = {name: getattr(run, name) for name in TWO[:5]} | {
+            "bleu_step": metrics.step, "ll_step": metrics.best_ll["step"]}
+        for name, values, resampled, slack in (
+                ("bleu", drawn.bleu, drawn.bleu_resampled, (0.0, 0.0)),
+                ("ll", drawn.likelihood, drawn.likelihood_resampled, drawn.slack)):
+            low, high = np.quantile(resampled[:, 1] - resampled[:, 0], TAILS)
+            row |= {name: values[0], f"{name}_delta": values[1] - values[0],
+                    f"{name}_low": low - slack[0], f"{name}_high": high + slack[1]}
+        rows.append(row | {"order": order_of((row["bleu_low"], row["bleu_high"]),
+                                             (row["ll_low"], row["ll_high"]))})
+    return pd.DataFrame(rows, columns=TWO)
+
+
+def count_orders(table: pd.DataFrame) -> str:
+    """`two_checkpoints` in a sentence."""
+    if table.empty:
+        return "No run here kept two checkpoints of different steps."
+    counts = [int((table["order"] == kind).sum()) for kind in ORDERS]
+    worse = int((table["bleu_delta"] < 0).sum())
+    return (f"Of {len(table)} trainings whose two best checkpoints differ, the one with the better "
+            f"dev LL has the lower test BLEU in {worse}; with intervals (over test sentences) LL "
+            f"and BLEU agree in {counts[0]}, disagree in {counts[2]}, and {counts[1]} are "
+            "undecided.")
+
+
+def compact_checkpoints(table: pd.DataFrame) -> pd.DataFrame:
+    """`two_checkpoints` for reading."""
+    return pd.DataFrame([{
+        "model": model_name(row["model"]), "train data": row["train_data"], "seed": row["seed"],
+        "step of best dev BLEU": f"{row['bleu_step']:,}",
+        "step of best dev LL": f"{row['ll_step']:,}",
+        "BLEU, LL at the first": f"{row['bleu']:.1f}, {signed(row['ll'], 3)}",
+        "BLEU of the second above it": interval(row["bleu_delta"], row["bleu_low"],
+                                                row["bleu_high"], plus=True),
+        "LL of the second above it": interval(row["ll_delta"], row["ll_low"], row["ll_high"],
+                                              digits=3, plus=True),
+        "order": row["order"]} for row in table.to_dict("records")])
