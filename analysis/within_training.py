@@ -128,7 +128,7 @@ def compact_phases(table: pd.DataFrame, by: Sequence[str] = ("model", "train_dat
     """`checkpoint_pairs` for reading: a row a kind of run, whose pairs are added up."""
     rows = []
     for key, found in table.groupby(list(by), sort=False) if len(table) else ():
-        row = dict(zip(by, key, strict=True)) | {"trainings": len(found)}
+        row = dict(zip(by, key, strict=True)) | ({} if "seed" in by else {"trainings": len(found)})
         for phase, where in zip(PHASES, ("up to", "from"), strict=True):
             row[f"agree / undecided / disagree {where} the best dev LL"] = " / ".join(
                 f"{found[f'{phase}_{order}'].sum():,}" for order in ORDERS)
