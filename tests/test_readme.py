@@ -178,6 +178,10 @@ def test_the_effect_of_each_factor_is_what_the_controlled_pairs_say():
     assert [float(number) for number in found.groups()] == expected
     sums = mini.loc["distilled", "dp_b", "da_b"]  # "lowers LL and raises BLEU"
     assert sums["ll_high"] < 0 < sums["bleu_low"]
+    orders = mini.loc["distilled", "md_b", "tr_b"]
+    [less] = re.findall(r"Md-B has Tr-B's LL with ([\d.]+) BLEU less", README)
+    assert float(less) == round(orders["bleu_delta"], 1) and orders["bleu_low"] > 0
+    assert orders["ll_low"] < 0 < orders["ll_high"]
 
 
 def test_the_speed_on_a_gpu_is_what_the_benchmark_measured():
