@@ -114,10 +114,10 @@ def count_phases(table: pd.DataFrame) -> str:
     if table.empty:
         return "No run here kept the dev sentences of its checkpoints."
     words = []
-    for phase, where in zip(PHASES, ("up to the step of the best dev LL", "from it on"),
-                            strict=True):
+    for phase, where in zip(PHASES, (
+            "up to the step of the best dev LL, LL and BLEU", "from it on they"), strict=True):
         agree, undecided, disagree = (int(table[f"{phase}_{order}"].sum()) for order in ORDERS)
-        words.append(f"{where} LL and BLEU agree in {agree:,} of "
+        words.append(f"{where} agree in {agree:,} of "
                      f"{agree + undecided + disagree:,} pairs and disagree in {disagree:,}")
     return (f"Of the checkpoints of {len(table)} trainings, two of one training at a time: "
             f"{'; '.join(words)} (on the dev set, with intervals over its sentences).")

@@ -118,7 +118,7 @@ def test_pairs_are_counted_on_each_side_of_the_best_likelihood(run, better, coun
     [shown] = within_training.compact_phases(table).to_dict("records")
     assert shown["trainings"] == 1
     agree = counts.get("falling_agree", 0)
-    assert f"from it on LL and BLEU agree in {agree} of 3 pairs" in (
+    assert f"from it on they agree in {agree} of 3 pairs" in (
         within_training.count_phases(table))
 
 
