@@ -325,22 +325,20 @@ def two_by_two(frame: pd.DataFrame, drawn: Resamples) -> pd.DataFrame:
     for place, system in systems.iterrows():
         decoder = AR if system["family"] in ("autoregressive", "masked") else FACTORISED
         key = decoder, system["train_data"], trained_by(system["run"])
-        seeds = frame[(frame["model"] == system["model"])
-                      & (frame["train_data"] == system["train_data"])]["run"]
-        own = np.mean([run.read_metrics().diagnostics.get("policy", math.nan) for run in seeds])
-        cells.setdefault(key, []).append(_cell(system, averaged["strict"], place, float(own)))
+        cells.setdefault(key, []).append(_cell(system, averaged["strict"], place))
     return pd.DataFrame([{"decoder": decoder, "trained on": data} | {
         f"trained by {objective}": "<br>".join(cells.get((decoder, data, objective), [MISSING]))
         for objective in objectives}
         for data in dict.fromkeys(systems["train_data"]) for decoder in (AR, FACTORISED)])
 
 
-def _cell(system: pd.Series, drawn: Resamples, place: int, policy: float) -> str:
-    """One model in words; policy: LL in the order that a masked model's search takes, or NaN."""
+def _cell(system: pd.Series, drawn: Resamples, place: int) -> str:
+    """One model in words."""
     architecture = load_config(system["model"], system["dataset"], system["scale"]).architecture
     exact = model_class(architecture).likelihood == "exact"
     kind = "exact" if exact else f"bound, K = {system['strict_samples']:,.0f}"
-    kind += "" if math.isnan(policy) else f"; {signed(policy, 2)} in its own order"
+    if not math.isnan(system["policy"]):
+        kind += f"; {signed(system['policy'], 2)} in its own order"
     low, high = np.quantile(drawn.bleu_resampled[:, place], TAILS)
     seeds = f", {system['seeds']} seeds" if system["seeds"] > 1 else ""
     return (f"{model_name(system['model'])}: LL {signed(drawn.likelihood[place], 2)} ({kind}), "

@@ -28,10 +28,11 @@ def collect(runs: Iterable[RunFolder] | None = None) -> pd.DataFrame:
 
     Columns: dataset, scale, model, family, train_data, seed, parameters, setting (the headline's
     decoding), bleu, chrf, signature, bleu_mbr (minimum Bayes risk), bleu_paper (the paper's
-    decoding), both NaN where they weren't run, each accounting (`paper` ...), its `_error`
-    (standard error) and `_samples`, vocabulary, precision, test_set, lines, references and sources
-    (fingerprints), run (the `RunFolder`). `runs` defaults to `find_runs()`. Runs whose training was
-    cut off (`Metrics.stopped`) are left out: no model is compared before it is trained.
+    decoding), both NaN where they weren't run, policy (strict LL in the order of a masked model's
+    own search, else NaN), each accounting (`paper` ...), its `_error` (standard error) and
+    `_samples`, vocabulary, precision, test_set, lines, references and sources (fingerprints), run
+    (the `RunFolder`). `runs` defaults to `find_runs()`. Runs whose training was cut off
+    (`Metrics.stopped`) are left out: no model is compared before it is trained.
 
     Errors: DataError for runs that can't be compared (`comparable.check`).
     """
@@ -45,6 +46,7 @@ def collect(runs: Iterable[RunFolder] | None = None) -> pd.DataFrame:
                 "signature": metrics.own.signature}
         row |= {f"bleu_{name}": score.score if score else math.nan for name, score in (
             ("mbr", metrics.mbr), ("paper", metrics.bleu.get(paper_setting(metrics.family))))}
+        row["policy"] = metrics.diagnostics.get("policy", math.nan)
         for name in ACCOUNTINGS:
             found = metrics.log_likelihood.get(name)
             row |= {name: found.mean if found else math.nan,
@@ -55,6 +57,7 @@ def collect(runs: Iterable[RunFolder] | None = None) -> pd.DataFrame:
                            "references": metrics.test_set.references,
                            "sources": metrics.test_set.sources, "run": run})
     columns = [*RUN_COLUMNS, "setting", "bleu", "chrf", "signature", "bleu_mbr", "bleu_paper",
+               "policy",
                *(f"{name}{end}" for name in ACCOUNTINGS for end in ("", "_error", "_samples")),
                "vocabulary", "precision", "test_set", "lines", "references", "sources", "run"]
     frame = pd.DataFrame(rows, columns=columns)
@@ -106,9 +109,11 @@ def average_seeds(frame: pd.DataFrame, drawn: Mapping[str, Resamples] | None = N
     for runs in parts:
         row = runs.iloc[0].drop("seed", errors="ignore").to_dict() | {"seeds": len(runs)}
         row |= {name: runs[name].mean() for name in (*scores, "chrf") if name in runs}
+        row["policy"] = runs["policy"].mean(skipna=False) if "policy" in runs else math.nan
         row |= {name: runs[name].max() for name in errors}
         rows.append(row)
-    systems = pd.DataFrame(rows, columns=[*frame.columns.drop("seed", errors="ignore"), "seeds"])
+    columns = dict.fromkeys([*frame.columns.drop("seed", errors="ignore"), "policy", "seeds"])
+    systems = pd.DataFrame(rows, columns=list(columns))
     families = systems["model"].map(family_of).tolist()
     for name in scores:
         systems[f"{name}_training"] = pd.Series(spreads(

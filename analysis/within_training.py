@@ -33,9 +33,8 @@ __all__ = ["PHASES", "across_checkpoints", "checkpoint_pairs", "compact_checkpoi
 PHASES = ("rising", "falling")
 """Both checkpoints up to the step of the best dev LL; both from it on."""
 RUN = ["dataset", "scale", "model", "train_data", "seed"]
-TWO = ["dataset", "scale", "model", "train_data", "seed", "bleu_step", "ll_step",
-           *(f"{name}{end}" for name in ("bleu", "ll")
-             for end in ("", "_delta", "_low", "_high")), "order"]
+TWO = [*RUN, "bleu_step", "ll_step", *(f"{name}{end}" for name in ("bleu", "ll") for end in (
+    "", "_delta", "_low", "_high")), "order"]
 
 
 # ---- all checkpoints of a run together ----
@@ -54,7 +53,7 @@ def across_checkpoints(runs: Iterable[RunFolder] | None = None, *, resamples: in
     """
     rows = []
     for run in find_runs() if runs is None else runs:
-        history = at_full_kl(run.read_history().dropna(subset=["dev_ll", "dev_bleu"]))
+        history = _validations(run)
         ll, bleu = history["dev_ll"].to_numpy(), history["dev_bleu"].to_numpy()
         drawn = _resampled(run.validations, history["step"].tolist(), resamples)
         found = correlate(ll, bleu, resampled=drawn)
@@ -66,6 +65,11 @@ def across_checkpoints(runs: Iterable[RunFolder] | None = None, *, resamples: in
                 changes, TAILS)
         rows.append({name: getattr(run.read_metrics(), name) for name in RUN_COLUMNS[:-1]} | found)
     return pd.DataFrame(rows)
+
+
+def _validations(run: RunFolder) -> pd.DataFrame:
+    """The rows of history.csv that are compared: with both numbers, at full KL weight."""
+    return at_full_kl(run.read_history().dropna(subset=["dev_ll", "dev_bleu"]))
 
 
 def _resampled(file: Path, steps: Sequence[int], resamples: int,
@@ -90,7 +94,7 @@ def checkpoint_pairs(runs: Iterable[RunFolder], *, resamples: int = 1000) -> pd.
     """
     rows = []
     for run in runs:
-        history = at_full_kl(run.read_history().dropna(subset=["dev_ll", "dev_bleu"]))
+        history = _validations(run)
         drawn = _resampled(run.validations, history["step"].tolist(), resamples)
         if drawn is None:
             continue
@@ -144,7 +148,7 @@ def trajectories(runs: Mapping[str, Sequence[RunFolder]]) -> Figure:
     panels = figure.subplots(1, len(runs), squeeze=False)[0]
     for place, (axes, (title, found)) in enumerate(zip(panels, runs.items(), strict=True)):
         for run in found:
-            points = at_full_kl(run.read_history().dropna(subset=["dev_ll", "dev_bleu"]))
+            points = _validations(run)
             colour, marker = style(run.model)
             distilled = run.train_data == "distilled"
             axes.plot(points["dev_ll"], points["dev_bleu"], color=colour, lw=1.2,
@@ -182,7 +186,7 @@ def two_checkpoints(runs: pd.DataFrame, references: Sequence[str]) -> pd.DataFra
             continue
         drawn = bootstrap([run.read_sentences(by="bleu"), run.read_sentences(by="ll")], references,
                           "strict", tokenizer=tokenizer_of(metrics.own.signature))["strict"]
-        row = {name: getattr(run, name) for name in TWO[:5]} | {
+        row = {name: getattr(run, name) for name in RUN} | {
             "bleu_step": metrics.step, "ll_step": metrics.best_ll["step"]}
         for name, values, resampled, slack in (
                 ("bleu", drawn.bleu, drawn.bleu_resampled, (0.0, 0.0)),

@@ -178,7 +178,7 @@ def test_the_2x2_puts_each_model_in_its_cell(made):
     folder = next(run for run in frame["run"] if run.model == "md_b")
     metrics = json.loads(folder.metrics.read_text()) | {"diagnostics": {"policy": -1.25}}
     folder.metrics.write_text(json.dumps(metrics))
-    cells = objective.two_by_two(frame, drawn).set_index("decoder")
+    cells = objective.two_by_two(collect(frame["run"]), drawn).set_index("decoder")
     assert "(bound, K = 1; −1.25 in its own order)" in cells.loc["autoregressive",
                                                                   "trained by ELBO"]
 
