@@ -2,8 +2,8 @@
 
 A system with one seed has no variance of its own. If it were given none, a system would become less
 decidable by being trained again. So a system's variance is its own where it has enough seeds, else
-that of its family, else that of all families; where no system has seeds nothing is known, and an
-interval is over test sentences alone.
+that of its family, if that has, else that of all families; where no system has seeds nothing is
+known, and an interval is over test sentences alone.
 """
 
 import bisect
@@ -16,8 +16,8 @@ from scipy.special import stdtrit
 
 __all__ = ["BOTH", "SENTENCES", "Spread", "half_width", "needed", "needs_text", "over", "spreads"]
 
-OWN_FROM = 3
-"""Seeds from which on a system's own variance stands: two alone give a t quantile of 12.7."""
+ENOUGH = 2
+"""Degrees of freedom from which on an estimate stands: one alone gives a t quantile of 12.7."""
 MOST = 1000
 """Seeds beyond which a pair is called out of reach."""
 BOTH, SENTENCES = "sentences and training", "sentences only"
@@ -44,7 +44,7 @@ def spreads(values: Sequence[Iterable[float]], families: Sequence[str], places: 
     values: a system's numbers, one a seed. places: what only systems of one corpus, scale and
     training text have in common. From three seeds on a system's variance is its own; with fewer
     it is pooled over its family (squared deviations from each system's mean over their degrees of
-    freedom), else over all families.
+    freedom) where that has `ENOUGH` of them, else over all families.
     """
     known = [np.array([value for value in of if math.isfinite(value)]) for of in values]
     systems = range(len(known))
@@ -52,9 +52,8 @@ def spreads(values: Sequence[Iterable[float]], families: Sequence[str], places: 
     for system in systems:
         here = [other for other in systems if places[other] == places[system]]
         family = [other for other in here if families[other] == families[system]]
-        own = [system] if len(known[system]) >= OWN_FROM else []
-        found.append(next(filter(None, (_pooled(known, pool, len(known[system]))
-                                        for pool in (own, family, here))), None))
+        pools = [_pooled(known, pool, len(known[system])) for pool in ([system], family, here)]
+        found.append(next((pool for pool in pools if pool and pool.freedom >= ENOUGH), pools[-1]))
     return found
 
 

@@ -17,7 +17,7 @@ def test_a_variance_is_its_own_else_its_familys_else_everybodys():
     own, relative, two, stranger, elsewhere = spreads(values, families, places)
     assert own == Spread(7.0, 2, (0,), 3)       # deviations -2, -1, 3
     assert relative == Spread(7.0, 2, (0,), 1)  # Ga-L by Ga-B's seeds
-    assert two == Spread(2.0, 1, (2,), 2)
+    assert two == Spread(16 / 3, 3, (0, 2), 2)  # one degree of freedom is too few, its family's too
     assert stranger == Spread(16 / 3, 3, (0, 2), 1)
     assert elsewhere is None
 
@@ -26,6 +26,12 @@ def test_two_seeds_are_pooled_with_the_familys_others():
     first, second = spreads([[1.0, 2.0, 6.0], [1.0, 3.0]], ["flow"] * 2, ["raw"] * 2)
     assert first == Spread(7.0, 2, (0,), 3)
     assert second == Spread(16 / 3, 3, (0, 1), 2)
+
+
+def test_families_with_one_degree_of_freedom_share_all():
+    """A second seed in each family leaves no pair with Student's t of one degree."""
+    found = spreads([[1.0, 3.0], [5.0, 5.0], [2.0]], ["gaussian", "flow", "flow"], ["raw"] * 3)
+    assert found == [Spread(1.0, 2, (0, 1), seeds) for seeds in (2, 2, 1)]
 
 
 def test_numbers_that_are_missing_are_no_seeds():
