@@ -80,6 +80,13 @@ class DagModel(UpsampledModel):
         super().__init__(a, vocabulary, dropout)
         self.transitions = Transitions(a.d_model, a.heads)
 
+    @torch.no_grad()
+    def scale_logits(self, factor: float) -> None:
+        """As any model's; the transitions, which read the same states, stay as they are."""
+        super().scale_logits(factor)
+        for layer in (self.transitions.query_key, self.transitions.gate):
+            layer.weight.div_(factor)
+
     def graph(self, memory: Memory, shown: Tensor | None = None) -> Graph:
         """The graphs of the encoded sources; `shown` is the decoder's input where glancing is."""
         vertices, real = self.slots(memory)

@@ -64,6 +64,14 @@ class Model(nn.Module):
         """
         return None
 
+    @torch.no_grad()
+    def scale_logits(self, factor: float) -> None:
+        """Multiply the logits of all subwords by a factor, in place. They are products of the
+        embeddings with the decoder's last norm, which nothing else reads.
+        """
+        self.decoder.norm.weight.mul_(factor)
+        self.decoder.norm.bias.mul_(factor)
+
     def encode(self, source: SourceIds, mask: SourceMask) -> Memory:
         """The encoded source, where search starts."""
         return self.encoder(self.embedding(source), mask)

@@ -24,6 +24,9 @@ __all__ = ["Likelihood", "Metrics", "RunFolder", "Score", "TestSet", "at_full_kl
 
 # Columns of sentences.csv that a model may lack: empty, and NaN when read.
 OPTIONAL = ("elbo", "released_estimate", "effective_sample_size")
+# The tables of test sentences, by checkpoint: as trained, and at its temperature.
+SENTENCES = {"bleu": "sentences.csv", "ll": "sentences_ll.csv"}
+CALIBRATED = {"bleu": "calibrated.csv", "ll": "calibrated_ll.csv"}
 
 
 # ---- where ----
@@ -50,6 +53,7 @@ class RunFolder:
     metrics = path_in("metrics.json")  # BLEU, likelihoods and speed on the test set, as JSON
     sentences = path_in("sentences.csv")  # a row a test sentence, as CSV
     sentences_ll = path_in("sentences_ll.csv")  # the same for best_ll.pt, if of another step
+    calibration = path_in("calibration.json")  # temperatures (`lib.evaluation.calibration`)
     bleu_counts = path_in("bleu_counts.npz")  # of each sentence and decoding setting
     checkpoints = path_in("checkpoints")  # not in git but for the quick start's
     best = path_in("checkpoints/best.pt")  # the weights with the best dev BLEU
@@ -68,6 +72,12 @@ class RunFolder:
         """The papermill line that scores the run on the test set."""
         return self._command("03_eval")
 
+    @property
+    def calibrate_command(self) -> str:
+        """The papermill line that scores the run at a temperature, its weights being here."""
+        return (f"papermill notebooks/12_calibration.ipynb OUT.ipynb -p dataset {self.dataset} "
+                f"-p scale {self.scale}")
+
     def _command(self, notebook: str) -> str:
         data = "" if self.train_data == "raw" else f" -p train_data {self.train_data}"
         return (f"papermill notebooks/{notebook}.ipynb OUT.ipynb -p model {self.model} "
@@ -83,8 +93,10 @@ class RunFolder:
         except KeyError as error:
             raise DataError(f"{self.metrics} has no {error}: {self.evaluate_command}") from error
 
-    def read_sentences(self, column: str = "hypothesis", by: str = "bleu") -> pd.DataFrame:
-        """sentences.csv, a row a test sentence in corpus order; by "ll": sentences_ll.csv.
+    def read_sentences(self, column: str = "hypothesis", by: str = "bleu", *,
+                       calibrated: bool = False) -> pd.DataFrame:
+        """sentences.csv, a row a test sentence in corpus order; by "ll": sentences_ll.csv;
+        calibrated: the same at the temperature fitted on dev, with some of its columns.
 
         Columns: `hypothesis` (text, of the headline's decoding; may be empty, may read "nan"),
         `n_tokens` (real tokens and one EOS), `n_tokens_padded`, `n_chars`, and in nats `log_prob`
@@ -93,9 +105,10 @@ class RunFolder:
         column: another column of hypotheses that takes the place of `hypothesis`.
         Errors: DataError where the file or that column is missing.
         """
-        path = {"bleu": self.sentences, "ll": self.sentences_ll}[by]
+        path = self.path / (CALIBRATED if calibrated else SENTENCES)[by]
         table = self._read(path, lambda file: pd.read_csv(
-            file, keep_default_na=False, na_values={name: [""] for name in OPTIONAL}))
+            file, keep_default_na=False, na_values={name: [""] for name in OPTIONAL}),
+            self.calibrate_command if calibrated else "")
         if column not in table:
             raise DataError(f"{path} has no column {column}: {self.evaluate_command}")
         return table.assign(hypothesis=table[column])
