@@ -46,6 +46,11 @@ QUESTIONS = {
         "objective": "The effect of the objective, of the factorisation and of z, each changed "
                      "alone, on log-likelihood and BLEU",
         "two_by_two": "Decoder against objective: log-likelihood and BLEU of every model"}),
+    "Is the better translator only too sure of itself?": ("12_calibration", {
+        "calibration_pairs": "How many pairs of models log-likelihood and BLEU order alike, as "
+                             "trained and at one temperature each",
+        "calibration": "Log-likelihood against BLEU of both checkpoints of each training, as "
+                       "trained and at one temperature each"}),
     "Does the other side of the divergence predict BLEU?": ("11_two_sided", {
         "two_sided_ranks": "How well each measure of a model ranks the models as BLEU does",
         "two_sided": "Both divergences between each model and the truth, and what they predict",

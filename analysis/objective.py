@@ -102,10 +102,12 @@ def impossible(frame: pd.DataFrame) -> Bool[np.ndarray, " sentences"]:
     return ~np.all(finite, axis=0)
 
 
-def resampled(frame: pd.DataFrame, references: Sequence[str]) -> Resamples:
+def resampled(frame: pd.DataFrame, references: Sequence[str], *, calibrated: bool = False,
+              ) -> Resamples:
     """Strict log-likelihood and BLEU of the rows on the same resamples of the test sentences.
 
     BLEU is over all sentences, log-likelihood over those to which every run gives some probability.
+    calibrated: of each run at its temperature (`lib.evaluation.temperature`).
     Errors: DataError for runs that can't be compared.
     """
     comparable.check(frame, ["strict"])
@@ -113,7 +115,7 @@ def resampled(frame: pd.DataFrame, references: Sequence[str]) -> Resamples:
     never = impossible(frame)
     tables = []
     for run in frame["run"]:
-        table = run.read_sentences()
+        table = run.read_sentences(calibrated=calibrated)
         counted = ["n_tokens", "log_prob", "log_p_length",
                    *(name for name in table if name.startswith("iw_bound_"))]
         tables.append(table.assign(**{name: table[name].where(~never, 0) for name in counted}))

@@ -169,7 +169,8 @@ def trajectories(runs: Mapping[str, Sequence[RunFolder]]) -> Figure:
 
 # ---- the two best checkpoints, on the test set ----
 
-def two_checkpoints(runs: pd.DataFrame, references: Sequence[str]) -> pd.DataFrame:
+def two_checkpoints(runs: pd.DataFrame, references: Sequence[str], *, calibrated: bool = False,
+                    ) -> pd.DataFrame:
     """What the checkpoint with the best dev LL has above that with the best dev BLEU, a row a run
     whose two are of different steps and that scored both: `TWO`.
 
@@ -178,14 +179,16 @@ def two_checkpoints(runs: pd.DataFrame, references: Sequence[str]) -> pd.DataFra
     Intervals: 95% percentiles over paired resamples of the test sentences, of LL wider by what the
     last tenfold of importance samples raised each bound; training isn't in them.
     `order`: whether the checkpoint that is better in LL is better in BLEU, too.
+    calibrated: of each checkpoint at its temperature (`lib.evaluation.temperature`).
     """
     rows = []
     for run in runs["run"]:
         metrics = run.read_metrics()
         if "bleu" not in metrics.best_ll or not run.sentences_ll.exists():
             continue
-        drawn = bootstrap([run.read_sentences(by="bleu"), run.read_sentences(by="ll")], references,
-                          "strict", tokenizer=tokenizer_of(metrics.own.signature))["strict"]
+        tables = [run.read_sentences(by=by, calibrated=calibrated) for by in ("bleu", "ll")]
+        drawn = bootstrap(tables, references, "strict",
+                          tokenizer=tokenizer_of(metrics.own.signature))["strict"]
         row = {name: getattr(run, name) for name in RUN} | {
             "bleu_step": metrics.step, "ll_step": metrics.best_ll["step"]}
         for name, values, resampled, slack in (

@@ -53,7 +53,7 @@ class RunFolder:
     metrics = path_in("metrics.json")  # BLEU, likelihoods and speed on the test set, as JSON
     sentences = path_in("sentences.csv")  # a row a test sentence, as CSV
     sentences_ll = path_in("sentences_ll.csv")  # the same for best_ll.pt, if of another step
-    calibration = path_in("calibration.json")  # temperatures (`lib.evaluation.calibration`)
+    calibration = path_in("calibration.json")  # temperatures (`lib.evaluation.temperature`)
     bleu_counts = path_in("bleu_counts.npz")  # of each sentence and decoding setting
     checkpoints = path_in("checkpoints")  # not in git but for the quick start's
     best = path_in("checkpoints/best.pt")  # the weights with the best dev BLEU

@@ -25,7 +25,7 @@ from papermill.parameterize import parameterize_notebook
 from lib.paths import NOTEBOOKS, ROOT, outputs_root
 from workflow.grid.executed import clean
 
-STUDIES = ("04", "05", "06", "07", "08", "09", "10", "11")  # what is run on a data set
+STUDIES = ("04", "05", "06", "07", "08", "09", "10", "11", "12")  # what is run on a data set
 FULL = {"04_latent_space": {"samples": 1000},
         "07_refinement": {"sentences": 0, "compared_sentences": 0},
         "08_speed": {"sentences": 24, "rounds": 5},

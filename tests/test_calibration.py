@@ -1,106 +1,89 @@
-"""Temperatures: what they change in each family, how they are fitted, and what is kept of them."""
+"""Notebook 12's tables: checkpoints and pairs as trained and at their temperatures."""
 
 import json
-import shutil
 
-import numpy as np
+import pandas as pd
 import pytest
-import torch
-from tiny import AUTOREGRESSIVE, DAG, FAMILIES, batch_of, model_of, ragged, sources_of
+from made_up import made_up_references, made_up_run
 
-from lib.config import load_config
-from lib.errors import DataError
-from lib.evaluation import calibration
-from lib.evaluation.scoring import load_run
-from lib.paths import ROOT
+from analysis import calibration, systems, within_training
 from lib.runs import CALIBRATED, RunFolder
-from lib.task import Task
-from lib.training.validation import translate
 
-VOCABULARY = 9
+REFERENCES = made_up_references(80)
 
 
-def log_prob(model, batch):
-    """log p(y|x), or log p(y|z,x) of one draw, the same at any temperature."""
-    return model.log_prob_terms(batch, 1, torch.Generator().manual_seed(0), 1).log_p_y[0]
+def sure(run: RunFolder, *, trained: float, tempered: float, by: str = "bleu") -> None:
+    """Give a checkpoint of a run `trained` nats a token and, at its temperature, `tempered`."""
+    table = pd.read_csv(run.sentences)
+    content = json.loads(run.calibration.read_text()) if run.calibration.exists() else {}
+    content |= {"samples": 1, by: {"step": 10, "dev_bleu": 1.0, "temperature": 1.5}}
+    run.calibration.write_text(json.dumps(content))
+    for path, nats in ((run.sentences if by == "bleu" else run.sentences_ll, trained),
+                       (run.path / CALIBRATED[by], tempered)):
+        table.assign(log_prob=-nats * table["n_tokens"]).to_csv(path, index=False)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda a: a.family)
-def test_scaling_changes_the_likelihood_and_can_be_undone(family):
-    model = model_of(family, VOCABULARY).double()
-    batch = batch_of(ragged(3, VOCABULARY), model.multiple)
-    before = log_prob(model, batch)
-    model.scale_logits(2.0)
-    assert not torch.allclose(log_prob(model, batch), before, rtol=1e-3)
-    model.scale_logits(0.5)
-    assert torch.allclose(log_prob(model, batch), before, rtol=1e-9)
+@pytest.fixture
+def frame(isolated):
+    """Two Transformers, the better translations having the worse LL but at its temperature; and a
+    third run that has no temperature.
+    """
+    good, bad, _ = (made_up_run(model, wrong, 2.0, references=REFERENCES)
+                    for model, wrong in (("tr_b", 0.1), ("tr_s", 0.5), ("tr_l", 0.3)))
+    sure(good, trained=3.0, tempered=1.0)
+    sure(bad, trained=2.0, tempered=1.5)
+    return systems.collect()
 
 
-def test_a_transformers_next_subword_is_a_softmax_of_scaled_logits():
-    model = model_of(AUTOREGRESSIVE, VOCABULARY).double()
-    memory = model.encode(*sources_of([[3, 4, 5]]))
-    start = torch.tensor([1])
-    with torch.no_grad():
-        before = model.step(model.start(memory, 1, 4), start)
-        model.scale_logits(1 / 3)
-        after = model.step(model.start(memory, 1, 4), start)
-    assert torch.allclose(after, (before / 3).log_softmax(-1), rtol=1e-9)
+def test_only_what_has_a_temperature_is_compared_and_in_both_states_alike(frame):
+    found = calibration.calibrated_runs(frame)
+    assert found["model"].tolist() == ["tr_b", "tr_s"]
+    assert calibration.calibrated_runs(frame, "ll").empty
+    [row] = calibration.orders(found, REFERENCES).to_dict("records")
+    assert row["pairs"] == 1
+    assert row["disagree, as trained"] == row["agree, at its temperature"] == 1
+    assert row["agree, as trained"] == row["disagree, at its temperature"] == 0
 
 
-def test_a_graphs_transitions_stay():
-    model = model_of(DAG, VOCABULARY).double()
-    memory = model.encode(*sources_of([[3, 4, 5], [6]]))
-    ids = torch.arange(VOCABULARY).expand(2, -1)
-    before = model.graph(memory)
-    model.scale_logits(2.0)
-    after = model.graph(memory)
-    assert torch.allclose(after.transitions, before.transitions, rtol=1e-9)
-    possible = slice(before.emissions.first, None)
-    tempered = (2 * before.emissions.log_prob(ids)[..., possible]).log_softmax(-1)
-    assert torch.allclose(after.emissions.log_prob(ids)[..., possible], tempered, rtol=1e-9)
+def test_a_row_a_checkpoint_by_hand(frame):
+    run = frame["run"][0]
+    run.sentences_ll.write_bytes(run.sentences.read_bytes())
+    sure(run, trained=1.25, tempered=1.125, by="ll")
+    table = calibration.checkpoints(calibration.calibrated_runs(frame), REFERENCES)
+    assert table[["model", "by"]].to_numpy().tolist() == [
+        ["tr_b", "bleu"], ["tr_b", "ll"], ["tr_s", "bleu"]]
+    assert table["ll"].tolist() == pytest.approx([-3.0, -1.25, -2.0])
+    assert table["ll_calibrated"].tolist() == pytest.approx([-1.0, -1.125, -1.5])
+    assert table["bleu"].tolist() == table["bleu_calibrated"].tolist()
+    shown = calibration.compact(table)
+    assert shown["checkpoint"][1] == "best dev LL, step 10"
+    calibration.drawing(table)
 
 
-@pytest.mark.parametrize("model", ["tr_s", "ga_b"])
-def test_the_fitted_temperature_undoes_another(model, monkeypatch):
-    run = load_run(load_config(model, "toy", "smoke"))
-    monkeypatch.setattr(Task, "dev", run.task.dev.take(np.arange(40)))
-    temperature, before, after = calibration.fit_temperature(run, samples=2)
-    assert after > before
-    again, worse, same = calibration.fit_temperature(calibration.tempered(run, 0.5), samples=2)
-    assert again == pytest.approx(temperature * 2, rel=0.05) and worse < after
-    assert same == pytest.approx(after, abs=1e-3)
+def test_the_verdict_counts_both_states(frame):
+    run = frame["run"][0]
+    metrics = json.loads(run.metrics.read_text())
+    metrics |= {"step": 20, "best_ll": {"step": 10, "bleu": {}}}
+    run.metrics.write_text(json.dumps(metrics))
+    table = pd.read_csv(run.sentences)
+    sure(run, trained=1.0, tempered=1.5, by="ll")  # the better LL as trained, the worse at T
+    for path in (run.sentences_ll, run.path / CALIBRATED["ll"]):
+        worse = table["hypothesis"].str.split().str[2:].str.join(" ")  # the worse translations
+        pd.read_csv(path).assign(hypothesis=worse).to_csv(path, index=False)
+    runs = calibration.calibrated_runs(frame)
+    both = calibration.calibrated_runs(runs, "ll")
+    trained, tempered = (within_training.two_checkpoints(both, REFERENCES, calibrated=state)
+                         for state in (False, True))
+    assert trained["order"].tolist() == ["disagree"] and tempered["order"].tolist() == ["agree"]
+    words = calibration.verdict(calibration.orders(runs, REFERENCES), trained, tempered)
+    assert "agree in 0 and disagree in 1 as trained, agree in 1 and disagree in 0 at" in words
+    assert "Of 1 pairs of systems they disagree in 1 as trained, 0 at its temperature" in words
 
 
-@pytest.mark.parametrize(("model", "setting"), [("na_b", "greedy"), ("ga_b", "k1")])
-def test_parallel_search_does_not_see_the_temperature(model, setting):
-    run = load_run(load_config(model, "toy", "smoke"))
-    data = run.task.test.take(np.arange(100))
-    warm, cold = (translate(of.model, data, run.task.vocabulary, [setting])
-                  for of in (run, calibration.tempered(run, 2.0)))
-    assert warm == cold
-
-
-def test_a_run_is_scored_at_its_temperature_once(isolated, monkeypatch):
-    """On the shipped weights: the better dev LL, likelihoods at the temperature."""
-    run = RunFolder("toy", "smoke", "na_b")
-    shutil.copytree(ROOT / "outputs" / "runs" / "toy/smoke/na_b/raw/s1", run.path)
-    for kept in (run.calibration, *(run.path / name for name in CALIBRATED.values())):
-        kept.unlink(missing_ok=True)
-    run.sentences_ll.unlink(missing_ok=True)
-    config = load_config("na_b", "toy", "smoke")
-    calibration.complete([config, load_config("tr_s", "toy", "smoke")], progress=False)
-    content = json.loads(run.calibration.read_text())
-    assert content["samples"] == 1 and "ll" not in content
-    found = content["bleu"]
-    assert found["dev_ll_calibrated"] > found["dev_ll"]
-    trained, calibrated = run.read_sentences(), run.read_sentences(calibrated=True)
-    same = ["n_tokens", "n_tokens_padded", "n_chars"]
-    assert calibrated[same].equals(trained[same])
-    assert not np.allclose(calibrated["log_prob"], trained["log_prob"], rtol=1e-3)
-    monkeypatch.setattr(calibration, "calibrate", lambda *_: pytest.fail("it is there already"))
-    calibration.complete([config], progress=False)
-
-
-def test_a_run_without_a_calibration_names_the_notebook(isolated):
-    with pytest.raises(DataError, match="12_calibration"):
-        RunFolder("toy", "smoke", "na_b").read_sentences(calibrated=True)
+def test_without_any_temperature_there_is_nothing_to_count(isolated):
+    made_up_run("tr_s", 0.3, 2.0, references=REFERENCES)
+    runs = calibration.calibrated_runs(systems.collect())
+    assert runs.empty
+    counted = calibration.orders(runs, REFERENCES)
+    trained = within_training.two_checkpoints(runs, REFERENCES)
+    assert "Of 0 pairs" in calibration.verdict(counted, trained, trained)

@@ -181,7 +181,8 @@ class Grid:
             "08_speed": {"baseline": baseline},
             "08_speed_distilled": {"train_data": "distilled", "baseline": baseline},
             "10_objective_or_factorisation": {} if CROSSED & set(of["raw"]) else None,
-            "11_two_sided": {} if len(of["raw"]) > 1 else None}
+            "11_two_sided": {} if len(of["raw"]) > 1 else None,
+            "12_calibration": {} if self.scale != "smoke" else None}  # that is a demonstration
         if not latent or teacher not in of["raw"]:
             asked["07_refinement"] = None
         for name, data in (("08_speed", "raw"), ("08_speed_distilled", "distilled")):

@@ -59,7 +59,7 @@ def fit_temperature(run: TrainedRun, samples: int = FIT_SAMPLES) -> tuple[float,
 def calibrate(config: Config, samples: int = SAMPLES, progress: bool = True) -> dict:
     """Fit and score both checkpoints of an evaluated run; returns what calibration.json holds.
 
-    `samples`, and by checkpoint (`bleu`, and `ll` where that is of another step) `step`,
+    `samples`, and by checkpoint (`bleu`, and `ll` where that is here, of another step) `step`,
     `dev_bleu`, `temperature`, `dev_ll` as trained and `dev_ll_calibrated`. calibrated.csv and
     calibrated_ll.csv are sentences.csv and sentences_ll.csv at the temperature.
 
@@ -69,7 +69,7 @@ def calibrate(config: Config, samples: int = SAMPLES, progress: bool = True) -> 
     metrics, setting = folder.read_metrics(), config.evaluation.headline
     content = {"samples": min(samples, metrics.log_likelihood["strict"].samples)}
     for by in CALIBRATED:
-        if by == "ll" and not folder.sentences_ll.exists():
+        if by == "ll" and not (folder.sentences_ll.exists() and folder.best_ll.exists()):
             continue
         run = load_run(config, by)
         temperature, before, after = fit_temperature(run)
