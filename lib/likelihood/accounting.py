@@ -4,6 +4,7 @@ Every accounting is a ratio of two sums over sentences, so that it can be resamp
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,8 @@ class Accounting:
 
     name: its key in metrics.json. label, unit: for axes and headings.
     sign: +1 where higher is better, -1 where lower is; correlations use sign * value.
+    terms: numerator and denominator of each sentence, from the columns of sentences.csv.
+    per_subword: whether its unit is a vocabulary's own, so that others' have no common scale.
     note: what it leaves out, for tables in which small differences are compared.
     """
 
@@ -29,19 +32,41 @@ class Accounting:
     label: str
     unit: str
     sign: int
+    terms: Callable[[pd.DataFrame], tuple[np.ndarray, np.ndarray]]
+    per_subword: bool = True
     note: str = ""
+
+
+def _joint(sentences: pd.DataFrame) -> np.ndarray:
+    """log p(y, T|x): of the string and its padded length."""
+    return sentences["log_prob"].to_numpy(np.float64) + sentences["log_p_length"].to_numpy(
+        np.float64)
+
+
+def _released(sentences: pd.DataFrame) -> np.ndarray:
+    """The released estimate; where a model has none, being exact, its log p(y|x) / T."""
+    estimate = pd.to_numeric(sentences["released_estimate"]).to_numpy(np.float64)
+    exact = sentences["log_prob"] / sentences["n_tokens_padded"]
+    return np.where(np.isnan(estimate), exact, estimate)
 
 
 _ONE = "a lower bound: one padding and one segmentation of the string count"
 ACCOUNTINGS = {accounting.name: accounting for accounting in (
-    Accounting("paper", "log-likelihood given the true length", "nats per padded token", 1),
-    Accounting("strict", "log-likelihood of the string", "nats per token", 1, _ONE),
-    Accounting("per_sentence", "log-likelihood of the string", "nats per sentence", 1, _ONE),
+    Accounting("paper", "log-likelihood given the true length", "nats per padded token", 1,
+               lambda of: (of["log_prob"], of["n_tokens_padded"])),
+    Accounting("strict", "log-likelihood of the string", "nats per token", 1,
+               lambda of: (_joint(of), of["n_tokens"]), note=_ONE),
+    Accounting("per_sentence", "log-likelihood of the string", "nats per sentence", 1,
+               lambda of: (_joint(of), np.ones(len(of))), per_subword=False, note=_ONE),
     Accounting("bits_per_char", "code length of the string", "bits per character", -1,
-               _ONE.replace("lower", "upper")),
-    Accounting("released", "released code's estimate", "nats per padded token", 1),
+               lambda of: (-_joint(of) / math.log(2.0), of["n_chars"]), per_subword=False,
+               note=_ONE.replace("lower", "upper")),
+    Accounting("released", "released code's estimate", "nats per padded token", 1,
+               lambda of: (_released(of), np.ones(len(of)))),
 )}
-"""Every accounting of metrics.json, by its name."""
+"""Every accounting of metrics.json, by its name: an entry here is all that a new one takes. Runs
+that were scored before lack it until they are evaluated again.
+"""
 
 
 def accounting_named(name: str) -> Accounting:
@@ -80,21 +105,8 @@ def likelihood_terms(sentences: pd.DataFrame, accounting: str,
     longer paddings add 0.003 (Ga-B, Fl-B, 50 samples) to 0.011 nats a token to a latent model and
     nothing to an autoregressive one: a smaller difference between the two says little.
     """
-    accounting_named(accounting)
-    log_prob = sentences["log_prob"].to_numpy(np.float64)
-    joint = log_prob + sentences["log_p_length"].to_numpy(np.float64)
-    padded = sentences["n_tokens_padded"].to_numpy(np.float64)
-    one = np.ones_like(padded)
-    if accounting == "paper":
-        return log_prob, padded
-    if accounting == "strict":
-        return joint, sentences["n_tokens"].to_numpy(np.float64)
-    if accounting == "per_sentence":
-        return joint, one
-    if accounting == "bits_per_char":
-        return -joint / math.log(2.0), sentences["n_chars"].to_numpy(np.float64)
-    released = pd.to_numeric(sentences["released_estimate"]).to_numpy(np.float64)
-    return np.where(np.isnan(released), log_prob / padded, released), one
+    top, bottom = accounting_named(accounting).terms(sentences)
+    return np.asarray(top, np.float64), np.asarray(bottom, np.float64)
 
 
 def bound_slack(sentences: pd.DataFrame, accounting: str) -> float:
