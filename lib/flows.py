@@ -145,8 +145,8 @@ def _dense(heads: Float[Tensor, "layers heads 32 32"],
 
 
 class Coupling(nn.Module):
-    """Affine coupling (Lee et al. 2020, equation 4): eps_a = z_a and
-    eps_b = (z_b + shift(z_a)) * scale(z_a), with scale = sigmoid(raw + 2); computed in `lib.affine`.
+    """Affine coupling (Lee et al. 2020, equation 4): eps_a = z_a, eps_b = (z_b + shift(z_a)) *
+    scale(z_a), with scale = sigmoid(raw + 2); computed in `lib.affine`.
 
     Shift and raw scale come from one Transformer decoder layer as wide as z_a that reads the
     source, and a weight-normalised linear layer that starts at zero. `split` is c (halves of the
