@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from analysis.objective import resampled
 from analysis.resampling import bootstrap
 from analysis.scatter import name_points
 from analysis.significance import ORDERS, concordance, pairs
-from analysis.style import INK, family_keys, finish, style
+from analysis.style import family_keys, finish, key, style, text_keys
 from analysis.tables import signed
 from lib.bleu import tokenizer_of
 from lib.config import model_name
@@ -116,14 +115,11 @@ def drawing(table: pd.DataFrame) -> Figure:
             _line(axes, run, {"x": f"ll{end}", "y": f"bleu{end}"})
         best = table[table["by"] == "bleu"].sort_values("train_data", ascending=False)
         named.append((axes, best.reset_index(drop=True), f"ll{end}", f"bleu{end}"))
-        axes.set_title(state, fontsize=9.5, color=INK, loc="left")
+        axes.set_title(state, loc="left")
         finish(axes, "LL, strict (nats per token), better →",
                "BLEU (0 to 100), better →" if axes is panels[0] else "")
         axes.margins(x=0.14, y=0.12)
-    keys = [Line2D([], [], color="#888888", marker="o", ls="", mfc=fill, label=f"{data} text")
-            for data, fill in (("raw", "#888888"), ("distilled", "white"))
-            if (table["train_data"] == data).any()]
-    keys.append(Line2D([], [], color="#888888", marker="o", ms=3, label="from the best dev LL"))
+    keys = [*text_keys(table["train_data"], ls=""), key("from the best dev LL", ms=3, ls="-")]
     figure.legend(handles=[*family_keys(table["model"]), *keys], fontsize=9, frameon=False,
                   loc="outside right upper", handletextpad=0.4)
     name_points(figure, named)

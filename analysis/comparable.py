@@ -1,6 +1,6 @@
 """Whether runs may stand in one table: one test text, one scale of BLEU, of likelihood and of K."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -26,24 +26,22 @@ def check(frame: pd.DataFrame, accountings: Iterable[str] = ()) -> None:
     for (dataset, scale), runs in frame.groupby(["dataset", "scale"], sort=False):
         where = f"{dataset}/{scale}:"
         for side in ("references", "sources"):
-            _one(runs, side, f"{where} runs were scored on different test texts ({side} ")
-        _one(runs, "signature", f"{where} BLEU of runs is by different tokenisers (", tokenizer_of)
+            _check_one(runs, side, f"{where} runs were scored on different test texts ({side} ")
+        if "signature" in runs:
+            _check_one(runs.assign(tokenizer=runs["signature"].map(tokenizer_of)), "tokenizer",
+                       f"{where} BLEU of runs is by different tokenisers (")
         if set(accountings) & set(PER_TOKEN):
-            _one(runs, "vocabulary", f"{where} likelihoods per subword of different vocabularies "
-                 "have no common scale, per_sentence and bits_per_char have (")
+            _check_one(runs, "vocabulary", f"{where} likelihoods per subword of different "
+                       "vocabularies have no common scale, per_sentence and bits_per_char have (")
         for families in BOUNDED:
-            bounds = runs[runs["family"].isin(families)]
             for name in accountings:
-                known = bounds[bounds[name].notna()]
-                _one(known, f"{name}_samples",
-                     f"{where} likelihood bounds are at different numbers of samples K (")
+                bounds = runs[runs["family"].isin(families) & runs[name].notna()]
+                _check_one(bounds, f"{name}_samples",
+                           f"{where} likelihood bounds are at different numbers of samples K (")
 
 
 def check_text(frame: pd.DataFrame, references: Sequence[str]) -> None:
-    """Refuse a test text that isn't the one that these runs were scored on.
-
-    Errors: DataError.
-    """
+    """Refuse a test text that isn't the one that these runs were scored on. Errors: DataError."""
     now = text_fingerprint(references)
     for row in frame.to_dict("records"):
         if row.get("references") not in (None, "", now):
@@ -53,17 +51,18 @@ def check_text(frame: pd.DataFrame, references: Sequence[str]) -> None:
                 "again with notebooks/03_eval.ipynb")
 
 
-def _one(runs: pd.DataFrame, column: str, told: str, of: Callable = str) -> None:
+def _check_one(runs: pd.DataFrame, column: str, problem: str) -> None:
     """Refuse more than one value; where some runs have none, nobody knows that it is the same."""
-    groups: dict[str, list[str]] = {}
-    for row in runs.to_dict("records") if column in runs else ():
-        groups.setdefault(of(row[column]), []).append(_name(row))
+    if column not in runs:
+        return
+    groups = runs.apply(_name, axis=1).groupby(runs[column].map(str), sort=False).agg(", ".join)
     if len(groups) > 1:
-        shown = "; ".join(f"{value[:16] or 'not recorded'}: {', '.join(names)}"
+        shown = "; ".join(f"{value[:16] or 'not recorded'}: {names}"
                           for value, names in groups.items())
-        raise DataError(f"{told}{shown}): evaluate them again alike with notebooks/03_eval.ipynb, "
-                        "or move those that don't belong out of outputs/runs")
+        raise DataError(f"{problem}{shown}): evaluate them again alike with "
+                        "notebooks/03_eval.ipynb, or move those that don't belong out of "
+                        "outputs/runs")
 
 
-def _name(row: dict) -> str:
+def _name(row: pd.Series | dict) -> str:
     return f"{row['model']} {row['train_data']} s{row['seed']}"

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from analysis.style import INK, finish
 from lib.batching import collate, training_batches
@@ -81,16 +82,14 @@ def mode_table(toy: ToyTask, source: str) -> pd.DataFrame:
     """The most probable translation of `source` in each mode, with p(mode) and p*(y|x), and how
     many translations the mode has in all.
     """
-    rows = {}
-    for target, log_prob in toy.support(source):
-        mode = int(np.argmax(toy.log_joint(source, target)))
-        row = rows.setdefault(mode, {"mode": mode + 1, "p(mode)": toy.modes[mode],
-                                     "most probable translation": "", "p*(y|x)": 0.0,
-                                     "translations": 0})
-        row["translations"] += 1
-        if math.exp(log_prob) > row["p*(y|x)"]:
-            row |= {"most probable translation": target, "p*(y|x)": math.exp(log_prob)}
-    return pd.DataFrame([rows[mode] for mode in sorted(rows)])
+    support = pd.DataFrame([(int(np.argmax(toy.log_joint(source, target))), target, log_prob)
+                            for target, log_prob in toy.support(source)],
+                           columns=["mode", "target", "log_prob"])
+    return pd.DataFrame([{
+        "mode": mode + 1, "p(mode)": toy.modes[mode],
+        "most probable translation": part.loc[part["log_prob"].idxmax(), "target"],
+        "p*(y|x)": math.exp(part["log_prob"].max()), "translations": len(part)}
+        for mode, part in support.groupby("mode")])
 
 
 def vocabulary_table(task: Task) -> pd.DataFrame:
@@ -116,20 +115,21 @@ def batch_summary(task: Task) -> pd.DataFrame:
         groups = training_batches(task.train, tokens, multiple, task.config.seed, 0)
         chosen = groups[:: max(1, len(groups) // 200)]  # an evenly spaced sample of a large corpus
         batches = [collate(task.train, group, multiple) for group in chosen]
-        target = sum(b.target.numel() for b in batches)
-        real = sum(b.target.numel() if b.target_mask is None else int(b.target_mask.sum())
-                   for b in batches)
-        source = sum(b.source.numel() for b in batches)
-        source_real = sum(b.source.numel() if b.source_mask is None else int(b.source_mask.sum())
-                          for b in batches)
-        counted = sum(int(b.target_tokens.sum()) for b in batches)
+        source, real_source, target, real_target, counted = np.sum([
+            (batch.source.numel(), _real(batch.source, batch.source_mask), batch.target.numel(),
+             _real(batch.target, batch.target_mask), int(batch.target_tokens.sum()))
+            for batch in batches], axis=0)
         rows.append({"models": family, "targets padded to a multiple of": multiple,
                      "batches an epoch": len(groups),
                      "sentences a batch": len(task.train) / len(groups),
-                     "source padding": 1 - source_real / source,
-                     "target padding": 1 - real / target,
-                     "target EOS padding": (real - counted) / target})
+                     "source padding": 1 - real_source / source,
+                     "target padding": 1 - real_target / target,
+                     "target EOS padding": (real_target - counted) / target})
     return pd.DataFrame(rows)
+
+
+def _real(tokens: Tensor, mask: Tensor | None) -> int:
+    return tokens.numel() if mask is None else int(mask.sum())
 
 
 def corpus_overview(source_lengths: Int[np.ndarray, " pairs"],
@@ -139,19 +139,19 @@ def corpus_overview(source_lengths: Int[np.ndarray, " pairs"],
 
     max_tokens: longer pairs are left out of training. max_difference: the predictor's range.
     """
-    figure = Figure(figsize=(8.4, 3.2), layout="constrained")
+    figure = Figure(figsize=(8.4, 3.2))
     left, right = figure.subplots(1, 2)
     edges = np.arange(0.5, max(source_lengths.max(), target_lengths.max(), max_tokens) + 1.5)
     for lengths, colour, label in ((source_lengths, SOURCE, "source"),
                                    (target_lengths, TARGET, "target")):
         left.hist(lengths, bins=edges, histtype="stepfilled", color=colour, alpha=0.45,
                   label=f"{label}, mean {lengths.mean():.1f}")
-    kept = np.mean((source_lengths <= max_tokens) & (target_lengths <= max_tokens))
+    kept = np.mean(np.maximum(source_lengths, target_lengths) <= max_tokens)
     left.axvline(max_tokens, color=INK, lw=1, ls="--")
     left.set_xlim(0, max(max_tokens * 1.06, np.quantile(edges, 0.5)))
+    left.legend(title=f"{kept:.1%} of pairs within {max_tokens}", title_fontsize=9,
+                loc="upper right", bbox_to_anchor=(0.92, 1.0))
     finish(left, "sentence length (subwords)", "sentences")
-    left.legend(frameon=False, fontsize=9, title=f"{kept:.1%} of pairs within {max_tokens}",
-                title_fontsize=9, loc="upper right", bbox_to_anchor=(0.92, 1.0))
     difference = target_lengths - source_lengths
     inside = np.mean(np.abs(difference) <= max_difference)
     right.hist(difference, bins=np.arange(-max_difference - 5.5, max_difference + 6.5),
@@ -159,8 +159,7 @@ def corpus_overview(source_lengths: Int[np.ndarray, " pairs"],
     for end in (-max_difference, max_difference):
         right.axvline(end, color=INK, lw=1, ls="--")
     finish(right, "target minus source length (subwords)", "sentences")
-    right.text(0.5, 1.02, f"{inside:.1%} within ±{max_difference}, the length predictor's range",
-               transform=right.transAxes, ha="center", fontsize=9, color=INK)
+    right.set_title(f"{inside:.1%} within ±{max_difference}, the length predictor's range")
     return figure
 
 
@@ -168,7 +167,7 @@ def entropy_by_word(words: pd.DataFrame) -> Figure:
     """H(y|x) of each source word in the distilled text against the raw one; under the diagonal its
     translation became surer. words: columns raw and distilled, in nats.
     """
-    figure = Figure(figsize=(4.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(4.4, 4.2))
     axes = figure.subplots()
     axes.axline((0, 0), slope=1, color="#bbbbbb", linewidth=1)
     axes.scatter(words["raw"], words["distilled"], s=14, alpha=min(1.0, 300 / max(1, len(words))),

@@ -11,7 +11,7 @@ outputs/findings.md.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +22,12 @@ from analysis import objective, published, scatter, style
 from analysis.data import ceiling
 from analysis.kinds import KINDS, PRIORS, RAW_DISTILLED, WITHIN
 from analysis.published import FINDINGS, Finding
-from analysis.settings import Difference, difference, scores
-from analysis.significance import MULTIPLICITY, ORDERS, concordance
+from analysis.settings import difference, scores
+from analysis.significance import MULTIPLICITY, ORDERS, SHOWN, concordance, pair_difference
 from analysis.style import family_name
 from analysis.systems import average_seeds, best_of_families, collect
 from analysis.tables import MISSING, interval, markdown
-from analysis.training_variance import SENTENCES, needs_text
+from analysis.training_variance import SENTENCES, Difference
 from analysis.within_training import (
     compact_checkpoints,
     compact_phases,
@@ -40,14 +40,13 @@ from lib.paths import outputs_root
 from lib.runs import find_runs
 from lib.task import Task
 
-__all__ = ["ACCOUNTINGS_SHOWN", "Evidence", "Verdict", "answer", "decide", "evidence_table", "main",
-           "overview", "page", "picture", "places", "show", "verdicts"]
+__all__ = ["Evidence", "Verdict", "answer", "decide", "evidence_table", "main", "overview", "page",
+           "picture", "places", "show", "verdicts"]
 
-ACCOUNTINGS_SHOWN = ("strict", "released")
 FAMILIES = ("autoregressive", *LATENT)  # those that the paper compares
 HOLDS, IN_PART, FAILS, UNDECIDED, UNTESTED = (
     "holds", "holds in part", "does not hold", "undecided", "not testable yet")
-YES, NO = "yes", "no"
+YES, NO, EITHER = "yes", "no", "both"
 DATA = ("raw", "distilled")
 DEMONSTRATION = "smoke"  # a scale that is no evidence
 NAN = math.nan
@@ -92,10 +91,15 @@ class Verdict:
     needs: str = ""
 
     @property
+    def place(self) -> str:
+        """The data set and the scale, as readers see them."""
+        return f"{self.dataset}, {self.scale}"
+
+    @property
     def over(self) -> str:
         """What the intervals behind it are over: training counts only where it does in all."""
-        found = {part.over for part in self.evidence if part.over}
-        return SENTENCES if SENTENCES in found else "".join(found)
+        kinds = {part.over for part in self.evidence if part.over}
+        return SENTENCES if SENTENCES in kinds else "".join(kinds)
 
 
 def places(*, demonstrations: bool = True) -> list[tuple[str, str]]:
@@ -105,30 +109,34 @@ def places(*, demonstrations: bool = True) -> list[tuple[str, str]]:
     return [place for place in found if demonstrations or place[1] != DEMONSTRATION]
 
 
-def verdicts(*of: tuple[str, str], accountings: Sequence[str] = ACCOUNTINGS_SHOWN,
-             ) -> list[Verdict]:
+def verdicts(*of: tuple[str, str]) -> list[Verdict]:
     """All findings on each (dataset, scale), under every accounting that they depend on."""
-    return [verdict for dataset, scale in of for verdict in _verdicts(dataset, scale, accountings)]
+    return [verdict for place in of for verdict in _verdicts(*place)]
 
 
-def _verdicts(dataset: str, scale: str, accountings: Sequence[str]) -> list[Verdict]:
-    pairs, runs = _read(f"significance_{dataset}_{scale}"), find_runs(dataset, scale)
-    systems = average_seeds(collect(runs))[0]
+def _verdicts(dataset: str, scale: str) -> list[Verdict]:
+    def verdict(finding: Finding, accounting: str, result: Result) -> Verdict:
+        found = Verdict(finding, dataset, scale, accounting, UNTESTED)
+        if isinstance(result, str):
+            return replace(found, needs=result)
+        return replace(found, verdict=decide(result[0]), evidence=tuple(result[1]))
+
+    pairs = _read(f"significance_{dataset}_{scale}")
+    systems = average_seeds(collect(find_runs(dataset, scale)))[0]
     if pairs is not None:  # what was evaluated after them isn't compared yet
         compared = {tuple(pair) for end in ("first", "second")
                     for pair in pairs[[end, f"{end}_data"]].to_numpy()}
-        systems = systems[[key in compared for key in zip(
-            systems["model"], systems["train_data"], strict=True)]]
+        keys = zip(systems["model"], systems["train_data"], strict=True)
+        systems = systems[[key in compared for key in keys]]
     found = []
     for finding, test in zip(FINDINGS[:3], (_within, _across, _distillation), strict=True):
-        for accounting in accountings:
+        for accounting in SHOWN:
             own = None if pairs is None else pairs[pairs["accounting"] == accounting]
-            result = test(own, systems) if own is not None and len(own) else (
-                "two evaluated models, and notebooks/05_correlation.ipynb run on them")
-            found.append(_verdict(finding, dataset, scale, accounting, result))
-    found.append(_verdict(FINDINGS[3], dataset, scale, "", _refinement(dataset, scale)))
-    found.append(_verdict(FINDINGS[4], dataset, scale, "", _speed(dataset, scale)))
-    return found
+            found.append(verdict(finding, accounting, test(own, systems) if own is not None and
+                                 len(own) else "two evaluated models, and "
+                                 "notebooks/05_correlation.ipynb run on them"))
+    return [*found, verdict(FINDINGS[3], "", _refinement(dataset, scale)),
+            verdict(FINDINGS[4], "", _speed(dataset, scale))]
 
 
 # ---- the findings, one by one: (answers, evidence), or what is missing ----
@@ -141,24 +149,27 @@ def _within(pairs: pd.DataFrame, _systems: pd.DataFrame) -> Result:
     same = pairs[pairs["kind"] == WITHIN]
     if same.empty:
         return "two models of one family trained on the same text"
-    counts = [int((same["order"] == order).sum()) for order in ORDERS]
-    answer = _most(np.repeat([YES, UNDECIDED, NO], counts).tolist())
-    of = " / ".join(sorted(set(same["over"])))
-    evidence = [Evidence("either", f"pairs of {len(same)} within families: {order}", float(count),
-                         digits=0, over=of, needs=_half_decided(same) if (
-                             order == answer == UNDECIDED) else "")
-                for order, count in zip(ORDERS, counts, strict=True)]
+    answer = _most(same["order"].map(dict(zip(ORDERS, (YES, UNDECIDED, NO), strict=True))).tolist())
+    over = " / ".join(sorted(set(same["over"])))
+    evidence = [replace(part, over=over) for part in _counts(
+        same, f"pairs of {len(same)} within families")]
+    if answer == UNDECIDED:
+        evidence[1] = replace(evidence[1], needs=_half_decided(same))
     return [answer], evidence
+
+
+def _counts(pairs: pd.DataFrame, quantity: str) -> list[Evidence]:
+    """How many of these pairs have each order."""
+    return [Evidence("either", f"{quantity}: {order}", float((pairs["order"] == order).sum()),
+                     digits=0) for order in ORDERS]
 
 
 def _half_decided(pairs: pd.DataFrame) -> str:
     """What would decide more than half of these pairs, the easiest first."""
-    def most(quantity: str) -> pd.Series:
-        return pairs[[f"bleu_{quantity}", f"ll_{quantity}"]].max(axis=1)
-
-    wanted = pd.DataFrame({"sentences": most("sentences"), "seeds": most("seeds")})
-    wanted = wanted.fillna(0).sort_values(["sentences", "seeds"]).iloc[len(pairs) // 2]
-    return needs_text(wanted["seeds"] or NAN, wanted["sentences"] or NAN)
+    wanted = pd.DataFrame({what: pairs[[f"bleu_{what}", f"ll_{what}"]].max(axis=1)
+                           for what in ("sentences", "seeds")}).fillna(0)
+    middle = wanted.sort_values(["sentences", "seeds"]).iloc[len(pairs) // 2].replace(0, NAN)
+    return Difference(NAN, NAN, NAN, "", middle["seeds"], middle["sentences"]).needs
 
 
 def _across(pairs: pd.DataFrame, systems: pd.DataFrame) -> Result:
@@ -167,19 +178,18 @@ def _across(pairs: pd.DataFrame, systems: pd.DataFrame) -> Result:
     accounting = pairs["accounting"].iloc[0]
     for data in DATA:
         of_paper = systems[(systems["train_data"] == data) & systems["family"].isin(FAMILIES)]
-        best = {name: best_of_families(of_paper, column).set_index("family")["model"]
-                for name, column in (("LL", accounting), ("BLEU", "bleu"))}
-        lacking &= set(FAMILIES) - set(best["LL"].index) | set(FAMILIES) - set(best["BLEU"].index)
-        if set(best["LL"].index) != set(FAMILIES) or set(best["BLEU"].index) != set(FAMILIES):
+        ll, bleu = (best_of_families(of_paper, column).set_index("family")["model"]
+                    for column in (accounting, "bleu"))
+        missing = set(FAMILIES) - (set(ll.index) & set(bleu.index))
+        lacking &= missing
+        if missing:
             continue
-        rivals = {name: models.drop("flow") for name, models in best.items()}
-        for name, other, digits, against in (
-                ("LL", rivals["LL"].iloc[0], 3, "the best of the other families"),
-                ("BLEU", rivals["BLEU"].iloc[-1], 1, "the worst other family's best")):
-            own = best[name]["flow"]
-            evidence.append(_difference_of(
-                _gap(pairs, (own, data), (other, data), name.lower()), data,
-                f"best {name} of a flow prior ({model_name(own)}) minus {against} "
+        for name, best, other, digits, against in (
+                ("LL", ll, ll.drop("flow").iloc[0], 3, "the best of the other families"),
+                ("BLEU", bleu, bleu.drop("flow").iloc[-1], 1, "the worst other family's best")):
+            evidence.append(_evidence(
+                _gap(pairs, (best["flow"], data), (other, data), name.lower()), data,
+                f"best {name} of a flow prior ({model_name(best['flow'])}) minus {against} "
                 f"({model_name(other)})", digits, positive=name == "LL"))
     if not evidence:
         missing = ", ".join(family_name(family) for family in FAMILIES if family in lacking)
@@ -188,9 +198,7 @@ def _across(pairs: pd.DataFrame, systems: pd.DataFrame) -> Result:
     answers = [part.answer for part in evidence]
     for kind in (KINDS[0], PRIORS):
         same = pairs[pairs["kind"] == kind]
-        evidence += [Evidence("either", f"pairs of {len(same)}, {kind}: {order}",
-                              float((same["order"] == order).sum()), digits=0)
-                     for order in ORDERS if len(same)]
+        evidence += _counts(same, f"pairs of {len(same)}, {kind}") if len(same) else []
     return answers, evidence
 
 
@@ -200,7 +208,7 @@ def _distillation(pairs: pd.DataFrame, _systems: pd.DataFrame) -> Result:
     parallel = [model for model in same["first"] if family_of(model) != "autoregressive"]
     if not parallel:
         return "a non-autoregressive model trained on raw and on distilled text, both evaluated"
-    falls, rises = ([_difference_of(
+    falls, rises = ([_evidence(
         _gap(pairs, (model, "distilled"), (model, "raw"), name), "both",
         f"{name.upper()} of {model_name(model)}, distilled minus raw", digits,
         positive=name == "bleu") for model in models]
@@ -210,21 +218,20 @@ def _distillation(pairs: pd.DataFrame, _systems: pd.DataFrame) -> Result:
 
 def _refinement(dataset: str, scale: str) -> Result:
     """4: refinement gains more BLEU with Gaussian priors than with flow priors."""
-    gained = scores(dataset, scale, "k4", "k0")
+    gains = scores(dataset, scale, "k4", "k0")
     answers, evidence = [], []
     for data in DATA:
-        found = gained[gained["train_data"] == data]
-        if not set(LATENT) <= set(found["family"]):
+        there = gains[gains["train_data"] == data]
+        ours, theirs = (there[there["family"] == family] for family in LATENT)
+        if ours.empty or theirs.empty:
             continue
-        evidence += [_difference_of(
-            difference(found.loc[[row.Index]]), data, f"BLEU of {model_name(row.model)} after four "
-            "steps minus before any", counts=False) for row in found.itertuples()]
-        ours, theirs = (found[found["family"] == family] for family in LATENT)
-        ahead = _difference_of(difference(ours, theirs), data,
-                               "mean gain of Gaussian priors minus that of flow priors")
-        evidence.append(ahead)
-        answers.append(NO if ours["value"].mean() <= 0 and not math.isnan(ahead.low) else
-                       ahead.answer)
+        evidence += [_evidence(difference(there.loc[[row.Index]]), data, "BLEU of "
+                               f"{model_name(row.model)} after four steps minus before any",
+                               counts=False) for row in there.itertuples()]
+        evidence.append(_evidence(difference(ours, theirs), data,
+                                  "mean gain of Gaussian priors minus that of flow priors"))
+        nothing = ours["value"].mean() <= 0 and not math.isnan(evidence[-1].low)
+        answers.append(NO if nothing else evidence[-1].answer)
     return (answers, evidence) if answers else (
         "an evaluated Gaussian and an evaluated flow model on the same text, with BLEU at k = 0 "
         "and k = 4")
@@ -247,22 +254,23 @@ def _speed(dataset: str, scale: str) -> Result:
     if not set(LATENT) <= set(best.index) or speeds is None:
         return "distilled runs of both priors, and notebooks/08_speed.ipynb run on them"
     ours, theirs = (best[family] for family in LATENT)
+    name = model_name(ours)
 
     def of(table: pd.DataFrame, model: str, data: str = "distilled") -> pd.DataFrame:
         return table[(table["model"] == model) & (table["train_data"] == data)]
 
-    gained = of(scores(dataset, scale, "k1", "k0"), ours)
-    evidence = [_difference_of(difference(of(table, ours), of(table, theirs)), "distilled",
-                               f"BLEU of {model_name(ours)} minus {model_name(theirs)}, the best "
-                               f"with either prior, {k}", counts=k == "k1")
+    evidence = [_evidence(difference(of(table, ours), of(table, theirs)), "distilled",
+                          f"BLEU of {name} minus {model_name(theirs)}, the best with either prior, "
+                          f"{k}", counts=k == "k1")
                 for table, k in ((one, "k1"), (four, "k4"))
                 if len(of(table, ours)) and len(of(table, theirs))]
-    if len(of(one, ours, "raw")):
-        evidence.append(_difference_of(difference(of(one, ours), of(one, ours, "raw")), "both",
-                                       f"BLEU of {model_name(ours)}, distilled minus raw, k1"))
-    if len(gained):
-        evidence.append(_difference_of(difference(gained), "distilled", f"BLEU of "
-                                       f"{model_name(ours)} after one step minus before any"))
+    raw, gain = of(one, ours, "raw"), of(scores(dataset, scale, "k1", "k0"), ours)
+    if len(raw):
+        evidence.append(_evidence(difference(of(one, ours), raw), "both",
+                                  f"BLEU of {name}, distilled minus raw, k1"))
+    if len(gain):
+        evidence.append(_evidence(difference(gain), "distilled",
+                                  f"BLEU of {name} after one step minus before any"))
     evidence += _ratios(speeds, ours, theirs)
     answers = [part.answer for part in evidence if part.answer]
     return ([NO] if evidence[0].answer == NO else answers), evidence
@@ -276,7 +284,7 @@ def _ratios(speeds: pd.DataFrame, ours: str, theirs: str) -> list[Evidence]:
     timed = speeds[speeds["weights"] == "auto"].drop_duplicates(["system", "setting"])
     timed = timed.set_index(["system", "setting"]).reindex(
         columns=[against, f"{against}_low", f"{against}_high"])
-    found = []
+    evidence = []
     for own, other in (((ours, "k1"), (theirs, "k1")), ((ours, "k1"), None), ((ours, "k4"), None)):
         if {own, other} - {None} - set(timed.index):
             continue
@@ -284,38 +292,26 @@ def _ratios(speeds: pd.DataFrame, ours: str, theirs: str) -> list[Evidence]:
         if other is not None:
             ratio = ratio / timed.loc[other].to_numpy()[[0, 2, 1]]
             name = f"{model_name(other[0])} {other[1]}"
-        answer = _side(np.log(ratio[1:]).tolist()) if own[1] == "k1" else ""
-        found.append(Evidence("distilled", f"speed of {model_name(own[0])} {own[1]} over {name}, "
-                              "a sentence at a time", *map(float, ratio), 2, answer))
-    return found or [Evidence("distilled", "speed after one step", NAN, answer=UNDECIDED)]
+        answer = _side(*np.log(ratio[1:])) if own[1] == "k1" else ""
+        quantity = f"speed of {model_name(own[0])} {own[1]} over {name}, a sentence at a time"
+        evidence.append(Evidence("distilled", quantity, *map(float, ratio), 2, answer))
+    return evidence or [Evidence("distilled", "speed after one step", NAN, answer=UNDECIDED)]
 
 
 # ---- parts ----
 
 def _read(name: str) -> pd.DataFrame | None:
     path = outputs_root() / "tables" / f"{name}.csv"
-    if not path.is_file():
-        return None
-    table = pd.read_csv(path)
-    measured = [column for column in table if column.endswith((
-        "_delta", "_low", "_high", "bleu_seeds", "ll_seeds", "_sentences"))]
-    return table.astype(dict.fromkeys(measured, float))     # whole numbers are read as integers
-
-
-def _verdict(finding: Finding, dataset: str, scale: str, accounting: str, result: Result,
-             ) -> Verdict:
-    if isinstance(result, str):
-        return Verdict(finding, dataset, scale, accounting, UNTESTED, needs=result)
-    return Verdict(finding, dataset, scale, accounting, decide(result[0]), tuple(result[1]))
+    return pd.read_csv(path) if path.is_file() else None
 
 
 def decide(answers: Sequence[str]) -> str:
     """From the answers to the parts of a claim ("yes", "no", "both", "undecided") to a verdict."""
-    if all(answer == YES for answer in answers):
+    if set(answers) <= {YES}:
         return HOLDS
-    if not {NO, "both"} & set(answers):
+    if not {NO, EITHER} & set(answers):
         return UNDECIDED
-    return IN_PART if {YES, "both"} & set(answers) else FAILS
+    return IN_PART if {YES, EITHER} & set(answers) else FAILS
 
 
 def _most(answers: Sequence[str]) -> str:
@@ -325,37 +321,32 @@ def _most(answers: Sequence[str]) -> str:
     decided = [answer for answer in answers if answer != UNDECIDED]
     if 2 * len(decided) <= len(answers):
         return UNDECIDED
-    return "both" if len(set(decided)) == 2 else decided[0]
+    return EITHER if len(set(decided)) == 2 else decided[0]
 
 
-def _side(ends: Sequence[float], *, positive: bool = True) -> str:
+def _side(low: float, high: float, *, positive: bool = True) -> str:
     """Whether an interval lies on the claimed side of zero."""
-    low, high = ends
     if not (low > 0 or high < 0):
         return UNDECIDED
     return YES if (low > 0) == positive else NO
 
 
-def _difference_of(found: Difference, data: str, quantity: str, digits: int = 1, *,
-                   positive: bool = True, counts: bool = True) -> Evidence:
+def _evidence(of: Difference, data: str, quantity: str, digits: int = 1, *,
+              positive: bool = True, counts: bool = True) -> Evidence:
     """A difference as evidence. counts: whether the claim rests on it."""
-    return Evidence(data, quantity, found.value, found.low, found.high, digits,
-                    _side((found.low, found.high), positive=positive) if counts else "",
-                    needs_text(found.seeds, found.sentences) if counts else "", found.over)
+    return Evidence(data, quantity, of.value, of.low, of.high, digits,
+                    _side(of.low, of.high, positive=positive) if counts else "",
+                    of.needs if counts else "", of.over)
 
 
 def _gap(pairs: pd.DataFrame, one: tuple[str, str], other: tuple[str, str], name: str,
          ) -> Difference:
     """`one` minus `other`, each a model and what it was trained on: the difference of `name`."""
-    columns = [f"{name}_{end}" for end in ("delta", "low", "high", "seeds", "sentences")]
-    for (first, second), sign in (((one, other), 1), ((other, one), -1)):
-        keys = pairs[["first", "first_data", "second", "second_data"]] == [*first, *second]
-        if keys.all(axis=1).any():
-            row = pairs[keys.all(axis=1)].iloc[0]
-            value, *ends, seeds, sentences = row[columns].astype(float)
-            return Difference(sign * value, *(sign * end for end in ends[::sign]), row["over"],
-                              seeds, sentences)
-    raise KeyError(f"no pair of {one} and {other}")
+    keys = pairs[["first", "first_data", "second", "second_data"]].apply(tuple, axis=1)
+    if (keys == (*one, *other)).any():
+        return pair_difference(pairs[keys == (*one, *other)].iloc[0], name)
+    turned = pair_difference(pairs[keys == (*other, *one)].iloc[0], name)
+    return turned._replace(value=-turned.value, low=-turned.high, high=-turned.low)
 
 
 # ---- what is shown ----
@@ -364,17 +355,16 @@ def answer(of: Iterable[tuple[str, str]]) -> pd.DataFrame:
     """How many pairs of models log-likelihood and BLEU order alike / the other way round / leave
     undecided: a row a corpus and accounting, a column a kind of pair that there is.
     """
-    rows, there = [], set()
+    rows = []
     for dataset, scale in of:
         summary = concordance(_read(f"significance_{dataset}_{scale}"))
-        for accounting in ACCOUNTINGS_SHOWN:
+        for accounting in SHOWN:
             counts = summary[summary["accounting"] == accounting].groupby("kind")[
                 ["agree", "disagree", "undecided"]].sum()
-            there |= set(counts.index)
             rows.append({"corpus": f"{dataset}, {scale}", "LL": accounting} | {
                 kind: " / ".join(map(str, orders)) for kind, orders in counts.iterrows()})
-    columns = ["corpus", "LL", *(kind for kind in KINDS if kind in there)]
-    return pd.DataFrame(rows, columns=columns).fillna(MISSING)
+    table = pd.DataFrame(rows, columns=["corpus", "LL", *KINDS])
+    return table.dropna(axis=1, how="all").fillna(MISSING)
 
 
 def overview(found: Sequence[Verdict]) -> pd.DataFrame:
@@ -382,19 +372,15 @@ def overview(found: Sequence[Verdict]) -> pd.DataFrame:
     under every accounting, and what the intervals behind them are over.
     """
     rows = [{"finding": f"{finding.number}. {finding.claim}"} for finding in FINDINGS]
+    cells: dict[tuple, dict[str, str]] = {}
     for verdict in found:
-        row = rows[verdict.finding.number - 1]
-        column = f"{verdict.dataset} {verdict.scale}"
-        row.setdefault(column, {})[verdict.accounting] = verdict.verdict + (
+        cell = cells.setdefault((verdict.finding.number, f"{verdict.dataset} {verdict.scale}"), {})
+        cell[verdict.accounting] = verdict.verdict + (
             f" (over {verdict.over})" if verdict.over else "")
-    return pd.DataFrame([{name: cell if isinstance(cell, str) else _merged(cell)
-                          for name, cell in row.items()} for row in rows])
-
-
-def _merged(cells: dict[str, str]) -> str:
-    if len(set(cells.values())) == 1:
-        return next(iter(cells.values()))
-    return "; ".join(f"{accounting}: {words}" for accounting, words in cells.items())
+    for (number, column), cell in cells.items():
+        rows[number - 1][column] = next(iter(cell.values())) if len(set(cell.values())) == 1 else (
+            "; ".join(f"{accounting}: {words}" for accounting, words in cell.items()))
+    return pd.DataFrame(rows)
 
 
 def evidence_table(number: int, found: Sequence[Verdict]) -> pd.DataFrame:
@@ -407,9 +393,8 @@ def evidence_table(number: int, found: Sequence[Verdict]) -> pd.DataFrame:
     rows: dict[tuple, dict] = {}
     for verdict in found:
         for part in verdict.evidence if verdict.finding.number == number else ():
-            place = f"{verdict.dataset}, {verdict.scale}"
-            row = rows.setdefault((place, part.train_data, part.quantity), {
-                "corpus": place, "trained on": part.train_data, "quantity": part.quantity})
+            row = rows.setdefault((verdict.place, part.train_data, part.quantity), {
+                "corpus": verdict.place, "trained on": part.train_data, "quantity": part.quantity})
             value = interval(part.value, part.low, part.high, digits=part.digits,
                              plus=bool(part.answer))
             needs = f"(would be decided with {part.needs})" if part.needs else ""
@@ -418,11 +403,10 @@ def evidence_table(number: int, found: Sequence[Verdict]) -> pd.DataFrame:
     return pd.DataFrame(rows.values()).fillna("")
 
 
-def show(*numbers: int, of: Iterable[tuple[str, str]] | None = None) -> Markdown:
+def show(*numbers: int) -> Markdown:
     """Findings with their verdicts on every corpus that was compared, for a notebook's opening."""
-    table = overview(verdicts(*(places() if of is None else of)))
-    chosen = table[[int(claim.split(".")[0]) in numbers for claim in table["finding"]]]
-    return Markdown(markdown(chosen) + "\nThe numbers behind each verdict: "
+    table = overview(verdicts(*places())).iloc[[number - 1 for number in numbers]]
+    return Markdown(markdown(table) + "\nThe numbers behind each verdict: "
                     "[outputs/findings.md](../outputs/findings.md).")
 
 
@@ -437,12 +421,9 @@ def page(of: Sequence[tuple[str, str]]) -> str:
                   markdown(published.counted(finding.number))]
         table = evidence_table(finding.number, found)
         parts += ["Here:", markdown(table)] if len(table) else []
-        lacking = dict.fromkeys(f"{verdict.dataset}, {verdict.scale}: not testable yet; it needs "
-                                f"{verdict.needs}." for verdict in found
-                                if verdict.finding == finding and verdict.needs)
-        parts += list(lacking)
-    evidence = [place for place in of if place[1] != DEMONSTRATION]
-    effects, phases, checkpoints = (_joined(name, evidence) for name in (
+        parts += dict.fromkeys(f"{verdict.place}: not testable yet; it needs {verdict.needs}."
+                               for verdict in found if verdict.finding == finding and verdict.needs)
+    effects, phases, checkpoints = (_joined(name, of) for name in (
         "objective", "checkpoint_pairs", "two_checkpoints"))
     parts += ["## The paper's open question: the decoder's factorisation, or the objective?",
               "What the second model of a pair has above the first, which differs from it in one "
@@ -459,8 +440,9 @@ def page(of: Sequence[tuple[str, str]]) -> str:
 
 
 def _joined(name: str, of: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """The tables of that name of every (dataset, scale), one below another."""
-    tables = (_read(f"{name}_{dataset}_{scale}") for dataset, scale in of)
+    """The tables of that name of every (dataset, scale) that is evidence, one below another."""
+    tables = [_read(f"{name}_{dataset}_{scale}") for dataset, scale in of
+              if scale != DEMONSTRATION]
     return pd.concat([pd.DataFrame(), *(table for table in tables if table is not None)])
 
 
@@ -477,16 +459,15 @@ def picture(of: Sequence[tuple[str, str]]) -> None:
     `within_training`: the same along every training.
     """
     frames = {f"{dataset}, {scale}": collect(find_runs(dataset, scale)) for dataset, scale in of}
-    tasks = [Task(load_config("tr_s", *place)) for place in of]
-    figure = scatter.of_corpora(frames, [ceiling(task) for task in tasks])
-    style.save(figure, "answer", pd.concat([
-        frame[["dataset", "scale", "model", "train_data", "seed", "strict", "strict_error", "bleu"]]
-        for frame in frames.values()]))
+    ceilings = [ceiling(Task(load_config("tr_s", *place))) for place in of]
+    columns = ["dataset", "scale", "model", "train_data", "seed", "strict", "strict_error", "bleu"]
+    style.save(scatter.of_corpora(frames, ceilings), "answer",
+               pd.concat(frames.values())[columns])
     runs = {title: frame["run"].tolist() for title, frame in frames.items()}
     style.save(trajectories(runs), "within_training", pd.concat([
         run.read_history()[["step", "dev_ll", "dev_bleu", "kl_weight"]].assign(
             corpus=title, model=run.model, train_data=run.train_data, seed=run.seed)
-        for title, found in runs.items() for run in found]))
+        for title, of_title in runs.items() for run in of_title]))
 
 
 def main() -> Path:

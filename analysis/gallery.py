@@ -5,15 +5,16 @@ The first two are read beside their files, the last is one page that holds them 
 
 import re
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from analysis import findings, html_report
-from analysis.tables import markdown
+from analysis.tables import markdown, signed
 from lib.config import MODELS, datasets, model_name
 from lib.paths import outputs_root
 from lib.runs import RunFolder, find_runs
 
-__all__ = ["Item", "describe", "items", "main", "write_gallery"]
+__all__ = ["Item", "describe", "items", "main"]
 
 # Question -> the notebook that answers it, and the beginnings of its files' names with what they
 # show; in the order of the page, figures and tables as they are to be read.
@@ -89,27 +90,28 @@ LEAD = ("Every result of this repository, made by `python -m analysis.gallery` f
 
 @dataclass(frozen=True)
 class Item:
-    """A figure or a table: its file, the question it belongs to, a caption, what made it."""
+    """A figure or a table: its file, of which of `KINDS`, a caption, and what made it for what."""
 
     path: Path
-    question: str
+    kind: str
     caption: str
+    question: str
     notebook: str
 
 
 def describe(path: Path) -> Item | None:
     """A figure's or table's item, by its file's name; None for another's file."""
-    kind = max((k for k in KINDS if path.stem == k or path.stem.startswith(f"{k}_")), key=len,
+    kind = max((kind for kind in KINDS if f"{path.stem}_".startswith(f"{kind}_")), key=len,
                default="")
     if not kind:
         return None
     question, notebook, caption = KINDS[kind]
     rest = path.stem.removeprefix(kind).removeprefix("_")
-    dataset = max((d for d in datasets() if rest.startswith(d)), key=len, default="")
+    dataset = max((name for name in datasets() if rest.startswith(name)), key=len, default="")
     words = re.findall("|".join([*MODELS, "per_sentence", "bits_per_char", "[^_]+"]),
                        rest.removeprefix(dataset))
     where = ", ".join(filter(None, [dataset, *map(model_name, words)]))
-    return Item(path, question, f"{caption}: {where}" if where else caption, notebook)
+    return Item(path, kind, f"{caption}: {where}" if where else caption, question, notebook)
 
 
 def items(root: Path) -> dict[str, list[Item]]:
@@ -117,16 +119,13 @@ def items(root: Path) -> dict[str, list[Item]]:
     files = [*(root / "figures").glob("*_*.png"), *(root / "tables").glob("*.md")]
     files += [path for path in (root / "tables").glob("*.csv")
               if not path.with_suffix(".md").exists()]
-    found = [item for path in files if (item := describe(path))]
     order = list(KINDS)
-    found.sort(key=lambda item: (next(place for place, kind in enumerate(order)
-                                      if item.caption.startswith(KINDS[kind][2])),
-                                 item.path.name))
-    return {question: of for question in QUESTIONS
-            if (of := [item for item in found if item.question == question])}
+    found = sorted(filter(None, map(describe, files)),
+                   key=lambda item: (order.index(item.kind), item.path.name))
+    return {question: list(of) for question, of in groupby(found, key=lambda item: item.question)}
 
 
-def write_gallery() -> Path:
+def main() -> Path:
     """Write outputs/README.md, findings.md and report.html from what lies in outputs/; the same
     files give the same bytes. Returns the path of the first.
     """
@@ -149,22 +148,24 @@ def _page(root: Path, *, whole: bool) -> str:
                                          "numbers behind each verdict.")]
     places = findings.places()
     found = findings.verdicts(*places)
-    for place, (question, of) in enumerate(items(root).items()):
-        copies = sorted((root / "notebooks").glob(f"*/{of[0].notebook}.ipynb"))
-        parts += [f"## {question}", ", ".join([
-            f"From [{of[0].notebook}](../notebooks/{of[0].notebook}.ipynb)", *(
-                f"executed on [{copy.parent.name}]({copy.relative_to(root).as_posix()})"
-                for copy in copies)]) + "."]
-        if place == 0 and (root / "figures" / "answer.png").exists():
+    for question, of in items(root).items():
+        notebook = of[0].notebook
+        copies = sorted((root / "notebooks").glob(f"*/{notebook}.ipynb"))
+        sources = [f"From [{notebook}](../notebooks/{notebook}.ipynb)", *(
+            f"executed on [{copy.parent.name}]({copy.relative_to(root).as_posix()})"
+            for copy in copies)]
+        parts += [f"## {question}", f"{', '.join(sources)}."]
+        first = question == next(iter(QUESTIONS))
+        if first and (root / "figures" / "answer.png").exists():
             caption = ("Log-likelihood, strictly counted, against BLEU of every model on every "
                        "corpus and scale that is evidence")
             parts += [f"![{caption}](figures/answer.png)", f"*{caption}.*"]
-        if place == 0 and places:
+        if first and places:
             parts += ["Pairs of models that log-likelihood and BLEU order alike / the other way "
                       "round / leave undecided:", markdown(findings.answer(places))]
         for item in of:
             parts += _shown(item, whole=whole)
-        parts += _verdicts(found, whole=whole) if place == 0 and places else []
+        parts += _verdicts(found, whole=whole) if first and places else []
     if runs := find_runs():
         parts += ["## Runs", "BLEU is the headline setting's, LL strict, in nats per token.",
                   "\n".join(["| run | BLEU | LL | files |", "|---|---:|---:|---|",
@@ -198,14 +199,9 @@ def _run(run: RunFolder, root: Path) -> str:
     files = [path for path in sorted(run.path.iterdir())
              if path.suffix in (".ipynb", ".csv", ".json") and path.stem != "sentences"]
     links = ", ".join(f"[{path.stem}]({folder}/{path.name})" for path in files)
-    number = f"{metrics.log_likelihood['strict'].mean:.3f}".replace("-", "\N{MINUS SIGN}")
+    number = signed(metrics.log_likelihood["strict"].mean, 3)
     name = f"{model_name(run.model)}, {run.dataset} {run.scale} {run.train_data} s{run.seed}"
     return f"| [{name}]({folder}/) | {metrics.own.score:.1f} | {number} | {links} |"
-
-
-def main() -> Path:
-    """Write the pages; returns where the first lies."""
-    return write_gallery()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from lib.config import LATENT
 
-__all__ = ["KINDS", "RAW_DISTILLED", "WITHIN", "pair_kind"]
+__all__ = ["KINDS", "PRIORS", "RAW_DISTILLED", "WITHIN", "pair_kind"]
 
 GROUPS = {"autoregressive": "autoregressive", "masked": "masked"} | dict.fromkeys(
     LATENT, "latent") | dict.fromkeys(("independent", "dag", "ctc"), "factorised")

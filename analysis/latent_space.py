@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Num
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from analysis.style import FAINT, INK
+from analysis.style import FAINT, key
 from lib.evaluation.latents import KINDS
 
 __all__ = ["latent_projection", "latent_space", "spread_table"]
@@ -33,19 +32,17 @@ def latent_projection(samples: Mapping[str, Num[np.ndarray, "_n d"]], seed: int 
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
-    points, counts, kinds = [], [], []
+    parts, points = [], []
     for kind, sample in samples.items():
         _, first, count = np.unique(np.round(sample, SAME), axis=0, return_index=True,
                                     return_counts=True)
         points.append(np.asarray(sample, np.float64)[first])
-        counts.append(count)
-        kinds += [kind] * len(first)
-    stacked = np.concatenate(points)
+        parts.append(pd.DataFrame({"kind": kind, "count": count}))
+    stacked, table = np.concatenate(points), pd.concat(parts, ignore_index=True)
     reduced = PCA(min(50, *stacked.shape), random_state=seed).fit_transform(stacked)
-    plane = TSNE(2, perplexity=min(30.0, (len(stacked) - 1) / 3), init="pca",
-                 random_state=seed).fit_transform(reduced)
-    return pd.DataFrame({"kind": kinds, "x": plane[:, 0], "y": plane[:, 1],
-                         "count": np.concatenate(counts)})
+    table[["x", "y"]] = TSNE(2, perplexity=min(30.0, (len(stacked) - 1) / 3), init="pca",
+                             random_state=seed).fit_transform(reduced)
+    return table[["kind", "x", "y", "count"]]
 
 
 def latent_space(points_by_model: Mapping[str, pd.DataFrame]) -> Figure:
@@ -60,35 +57,31 @@ def latent_space(points_by_model: Mapping[str, pd.DataFrame]) -> Figure:
     for axes, (title, points) in zip(panels, points_by_model.items(), strict=True):
         for kind, (colour, marker) in LOOKS.items():
             cloud = points[points["kind"] == kind]
-            hollow = {"edgecolors": colour, "facecolors": "none"} if marker == "o" else {
-                "c": colour}
             area = (ALL_SAMPLES / cloud["count"].sum() * cloud["count"]).clip(lower=SMALLEST)
             axes.scatter(cloud["x"], cloud["y"], s=area, marker=marker, alpha=0.7, linewidths=0.9,
-                         **hollow)
-        axes.set_title(title, fontsize=11, color=INK, loc="left")
-        axes.set(xticks=[], yticks=[], xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)")
+                         edgecolors=colour if marker == "o" else None,
+                         facecolors="none" if marker == "o" else colour)
+        axes.set(title=title, xticks=[], yticks=[], xlabel="t-SNE 1 (no unit)",
+                 ylabel="t-SNE 2 (no unit)")
         axes.spines[:].set_color(FAINT)
         axes.margins(0.08)
-    handles = [Line2D([], [], color=colour, marker=marker, ls="", ms=7, mfc="none", label=kind)
-               for kind, (colour, marker) in LOOKS.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.legend(handles=[key(kind, colour, marker, mfc="none")
+                           for kind, (colour, marker) in LOOKS.items()],
+                  loc="outside lower center", ncols=3)
     return figure
 
 
 def spread_table(drawn: Mapping[str, Mapping[str, np.ndarray]]) -> pd.DataFrame:
     """What the picture can't show, in the units of z: one row a model and kind.
 
-    spread: root mean squared distance of the samples from their own centre. from the posterior:
-    distance of that centre from the approximate posterior's. distinct: different points among the
-    samples. `drawn` is {model: `lib.evaluation.latents.sentence_samples`}.
+    drawn: {model: `lib.evaluation.latents.sentence_samples`}. spread: root mean squared distance of
+    the samples from their centre. from the posterior: of that centre from the approximate
+    posterior's.
     """
-    rows = []
-    for model, kinds in drawn.items():
-        reference = kinds["approximate posterior"].mean(0)
-        for kind, z in kinds.items():
-            centre = z.mean(0)
-            rows.append({"model": model, "kind": kind, "samples": len(z),
-                         "distinct": len(np.unique(z.round(SAME), axis=0)),
-                         "spread": float(np.sqrt(np.square(z - centre).sum(1).mean())),
-                         "from the posterior": float(np.linalg.norm(centre - reference))})
-    return pd.DataFrame(rows)
+    return pd.DataFrame([{
+        "model": model, "kind": kind, "samples": len(z),
+        "distinct": len(np.unique(z.round(SAME), axis=0)),
+        "spread": float(np.sqrt(z.var(0).sum())),
+        "from the posterior": float(np.linalg.norm(
+            z.mean(0) - kinds["approximate posterior"].mean(0)))}
+        for model, kinds in drawn.items() for kind, z in kinds.items()])

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
+import seaborn
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+from scipy.stats import sem
 
 from analysis.data import exact_log_prob, toy_task
-from analysis.style import INK, finish, label_ends, line, style
+from analysis.style import INK, finish, key, label_ends, line, style, text_keys
 from lib.config import MODELS, model_name
 from lib.errors import ConfigError
 from lib.likelihood.accounting import ACCOUNTINGS
@@ -23,7 +23,6 @@ from lib.task import Task
 
 __all__ = ["bleu_table", "diagnostics_table", "divergence_table", "examples",
            "length_points", "likelihood_by_length", "likelihood_table", "training_curves"]
-
 
 FEWEST = 5  # sentences of a length that is drawn
 
@@ -36,7 +35,7 @@ def training_curves(histories: Mapping[str, pd.DataFrame], truth: float | None =
     of the dev set per token, which no strict log-likelihood exceeds but for sampling error.
     """
     alone = len(histories) == 1
-    figure = Figure(figsize=(9.6 if alone else 7.6, 3.4), layout="constrained")
+    figure = Figure(figsize=(9.6 if alone else 7.6, 3.4))
     panels = figure.subplots(1, 3 if alone else 2)
     for axes, column, label in zip(panels, ("dev_ll", "dev_bleu"), (
             "dev LL, strict (nats per token), better →", "dev BLEU (0 to 100), better →"),
@@ -58,25 +57,13 @@ def training_curves(histories: Mapping[str, pd.DataFrame], truth: float | None =
         panels[0].annotate("truth", (0.02, truth), xycoords=("axes fraction", "data"),
                            xytext=(0, 3), textcoords="offset points", fontsize=9, color=INK)
     if alone:
-        _loss_terms(panels[2], next(iter(histories.values())))
+        terms = next(iter(histories.values())).filter(regex="^step$|^(train|dev)_(?!ll|bleu)")
+        terms = terms.melt("step", var_name="term", value_name="nats").dropna()
+        terms[["split", "term"]] = terms["term"].str.split("_", n=1, expand=True)
+        seaborn.lineplot(terms, x="step", y="nats", hue="term", style="split", markers=True,
+                         ax=panels[2])
+        finish(panels[2], "training step", "← better, loss terms (nats per token)")
     return figure
-
-
-def _loss_terms(axes: Axes, history: pd.DataFrame) -> None:
-    """Every term that has a train_ or dev_ column: one colour a term, train dashed, dev solid."""
-    names = [column.partition("_")[2] for column in history
-             if column.startswith(("train_", "dev_")) and column not in ("dev_ll", "dev_bleu")]
-    palette = ["#333333", "#E69F00", "#56B4E9", "#CC79A7", "#F0E442", "#999999"]
-    for term, colour in zip(dict.fromkeys(names), palette, strict=False):
-        for split, dash in (("train", "--"), ("dev", "-")):
-            if f"{split}_{term}" in history:
-                points = history.dropna(subset=f"{split}_{term}")
-                axes.plot(points["step"], points[f"{split}_{term}"], dash, color=colour, lw=1.5,
-                          marker="." if len(points) == 1 else "",
-                          label=f"{term.replace('_', ' ')}, {split}")
-    finish(axes, "training step", "← better, loss terms (nats per token)")
-    if names:
-        axes.legend(frameon=False, fontsize=8)
 
 
 # ---- on the test set ----
@@ -93,13 +80,12 @@ def bleu_table(metrics: Metrics) -> pd.DataFrame:
 
 def likelihood_table(metrics: Metrics) -> pd.DataFrame:
     """One row an accounting: what it counts, mean, standard error over sentences, samples."""
-    return pd.DataFrame([
-        {"accounting": name, "counts": f"{a.label}, {a.unit}",
-         "mean": metrics.log_likelihood[name].mean,
-         "standard error": metrics.log_likelihood[name].standard_error,
-         "samples K": f"{metrics.log_likelihood[name].samples:,}"
-         if metrics.convergence.get("bounds") else "exact"}
-        for name, a in ACCOUNTINGS.items() if name in metrics.log_likelihood])
+    bounded = metrics.convergence.get("bounds")
+    return pd.DataFrame([{
+        "accounting": name, "counts": f"{ACCOUNTINGS[name].label}, {ACCOUNTINGS[name].unit}",
+        "mean": of.mean, "standard error": of.standard_error,
+        "samples K": f"{of.samples:,}" if bounded else "exact"}
+        for name in ACCOUNTINGS if (of := metrics.log_likelihood.get(name))])
 
 
 def diagnostics_table(metrics: Metrics) -> pd.DataFrame:
@@ -111,20 +97,16 @@ def diagnostics_table(metrics: Metrics) -> pd.DataFrame:
              "share_lengths_right": "share of padded lengths predicted right",
              "effective_sample_size": "effective sample size, median over sentences",
              "policy": "LL, strict, in the order that its search takes"}
-    found = metrics.diagnostics
-    return pd.DataFrame([{"quantity": name, "value": float(found[key])}
-                         for key, name in named.items() if key in found],
-                        columns=["quantity", "value"])
+    return pd.DataFrame([{"quantity": words, "value": float(metrics.diagnostics[name])}
+                         for name, words in named.items() if name in metrics.diagnostics])
 
 
 def divergence_table(task: Task, sentences: pd.DataFrame) -> pd.DataFrame:
     """How far a model is from the truth of the toy task, in nats per sentence.
 
-    KL(p* || model) = -H* - LL = E[log p*(y|x) - log p(y|x)], the mean over the test pairs of the
-    difference, which varies less than its two parts. With a lower bound for LL (latent models) it
-    is an upper bound.
-
-    Errors: ConfigError for a corpus whose p* nobody knows.
+    KL(p* || model) = E[log p*(y|x) - log p(y|x)], the mean over the test pairs; an upper bound
+    where LL is a lower bound (latent models). Errors: ConfigError for a corpus whose p* nobody
+    knows.
     """
     truth = exact_log_prob(task)
     if truth is None:
@@ -135,7 +117,7 @@ def divergence_table(task: Task, sentences: pd.DataFrame) -> pd.DataFrame:
     rows = [("H*, the entropy of p*(y|x)", entropy), ("-log p*(y|x) of the references", -truth),
             ("-LL of the model, strict", -model), ("KL(p* || model)", truth - model)]
     return pd.DataFrame([{"quantity": name, "mean": values.mean(),
-                          "standard error": values.std(ddof=1) / math.sqrt(len(values))}
+                          "standard error": sem(values)}
                          for name, values in rows])
 
 
@@ -149,10 +131,10 @@ def examples(task: Task, sentences: pd.DataFrame, count: int = 5) -> pd.DataFram
         return pd.DataFrame({"line": first.index, "words of the hypothesis": words, **shared})
     sources = task.sources("test")[:count]
     hypotheses = first["hypothesis"].astype(str)
-    possible = [toy.log_prob(x, y) > -math.inf for x, y in zip(sources, hypotheses, strict=True)]
     return pd.DataFrame({"source": sources, "reference": task.references("test")[:count],
-                         "hypothesis": hypotheses,
-                         "possible": ["yes" if p else "no" for p in possible], **shared})
+                         "hypothesis": hypotheses, "possible": [
+        "yes" if toy.log_prob(x, y) > -math.inf else "no"
+        for x, y in zip(sources, hypotheses, strict=True)], **shared})
 
 
 def length_points(run: RunFolder, task: Task) -> pd.DataFrame:
@@ -175,14 +157,13 @@ def likelihood_by_length(points: pd.DataFrame) -> Figure:
     """A panel a model: strict log-likelihood against target length, of the model trained on raw
     (solid) and on distilled text (dashed), beside the truth's where it is known.
 
-    points: `length_points` of any number of runs. Lengths of fewer than `FEWEST` sentences are
-    left out.
+    points: `length_points` of any number of runs; lengths of fewer than `FEWEST` sentences go.
     """
     points = points[points["sentences"] >= FEWEST]
     models = [model for model in MODELS if model in set(points["model"])]
     columns = min(4, len(models))
     rows = -(-len(models) // columns)
-    figure = Figure(figsize=(2.5 + 2.1 * columns, 0.9 + 1.9 * rows), layout="constrained")
+    figure = Figure(figsize=(2.5 + 2.1 * columns, 0.9 + 1.9 * rows))
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
     for axes, model in zip(panels, models, strict=False):
         of = points[points["model"] == model]
@@ -194,15 +175,13 @@ def likelihood_by_length(points: pd.DataFrame) -> Figure:
         axes.plot(truth["tokens"], truth["exact"], color=INK, lw=1, zorder=3)
         finish(axes, "", "")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.set_title(model_name(model), fontsize=9.5, color=style(model)[0], loc="left")
+        axes.set_title(model_name(model), color=style(model)[0])
     for axes in panels[len(models):]:
         axes.remove()
-    figure.supxlabel("target length (subwords with one EOS)", fontsize=9, color=INK)
-    figure.supylabel("LL, strict (nats per sentence), better →", fontsize=9, color=INK)
-    keys = [Line2D([], [], color="#888888", ls=dash, label=f"trained on {data} text")
-            for data, dash in (("raw", "-"), ("distilled", "--"))
-            if (points["train_data"] == data).any()]
+    figure.supxlabel("target length (subwords with one EOS)")
+    figure.supylabel("LL, strict (nats per sentence), better →")
+    keys = text_keys(points["train_data"], marker="")
     if points["exact"].notna().any():
-        keys.append(Line2D([], [], color=INK, label="log p*(y|x), the truth"))
-    figure.legend(handles=keys, loc="outside upper center", ncols=3, frameon=False, fontsize=8.5)
+        keys.append(key("log p*(y|x), the truth", INK, "", ls="-"))
+    figure.legend(handles=keys, loc="outside upper center", ncols=3)
     return figure

@@ -90,24 +90,23 @@ def paper_setting(family: str) -> str:
 
 
 def agreement() -> pd.DataFrame:
-    """The paper's own Table 1, pair by pair: does the model with the better log-likelihood have
-    the better BLEU?
+    """The paper's own Table 1, pair by pair: does the model with the better log-likelihood have the
+    better BLEU?
 
-    A row a data set (the paper's name), training data and kind of pair (`kinds.KINDS`, and "all").
-    Then pairs, agree (both differences have one sign; the paper gives no intervals), and over the
-    models of "all" Spearman's rho with n.
+    A row a data set (the paper's name), training data and kind of pair (`kinds.KINDS`, and "all"):
+    pairs, agree, and over the models of "all" Spearman's rho with n.
     """
     rows = []
-    for dataset, data, found in _systems():
-        pairs = pd.DataFrame([_pair(a, b) for a, b in combinations(found.itertuples(), 2)],
-                             columns=["kind", "alike"])
-        for kind in [*filter(set(pairs["kind"]).__contains__, KINDS), "all"]:
-            chosen = pairs["kind"].isin([kind] if kind != "all" else KINDS)
-            rows.append({"corpus": dataset, "train_data": data, "kind": kind,
-                         "pairs": int(chosen.sum()), "agree": int(pairs.loc[chosen, "alike"].sum()),
-                         "n": len(found),
-                         "spearman": found["bleu"].corr(found["log_likelihood"], "spearman")
-                         if kind == "all" else math.nan})
+    for corpus, data, systems in _systems():
+        pairs = [(pair_kind(a.family, b.family), bool(
+            np.sign(a.bleu - b.bleu) == np.sign(a.log_likelihood - b.log_likelihood)))
+            for a, b in combinations(systems.itertuples(), 2)]
+        alike = {kind: [same for of, same in pairs if of == kind] for kind in KINDS}
+        alike["all"] = [same for _, same in pairs]
+        rows += [{"corpus": corpus, "train_data": data, "kind": kind, "pairs": len(of),
+                  "agree": sum(of), "n": len(systems),
+                  "spearman": systems["bleu"].corr(systems["log_likelihood"], "spearman")
+                  if kind == "all" else math.nan} for kind, of in alike.items() if of]
     return pd.DataFrame(rows)
 
 
@@ -124,45 +123,40 @@ def _systems() -> Iterator[tuple[str, str, pd.DataFrame]]:
     `family`) of each half of a column of Table 1.
     """
     ours = table(1)[~table(1)["model"].str.endswith("_ma")]
-    for (dataset, data), found in ours.groupby(["dataset", "train_data"], sort=False):
-        yield column(dataset), data, found.assign(family=found["model"].map(family_of))
-
-
-def _pair(a: tuple, b: tuple) -> tuple[str, bool]:
-    """Kind of a pair of models, and whether likelihood and BLEU order it alike."""
-    return pair_kind(a.family, b.family), bool(
-        np.sign(a.bleu - b.bleu) == np.sign(a.log_likelihood - b.log_likelihood))
+    ours = ours.assign(family=ours["model"].map(family_of))
+    for (dataset, data), systems in ours.groupby(["dataset", "train_data"], sort=False):
+        yield column(dataset), data, systems
 
 
 def _agreement_by_corpus() -> pd.DataFrame:
     """`agreement` as "agree of pairs" by corpus and training data, a column a kind."""
-    found = agreement()
-    shown = found.assign(shown=[f"{row.agree} of {row.pairs}" for row in found.itertuples()])
-    keys = ["corpus", "train_data"]
-    wide = shown.pivot_table(index=keys, columns="kind", values="shown", aggfunc="first",
+    table, keys = agreement(), ["corpus", "train_data"]
+    table["shown"] = table["agree"].astype(str) + " of " + table["pairs"].astype(str)
+    wide = table.pivot_table(index=keys, columns="kind", values="shown", aggfunc="first",
                              sort=False)
-    rho = found.dropna(subset="spearman").set_index(keys)[["spearman", "n"]]
+    rho = table.dropna(subset="spearman").set_index(keys)[["spearman", "n"]]
     return wide.join(rho).reset_index()
 
 
 def _flow_priors() -> pd.DataFrame:
     """How far the best flow prior is from the best, and from the worst, of the other families."""
     rows = []
-    for corpus, data, found in _systems():
-        best = found.groupby("family")[["log_likelihood", "bleu"]].max()
-        flow, others = best.loc["flow"], best.drop("flow")
-        rows.append((corpus, data, flow["log_likelihood"] - others["log_likelihood"].max(),
-                     flow["bleu"] - others["bleu"].min()))
-    return pd.DataFrame(rows, columns=["corpus", "train_data", "LL: best flow - best other",
-                                       "BLEU: best flow - worst other family's best"])
+    for corpus, data, systems in _systems():
+        best = systems.groupby("family")[["log_likelihood", "bleu"]].max()
+        gap = best.loc["flow"] - best.drop("flow").agg({"log_likelihood": "max", "bleu": "min"})
+        rows.append({"corpus": corpus, "train_data": data,
+                     "LL: best flow - best other": gap["log_likelihood"],
+                     "BLEU: best flow - worst other family's best": gap["bleu"]})
+    return pd.DataFrame(rows)
 
 
 def _distillation() -> pd.DataFrame:
     """Mean change of LL over all models, and of BLEU over the latent ones."""
-    found = pd.concat([part.assign(corpus=corpus) for corpus, _, part in _systems()])
-    wide = found.pivot_table(index=["corpus", "family", "model"], columns="train_data",
-                             values=["log_likelihood", "bleu"], sort=False).swaplevel(axis=1)
-    change = (wide["distilled"] - wide["raw"]).reset_index()
+    systems = pd.concat([part.assign(corpus=corpus) for corpus, _, part in _systems()])
+    keys, numbers = ["corpus", "family", "model"], ["log_likelihood", "bleu"]
+    raw, distilled = (systems[systems["train_data"] == data].set_index(keys)[numbers]
+                      for data in ("raw", "distilled"))
+    change = (distilled - raw).reset_index()
     latent = change[change["family"] != "autoregressive"]
     return pd.DataFrame({
         "mean change of LL": change.groupby("corpus", sort=False)["log_likelihood"].mean(),

@@ -1,8 +1,7 @@
 """Table 3: BLEU and bounds after each refinement step; beside it the other ways to decode (07).
 
-Everything is measured on test sentences, on the same resamples of them for every row, so that
-differences have intervals of their own. Bounds are in nats per sentence: refinement keeps a
-sentence's padded length, while the number of its real tokens may change from step to step.
+All rows are measured on the same resamples of the test sentences. Bounds are in nats per sentence:
+refinement keeps a sentence's padded length, while its real tokens may change.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,95 +26,87 @@ def table3(refined: Mapping[str, pd.DataFrame], references: Sequence[str], *,
     """BLEU, proxy bound and ELBO after each step, one row a model and k.
 
     refined: {model: `lib.evaluation.refining.refined_sentences`}, all of the same lines.
-    references: the whole test set. Columns: model, k, bleu with its 95% interval, bleu_gain over
-    k = 0 with its own, bound and elbo (nats per sentence), elbo_gain over k = 0 with its interval,
-    and the shares of sentences whose output this step changed and whose proxy bound it lowered.
+    references: the whole test set. Gains are over k = 0; changed and lowered are the shares of
+    sentences whose output this step changed and whose proxy bound it lowered.
     """
     rows = []
     for model, frame in refined.items():
-        by_step = [group for _, group in frame.groupby("k")]
-        lines = by_step[0]["line"].to_numpy()
-        some = [references[row] for row in lines]
+        steps = [step for _, step in frame.groupby("k")]
+        lines, start = steps[0]["line"], steps[0]["elbo"].to_numpy()
         weights = resample_weights(len(lines), resamples)
-        bleu = [resampled_bleu(group["hypothesis"].tolist(), some, weights,
-                               frame.attrs.get("tokenizer", "13a")) for group in by_step]
-        bounds = [weights @ group["elbo"].to_numpy() / len(lines) for group in by_step]
-        for k, group in enumerate(by_step):
-            nats = group["elbo"].mean()
+        bleu = _bleu(frame, [step["hypothesis"].tolist() for step in steps],
+                     [references[place] for place in lines], weights)
+        for step, scores in zip(steps, bleu, strict=True):
+            gain = step["elbo"].to_numpy() - start
             rows.append({
-                "model": model, "k": int(group["k"].iloc[0]),
-                **with_interval("bleu", *bleu[k]),
-                **with_interval("bleu_gain", bleu[k][0] - bleu[0][0], bleu[k][1] - bleu[0][1]),
-                "bound": (group["log_p_y"] + group["log_p_z"]).mean(), "elbo": nats,
-                **with_interval("elbo_gain", nats - by_step[0]["elbo"].mean(),
-                                bounds[k] - bounds[0]),
-                "changed": group["changed"].mean(), "lowered": group["lowered"].mean(),
+                "model": model, "k": int(step["k"].iloc[0]), **scores,
+                "bound": (step["log_p_y"] + step["log_p_z"]).mean(), "elbo": step["elbo"].mean(),
+                **with_interval("elbo_gain", gain.mean(), weights @ gain / len(gain)),
+                "changed": step["changed"].mean(), "lowered": step["lowered"].mean(),
                 "sentences": len(lines)})
     return pd.DataFrame(rows)
-
-
-def with_published(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    """`table3` with the paper's BLEU and its gain beside ours, where it has the data set."""
-    def theirs(model: str, k: int) -> float:
-        return published.value(3, "bleu", dataset=dataset, model=model, refinement_steps=k)
-
-    if published.column(dataset) is None:
-        return table
-    return table.assign(
-        published_bleu=[theirs(row.model, row.k) for row in table.itertuples()],
-        published_gain=[theirs(row.model, row.k) - theirs(row.model, 0)
-                        for row in table.itertuples()])
-
-
-def refinement_figure(table: pd.DataFrame) -> Figure:
-    """BLEU and the ELBO's rise against k, a line a model, with 95% intervals over sentences."""
-    figure = Figure(figsize=(9.6, 3.6), layout="constrained")
-    panels = zip(figure.subplots(1, 2), ("bleu", "elbo_gain"), (
-        "BLEU (0 to 100), better →",
-        "ELBO of the output minus that at k = 0\n(nats per sentence), better →"), strict=True)
-    for axes, column, label in panels:
-        for model, frame in table.groupby("model", sort=False):
-            axes.plot(frame["k"], frame[column], **line(model), label=model_name(model))
-            axes.fill_between(frame["k"], frame[f"{column}_low"], frame[f"{column}_high"],
-                              color=style(model)[0], alpha=0.08, lw=0)
-        finish(axes, "refinement steps k", label)
-        axes.set_xticks(sorted(table["k"].unique()))
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
-    return figure
 
 
 def procedures_table(outputs: Mapping[str, pd.DataFrame], references: Sequence[str], *,
                      resamples: int = RESAMPLES) -> pd.DataFrame:
     """BLEU of each model under several decoding settings, on the same sentences and resamples.
 
-    outputs: {model: `lib.evaluation.refining.outputs_by_setting`}. Columns: model, setting, bleu
-    with its 95% interval, bleu_gain over the model's first setting with its own, different: the
-    share of sentences whose hypothesis isn't the first setting's, and length_ratio: characters of
-    the hypotheses over those of the references.
+    outputs: {model: `lib.evaluation.refining.outputs_by_setting`}. Gains are over the model's first
+    setting; different: the share of sentences whose hypothesis isn't that setting's; length_ratio:
+    characters of the hypotheses over those of the references.
     """
     rows = []
     for model, frame in outputs.items():
-        some = [references[place] for place in frame["line"]]
-        weights = resample_weights(len(some), resamples)
-        settings = [name for name in frame if name != "line"]
-        texts = {name: frame[name].tolist() for name in settings}
-        bleu = {name: resampled_bleu(texts[name], some, weights,
-                                     frame.attrs.get("tokenizer", "13a")) for name in settings}
-        first, drawn = bleu[settings[0]]
-        rows += [{"model": model, "setting": name, **with_interval("bleu", *bleu[name]),
-                  **with_interval("bleu_gain", bleu[name][0] - first, bleu[name][1] - drawn),
-                  "different": np.mean([a != b for a, b in zip(texts[name], texts[settings[0]],
-                                                               strict=True)]),
-                  "length_ratio": sum(map(len, texts[name])) / max(1, sum(map(len, some))),
-                  "sentences": len(some)} for name in settings]
+        texts, lines = frame.drop(columns="line"), [references[place] for place in frame["line"]]
+        bleu = _bleu(frame, [texts[name].tolist() for name in texts], lines,
+                     resample_weights(len(lines), resamples))
+        rows += [{"model": model, "setting": name, **scores,
+                  "different": (texts[name] != texts.iloc[:, 0]).mean(),
+                  "length_ratio": texts[name].map(len).sum() / max(1, sum(map(len, lines))),
+                  "sentences": len(lines)} for name, scores in zip(texts, bleu, strict=True)]
     return pd.DataFrame(rows)
+
+
+def _bleu(frame: pd.DataFrame, outputs: Sequence[list[str]], references: list[str],
+          weights: np.ndarray) -> list[dict[str, float]]:
+    """BLEU of each output and its gain over the first, with intervals over the same resamples."""
+    scores = [resampled_bleu(texts, references, weights, frame.attrs.get("tokenizer", "13a"))
+              for texts in outputs]
+    first, first_drawn = scores[0]
+    return [with_interval("bleu", bleu, drawn)
+            | with_interval("bleu_gain", bleu - first, drawn - first_drawn)
+            for bleu, drawn in scores]
+
+
+def with_published(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """`table3` with the paper's BLEU and its gain beside ours, where it has the data set."""
+    if published.column(dataset) is None:
+        return table
+    bleu = [[published.value(3, "bleu", dataset=dataset, model=row.model, refinement_steps=k)
+             for k in (row.k, 0)] for row in table.itertuples()]
+    return table.assign(published_bleu=[now for now, _ in bleu],
+                        published_gain=[now - start for now, start in bleu])
+
+
+def refinement_figure(table: pd.DataFrame) -> Figure:
+    """BLEU and the ELBO's rise against k, a line a model, with 95% intervals over sentences."""
+    figure = Figure(figsize=(9.6, 3.6))
+    for axes, column, label in zip(figure.subplots(1, 2), ("bleu", "elbo_gain"), (
+            "BLEU (0 to 100), better →",
+            "ELBO of the output minus that at k = 0\n(nats per sentence), better →"), strict=True):
+        for model, frame in table.groupby("model", sort=False):
+            axes.plot(frame["k"], frame[column], **line(model), label=model_name(model))
+            axes.fill_between(frame["k"], frame[f"{column}_low"], frame[f"{column}_high"],
+                              color=style(model)[0], alpha=0.08, lw=0)
+        finish(axes, "refinement steps k", label)
+        axes.set_xticks(sorted(table["k"].unique()))
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center")
+    return figure
 
 
 def compact(table: pd.DataFrame) -> pd.DataFrame:
     """`table3` or `procedures_table` for reading: an interval beside its number in one column."""
     shown = intervals(table, plus=("bleu_gain", "elbo_gain"))
-    start = ~table.duplicated("model")  # has no gain: the others are compared with it
-    for name in shown:
-        if name.endswith("_gain") and name != "published_gain":
-            shown.loc[start, name] = ""
+    gains = [name for name in ("bleu_gain", "elbo_gain") if name in shown]
+    shown.loc[~table.duplicated("model"), gains] = ""  # the others are compared with it
     return shown

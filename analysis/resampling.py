@@ -1,11 +1,9 @@
 """BLEU and log-likelihood of thousands of resampled test sets, from per-sentence counts.
 
-Corpus BLEU is a function of sums over sentences (matching and total n-grams of each order, two
-lengths), and every accounting of the log-likelihood is a ratio of two sums. A bootstrap over
-test sentences is therefore a product of how often each sentence was drawn [resamples, sentences]
-with those counts, and the same draws serve every model: the resampling is paired. They are the
-very draws of sacreBLEU's paired bootstrap at its default seed, so that intervals and p-values here
-are those that `sacrebleu --paired-bs` finds.
+Corpus BLEU (`lib.bleu`) is a function of sums over sentences, every accounting of the
+log-likelihood a ratio of two. The same draws serve every model: the resampling is paired. They are
+those of sacreBLEU's paired bootstrap at its default seed, so that intervals and p-values here are
+those that `sacrebleu --paired-bs` finds.
 """
 
 from collections.abc import Sequence
@@ -50,12 +48,11 @@ class Resamples:
 def resample_runs(frame: pd.DataFrame, references: Sequence[str], *accountings: str,
                   hypotheses: str = "hypothesis", **options: int | bool | str,
                   ) -> dict[str, Resamples]:
-    """Accounting -> `bootstrap` of the runs of `systems.collect`'s rows (one data set), from their
-    sentences.csv; the same resamples for all.
+    """Accounting -> `bootstrap` of the runs of `systems.collect`'s rows (one data set).
 
-    hypotheses: the column that BLEU is of; `hypothesis_mbr` for minimum Bayes risk.
-    Errors: DataError for runs that can't be compared under these accountings, or of another test
-    text than `references`.
+    hypotheses: the column that BLEU is of; `hypothesis_mbr` for minimum Bayes risk. Errors:
+    DataError for runs that can't be compared under these accountings, or of another test text than
+    `references`.
     """
     comparable.check(frame, accountings)
     comparable.check_text(frame, references)
@@ -65,39 +62,31 @@ def resample_runs(frame: pd.DataFrame, references: Sequence[str], *accountings: 
 
 
 def bootstrap(sentences: Sequence[pd.DataFrame], references: Sequence[str], *accountings: str,
-              resamples: int = 1000, seed: int = SEED, lowercase: bool = False,
-              tokenizer: str = "13a") -> dict[str, Resamples]:
+              resamples: int = 1000, seed: int = SEED, tokenizer: str = "13a",
+              ) -> dict[str, Resamples]:
     """Paired bootstrap over test sentences: every model is scored on the same resamples, under each
     accounting.
 
     sentences: one sentences.csv a model, in corpus order, all of one test set.
     references: the test set's target side, one line a sentence. It isn't kept in the runs.
     """
+    lines, models = len(references), len(sentences)
     for frame in sentences:
-        if len(frame) != len(references):
-            raise DataError(f"a run has {len(frame)} test sentences but there are "
-                            f"{len(references)} references: compare runs of one test set only")
+        if len(frame) != lines:
+            raise DataError(f"a run has {len(frame)} test sentences but there are {lines} "
+                            "references: compare runs of one test set only")
     counts = np.stack([bleu_statistics(frame["hypothesis"].fillna("").astype(str).tolist(),
-                                       references, lowercase=lowercase, tokenizer=tokenizer)
-                       for frame in sentences])
-    weights = resample_weights(len(references), resamples, seed)
-    models = len(sentences)
+                                       references, tokenizer=tokenizer) for frame in sentences])
+    weights = resample_weights(lines, resamples, seed)
     # [resamples, sentences] @ [sentences, models * 10] -> [resamples, models, 10]
-    summed = (weights @ counts.transpose(1, 0, 2).reshape(len(references), -1).astype(np.float64)
-              ).reshape(resamples, models, -1)
-    bleu, bleu_resampled = bleu_from_counts(counts.sum(axis=1)), bleu_from_counts(summed)
-    found = {}
-    for name in dict.fromkeys(accountings):
-        likelihood, likelihood_resampled = _likelihoods(sentences, name, weights)
-        found[name] = Resamples(likelihood, bleu, likelihood_resampled, bleu_resampled,
-                                np.array([bound_slack(frame, name) for frame in sentences]))
-    return found
-
-
-def _likelihoods(sentences: Sequence[pd.DataFrame], accounting: str,
-                 weights: Float[np.ndarray, "resamples sentences"],
-                 ) -> tuple[Float[np.ndarray, " models"], Float[np.ndarray, "resamples models"]]:
-    """The accounting's value of every model, on the test set and on its resamples."""
-    top, bottom = np.array([likelihood_terms(frame, accounting) for frame in sentences]
-                           ).swapaxes(0, 1)
-    return top.sum(axis=1) / bottom.sum(axis=1), (weights @ top.T) / (weights @ bottom.T)
+    summed = weights @ counts.transpose(1, 0, 2).reshape(lines, -1).astype(np.float64)
+    bleu = bleu_from_counts(counts.sum(axis=1))
+    bleu_resampled = bleu_from_counts(summed.reshape(resamples, models, -1))
+    result = {}
+    for name in accountings:
+        top, bottom = np.array([likelihood_terms(frame, name) for frame in sentences]
+                               ).swapaxes(0, 1)
+        result[name] = Resamples(
+            top.sum(axis=1) / bottom.sum(axis=1), bleu, (weights @ top.T) / (weights @ bottom.T),
+            bleu_resampled, np.array([bound_slack(frame, name) for frame in sentences]))
+    return result

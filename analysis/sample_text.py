@@ -1,8 +1,7 @@
 """What models' samples look like, where no truth is known: scored by one another, and as text (11).
 
-The samples are `lib.evaluation.own_samples`'. A model whose samples the other models find
-improbable writes what they wouldn't; one that finds its own samples far more probable than the
-others' is sure of what it writes.
+A model whose samples the other models find improbable writes what they wouldn't; one that finds its
+own samples far more probable than the others do is sure of what it writes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+import seaborn
 from matplotlib.figure import Figure
 
 from analysis.style import INK, style
@@ -28,18 +28,14 @@ def statistics(samples: Mapping[str, pd.DataFrame], references: Sequence[str],
     """A row a model, and one of the references: what its first draws are as text.
 
     `sample_bleu`: of the first draw of each sentence against its reference. `self_bleu`: of the
-    first draw against the second, high where a model writes the same again (Zhu et al. 2018, with
-    one other draw as the reference); NaN with one draw a sentence. `repetition`: share of words
-    that equal the word before. `length_ratio`: words over words of the references. `type_token`:
-    different words over words, which falls with the number of words and is to be compared between
-    rows of one table alone.
+    first against the second draw (Zhu et al. 2018, with one other draw as the reference).
+    `repetition`: share of words that equal the word before. `length_ratio`: words over words of the
+    references. `type_token`: different words over words, which falls with the number of words.
     """
     rows = []
     for model, frame in samples.items():
-        first, second = one_each(frame), one_each(frame, 1)
-        lines = [references[line] for line in first["line"]]
-        texts = first["text"].tolist()
-        again = second["text"].tolist()
+        first, again = one_each(frame), one_each(frame, 1)["text"].tolist()
+        lines, texts = [references[line] for line in first["line"]], first["text"].tolist()
         rows.append({"model": model, "sentences": len(texts),
                      "sample_bleu": bleu(texts, lines, tokenizer)[0].score,
                      "self_bleu": bleu(texts, again, tokenizer)[0].score
@@ -65,9 +61,8 @@ def matrix(scores: pd.DataFrame) -> pd.DataFrame:
 
     scores: rows of `own_samples.cross_scores`, of all scorers.
     """
-    order = list(dict.fromkeys(scores["model"]))
     table = scores.pivot_table("log_likelihood", "scorer", "model", dropna=False)
-    return table.reindex(index=list(dict.fromkeys(scores["scorer"])), columns=order)
+    return table.reindex(index=scores["scorer"].unique(), columns=scores["model"].unique())
 
 
 def reading(table: pd.DataFrame) -> str:
@@ -78,8 +73,7 @@ def reading(table: pd.DataFrame) -> str:
     square = table.loc[both, both].to_numpy(np.float64)
     own = np.diag(square)
     others = (np.nansum(square, 0) - own) / (len(both) - 1)  # by the other scorers, each model's
-    best, worst = np.argmax(others), np.argmin(others)
-    sure = np.argmax(own - others)
+    best, worst, sure = others.argmax(), others.argmin(), (own - others).argmax()
     return (f"The other models find samples of {model_name(both[best])} the most probable "
             f"({signed(others[best], 2)} nats per token on average) and those of "
             f"{model_name(both[worst])} the least ({signed(others[worst], 2)}). "
@@ -89,26 +83,23 @@ def reading(table: pd.DataFrame) -> str:
 
 def drawing(table: pd.DataFrame) -> Figure:
     """The matrix as a heat map; the scale is each scorer's own row, from its worst to its best."""
-    values = table.to_numpy(np.float64)
-    low, high = np.nanmin(values, 1, keepdims=True), np.nanmax(values, 1, keepdims=True)
-    shade = (values - low) / np.where(high > low, high - low, 1.0)
-    size = 1.5 + 0.52 * len(table)
-    figure = Figure(figsize=(1.7 + 0.62 * table.shape[1], size), layout="constrained")
+    low, high = table.min(axis=1), table.max(axis=1)
+    shade = table.sub(low, axis=0).div((high - low).replace(0.0, 1.0), axis=0)
+    figure = Figure(figsize=(1.7 + 0.62 * table.shape[1], 1.5 + 0.52 * len(table)))
     axes = figure.subplots()
-    axes.imshow(shade, cmap="Greys", vmin=-0.05, vmax=1.6, aspect="auto")
-    for (row, column), value in np.ndenumerate(values):
-        axes.text(column, row, signed(value, 2), ha="center", va="center", fontsize=8, color=INK,
-                  fontweight="bold" if table.index[row] == table.columns[column] else "normal")
-    axes.set_xticks(range(table.shape[1]), map(model_name, table.columns), fontsize=8.5,
-                    rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(table)), map(model_name, table.index), fontsize=8.5)
-    for labels, names in ((axes.get_xticklabels(), table.columns),
-                          (axes.get_yticklabels(), table.index)):
-        for label, name in zip(labels, names, strict=True):
-            label.set_color(style(name)[0])
-    axes.set_xlabel("whose samples", fontsize=9, color=INK)
-    axes.set_ylabel("under which model (dark: highest; bold: own)", fontsize=9, color=INK)
-    axes.set_title("strict LL of samples, nats per token", fontsize=9.5, color=INK, loc="left")
+    seaborn.heatmap(shade, cmap="Greys", vmin=-0.05, vmax=1.6, cbar=False, ax=axes, fmt="",
+                    annot=table.map(lambda value: signed(value, 2)),
+                    annot_kws={"fontsize": 8, "color": INK})
+    own = np.equal.outer(table.index, table.columns)[table.notna()]
+    for text, bold in zip(axes.texts, own, strict=True):
+        text.set_fontweight("bold" if bold else "normal")
+    axes.set_xticks(axes.get_xticks(), map(model_name, table.columns), rotation=45, ha="right",
+                    rotation_mode="anchor")
+    axes.set_yticks(axes.get_yticks(), map(model_name, table.index), rotation=0)
+    for label, name in zip([*axes.get_xticklabels(), *axes.get_yticklabels()],
+                           [*table.columns, *table.index], strict=True):
+        label.set_color(style(name)[0])
+    axes.set(title="strict LL of samples, nats per token", xlabel="whose samples",
+             ylabel="under which model (dark: highest; bold: own)")
     axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
     return figure

@@ -1,10 +1,9 @@
 """Log-likelihood against BLEU of all models: the figures that answer the repository's question."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Num
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -14,33 +13,39 @@ from matplotlib.transforms import Bbox, BboxBase
 from analysis.kinds import KINDS
 from analysis.resampling import Resamples
 from analysis.significance import ORDERS
-from analysis.style import FAINT, INK, family_keys, finish, size_keys, style
+from analysis.style import (
+    ARROW,
+    FAINT,
+    INK,
+    family_keys,
+    finish,
+    key,
+    size_keys,
+    style,
+    text_keys,
+)
 from analysis.systems import average_seeds
 from lib.config import model_name
 from lib.likelihood.accounting import accounting_named
 
-__all__ = ["ORDER_COLOURS", "answer", "ll_against_bleu", "name_points", "of_corpora"]
+__all__ = ["answer", "draw_systems", "ll_against_bleu", "name_points", "of_corpora"]
 
 ORDER_COLOURS = {"agree": "#4d4d4d", "undecided": "#dedede", "disagree": "#E69F00"}
-"""One colour for each way in which BLEU and likelihood can order a pair of models."""
 
 
 def ll_against_bleu(frame: pd.DataFrame, accounting: str, *, resamples: Resamples | None = None,
                     decoding: str = "") -> Figure:
-    """Log-likelihood against BLEU of every model of one data set.
+    """Log-likelihood against BLEU of every model of one data set, as `draw_systems` has it.
 
-    frame: rows of `systems.collect`. resamples: of the same rows, for the bars of BLEU. A marker is
-    a mean over seeds, the seeds themselves are dots; filled markers are models trained on raw,
-    hollow ones on distilled text, an arrow leads from one to the other; bars are a standard error
-    over test sentences. decoding: whose BLEU it is, where it isn't each run's own.
+    frame: rows of `systems.collect`. resamples: of the same rows, for the bars of BLEU. decoding:
+    whose BLEU it is, where it isn't each run's own.
     """
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    figure = Figure(figsize=(6.4, 4))
     axes = figure.subplots()
-    shown = _points(axes, frame, accounting, resamples)
+    shown = draw_systems(axes, frame, accounting, resamples)
     if decoding:
         axes.set_ylabel(f"BLEU of {decoding}, better →")
-    figure.legend(handles=_legend(shown), loc="outside right upper", frameon=False, fontsize=9,
-                  handletextpad=0.4)
+    _legend(figure, shown)
     name_points(figure, [(axes, shown, accounting, "bleu")])
     return figure
 
@@ -51,28 +56,22 @@ def answer(frame: pd.DataFrame, drawn: Mapping[str, Resamples], summary: pd.Data
     pairs of models BLEU and likelihood order alike, a bar a kind of pair.
 
     frame: of `systems.collect`. drawn: resamples of its rows. summary: of
-    `significance.concordance`. ceiling: of `analysis.data.ceiling`, drawn as lines.
+    `significance.concordance`. ceiling: of `analysis.data.ceiling`.
     """
-    kinds = list(filter(set(summary["kind"]).__contains__, KINDS))
+    kinds = [kind for kind in KINDS if kind in set(summary["kind"])]
     tall, low = 3.6, 0.55 + 0.22 * max(1, len(kinds))
-    figure = Figure(figsize=(4.3 * len(drawn) + 1.5, tall + low), layout="constrained")
+    figure = Figure(figsize=(4.3 * len(drawn) + 1.5, tall + low))
     panels = figure.subplots(2, len(drawn), squeeze=False, height_ratios=(tall, low))
     points = []
-    for place, (accounting, resamples) in enumerate(drawn.items()):
-        top, bottom = panels[:, place]
-        shown = _points(top, frame, accounting, resamples)
+    for (top, bottom), (accounting, resamples) in zip(panels.T, drawn.items(), strict=True):
+        shown = draw_systems(top, frame, accounting, resamples, ceiling)
         points.append((top, shown, accounting, "bleu"))
-        _ceiling(top, ceiling or {}, accounting)
-        _orders(bottom, summary[summary["accounting"] == accounting], kinds, names=place == 0)
-        quantity = accounting_named(accounting)
-        top.set_title(f"“{accounting}”: {quantity.label}", fontsize=9.5, color=INK, loc="left")
-        top.set_xlabel(f"LL ({quantity.unit}), "
-                       + ("better →" if quantity.sign > 0 else "← better"))
-        top.set_ylabel("" if place else top.get_ylabel())
-    keys = [*_legend(shown), Line2D([], [], ls="", label="LL and BLEU"),
-            *(Patch(color=ORDER_COLOURS[order], label=order) for order in ORDERS)]
-    figure.legend(handles=keys, loc="outside right upper", frameon=False, fontsize=9,
-                  handletextpad=0.4)
+        _orders(bottom, summary[summary["accounting"] == accounting], kinds)
+    for top, bottom in panels.T[1:]:
+        top.set_ylabel("")
+        bottom.set_yticklabels([])
+    _legend(figure, shown, [key("LL and BLEU", marker=""), *(
+        Patch(color=colour, label=order) for order, colour in ORDER_COLOURS.items())])
     name_points(figure, points)
     return figure
 
@@ -82,31 +81,31 @@ def of_corpora(frames: Mapping[str, pd.DataFrame],
     """Strict log-likelihood against BLEU as in `ll_against_bleu`, a panel a corpus: title -> rows
     of `systems.collect`, and what `analysis.data.ceiling` says of each.
     """
-    figure = Figure(figsize=(3.7 * len(frames) + 1.7, 4.2), layout="constrained")
+    figure = Figure(figsize=(3.7 * len(frames) + 1.7, 4.2))
     panels, points = figure.subplots(1, len(frames), squeeze=False)[0], []
-    for place, (axes, (title, frame), top) in enumerate(zip(panels, frames.items(), ceilings,
-                                                            strict=True)):
-        shown = _points(axes, frame, "strict", None)
-        points.append((axes, shown, "strict", "bleu"))
-        _ceiling(axes, top or {}, "strict")
-        axes.set_title(title, fontsize=9.5, color=INK, loc="left")
-        axes.set_xlabel("LL, strict (nats per token), better →")
-        axes.set_ylabel("" if place else axes.get_ylabel())
-    figure.legend(handles=_legend(pd.concat([shown for _, shown, *_ in points])), fontsize=9,
-                  loc="outside right upper", frameon=False, handletextpad=0.4)
+    for axes, (title, frame), ceiling in zip(panels, frames.items(), ceilings, strict=True):
+        points.append((axes, draw_systems(axes, frame, "strict", None, ceiling), "strict", "bleu"))
+        axes.set_title(title)
+    for axes in panels[1:]:
+        axes.set_ylabel("")
+    _legend(figure, pd.concat([shown for _, shown, *_ in points]))
     name_points(figure, points)
     return figure
 
 
-# ---- parts ----
+def draw_systems(axes: Axes, frame: pd.DataFrame, accounting: str,
+                 resamples: Resamples | None = None,
+                 ceiling: Mapping[str, float] | None = None) -> pd.DataFrame:
+    """Draw every system and return their rows (`systems.average_seeds`), raw first.
 
-def _points(axes: Axes, frame: pd.DataFrame, accounting: str, resamples: Resamples | None,
-            ) -> pd.DataFrame:
-    """Draw a marker a system, its seeds, and the arrows; returns the systems drawn."""
+    A marker is a mean over seeds, the seeds themselves are dots; filled markers are models trained
+    on raw, hollow ones on distilled text, an arrow leads from one to the other; bars are a standard
+    error over test sentences.
+    """
     quantity = accounting_named(accounting)
     systems, averaged = average_seeds(frame.reset_index(drop=True),
                                       {} if resamples is None else {accounting: resamples})
-    systems = systems.assign(bleu_error=0.0 if resamples is None else
+    systems = systems.assign(bleu_error=systems.get("bleu_error", 0.0) if resamples is None else
                              averaged[accounting].bleu_resampled.std(axis=0, ddof=1))
     shown = systems[systems[accounting].notna()]
     for system in shown.to_dict("records"):
@@ -116,109 +115,99 @@ def _points(axes: Axes, frame: pd.DataFrame, accounting: str, resamples: Resampl
                       yerr=system["bleu_error"] or None, fmt=marker, color=colour, mfc=fill,
                       mew=1.5, ms=8, elinewidth=1, zorder=3)
         if system["seeds"] > 1:
-            seeds = frame[(frame[["model", "train_data"]] == [system["model"],
-                                                              system["train_data"]]).all(axis=1)]
+            seeds = frame[(frame["model"] == system["model"])
+                          & (frame["train_data"] == system["train_data"])]
             axes.scatter(seeds[accounting], seeds["bleu"], s=9, color=colour, alpha=0.6, zorder=2)
     for model, group in shown.groupby("model", sort=False):
         ends = group.set_index("train_data")[[accounting, "bleu"]]
         if {"raw", "distilled"} <= set(ends.index):
-            axes.annotate("", ends.loc["distilled"], ends.loc["raw"], zorder=1, arrowprops={
-                "arrowstyle": "-|>", "color": style(model)[0], "alpha": 0.55, "lw": 1.2,
-                "shrinkA": 6, "shrinkB": 6})
-    x_label = f"{quantity.label}, “{accounting}” ({quantity.unit})"
-    finish(axes, f"{x_label}, better →" if quantity.sign > 0 else f"← better, {x_label}",
-           "BLEU (0 to 100), better →")
+            axes.annotate("", ends.loc["distilled"], ends.loc["raw"], zorder=1,
+                          arrowprops=ARROW | {"color": style(model)[0], "alpha": 0.55})
+    better = "better →" if quantity.sign > 0 else "← better"
+    finish(axes, f"LL, {accounting} ({quantity.unit}), {better}", "BLEU (0 to 100), better →")
+    axes.set_title(f"“{accounting}”: {quantity.label}")
     axes.margins(x=0.14, y=0.12)
+    _draw_ceiling(axes, ceiling or {}, accounting)
     return shown
 
 
-def _ceiling(axes: Axes, ceiling: Mapping[str, float], accounting: str) -> None:
+def _draw_ceiling(axes: Axes, ceiling: Mapping[str, float], accounting: str) -> None:
     """Lines of what the truth itself scores: BLEU, and LL where it is strict."""
+    look = {"color": INK, "lw": 1, "ls": ":", "zorder": 1}
     for name, value in ceiling.items():
-        if name == "truth":
-            if accounting == "strict":
-                axes.axvline(value, color=INK, lw=1, ls=":", zorder=1)
-                axes.text(value, 1.0, "truth", transform=axes.get_xaxis_transform(), fontsize=8,
-                          color=INK, ha="right", va="top", rotation=90)
-        else:
-            axes.axhline(value, color=INK, lw=1, ls=":", zorder=1)
+        if name != "truth":
+            axes.axhline(value, **look)
             axes.text(0.0, value, f" {name}", transform=axes.get_yaxis_transform(), fontsize=8,
                       color=INK, va="bottom")
+        elif accounting == "strict":
+            axes.axvline(value, **look)
+            axes.text(value, 1.0, "truth", transform=axes.get_xaxis_transform(), fontsize=8,
+                      color=INK, ha="right", va="top", rotation=90)
 
 
-def _orders(axes: Axes, summary: pd.DataFrame, kinds: Sequence[str], *, names: bool) -> None:
+def _orders(axes: Axes, summary: pd.DataFrame, kinds: Sequence[str]) -> None:
     """Bars of the shares of pairs that agree, are undecided, disagree; their counts inside."""
-    found = summary.groupby("kind")[list(ORDERS)].sum()
-    for row, kind in enumerate(kinds):
-        left = 0.0
-        for order in ORDERS if kind in found.index else ():
-            count = int(found.loc[kind, order])
-            share = count / found.loc[kind].sum()
-            axes.barh(row, share, left=left, height=0.8, color=ORDER_COLOURS[order])
-            if count:
-                axes.text(left + share / 2, row, f"{count}", ha="center", va="center",
-                          fontsize=7.5, color="white" if order == "agree" else INK)
-            left += share
-    axes.set_yticks(range(len(kinds)), kinds if names else [""] * len(kinds), fontsize=8)
-    axes.set(ylim=(max(1, len(kinds)) - 0.4, -0.6), xlim=(0, 1))
-    axes.set_xlabel("share of pairs of models (counts inside)", fontsize=9, color=INK)
+    counts = summary.groupby("kind")[list(ORDERS)].sum().reindex(kinds, fill_value=0)
+    shares = counts.div(counts.sum(axis=1), axis=0).fillna(0.0)
+    left = shares.cumsum(axis=1) - shares
+    for order, colour in ORDER_COLOURS.items():
+        bars = axes.barh(range(len(kinds)), shares[order], left=left[order], color=colour)
+        axes.bar_label(bars, [count or "" for count in counts[order]], label_type="center",
+                       fontsize=7.5, color="white" if order == "agree" else INK)
+    axes.set_yticks(range(len(kinds)), kinds)
+    axes.set(ylim=(max(1, len(kinds)) - 0.4, -0.6), xlim=(0, 1),
+             xlabel="share of pairs of models (counts inside)")
     axes.tick_params(labelsize=8, length=0)
     axes.spines[:].set_color(FAINT)
 
 
-def _legend(shown: pd.DataFrame) -> list[Line2D]:
-    """Keys for the families, sizes and training sets that the figure holds."""
+def _legend(figure: Figure, shown: pd.DataFrame, more: Iterable[Line2D | Patch] = ()) -> None:
+    """Keys for the families, sizes and training texts that the figure holds."""
     keys = [*family_keys(shown["model"]), *size_keys(shown["model"])]
-    if "distilled" in set(shown["train_data"]):
-        keys += [Line2D([], [], color="#888888", marker="o", mfc=fill, mew=1.5, ls="", ms=8,
-                        label=f"trained on {data} text")
-                 for data, fill in (("raw", "#888888"), ("distilled", "white"))]
+    keys += text_keys(shown["train_data"], ls="", mew=1.5)
     if (shown["seeds"] > 1).any():
-        keys += [Line2D([], [], color="#888888", marker=".", ls="", ms=5, label="one seed")]
-    return keys
+        keys.append(key("one seed", marker=".", ms=5))
+    figure.legend(handles=[*keys, *more], loc="outside right upper")
 
+
+# ---- names beside points ----
 
 def name_points(figure: Figure, drawn: Sequence[tuple[Axes, pd.DataFrame, str, str]]) -> None:
-    """Each model's name once a panel: beside its raw marker, or the only one that it has.
+    """Each model's name once a panel, beside its first marker, at that of 16 places that hides the
+    least of points and names.
 
     drawn: axes, what they show (a row a marker, raw first), and its columns on x and y.
     """
     figure.draw_without_rendering()
     figure.set_layout_engine("none")          # names are placed where the axes now lie
     for axes, shown, *columns in drawn:
-        named = shown.drop_duplicates("model")         # raw comes first
-        x, y = (shown[name].to_numpy(np.float64) for name in columns)
-        _label_points(axes, x, y, dict(zip(shown.index.get_indexer(named.index).tolist(),
-                                           named["model"], strict=True)))
+        points = shown[columns].to_numpy(np.float64)
+        taken = [Bbox.from_bounds(x - 8, y - 8, 16, 16)
+                 for x, y in axes.transData.transform(points)]
+        for model, point in zip(shown["model"], points, strict=True):
+            if model not in {text.get_gid() for text in axes.texts}:
+                taken.append(_name_point(axes, model, point, taken))
 
 
-def _label_points(axes: Axes, x: Num[np.ndarray, " n"], y: Num[np.ndarray, " n"],
-                  models: Mapping[int, str]) -> None:
-    """Name points (place -> model), each at that of 16 places that hides the least of points and
-    names.
-    """
-    pixels = axes.transData.transform(np.column_stack([x, y])) if len(x) else np.empty((0, 2))
-    taken = [Bbox.from_bounds(px - 8, py - 8, 16, 16) for px, py in pixels]
+def _name_point(axes: Axes, model: str, point: np.ndarray, taken: Sequence[BboxBase]) -> BboxBase:
+    """Write the name beside the point where it costs least; returns the room that it takes."""
     frame = axes.get_window_extent()
+    text = axes.annotate(model_name(model), point, xytext=(0, 0), textcoords="offset points",
+                         fontsize=9, va="center", color=style(model)[0], gid=model)
+
+    def put(place: tuple[float, float]) -> BboxBase:
+        text.set_position(place)
+        text.set_ha("left" if place[0] > 1 else "right" if place[0] < -1 else "center")
+        return text.get_window_extent()
+
+    def cost(place: tuple[float, float]) -> float:
+        box = put(place)
+        hidden = sum(_overlap(box, other) for other in taken)
+        return round(hidden + box.width * box.height - _overlap(box, frame), 6)
+
     places = [(radius * np.cos(angle), radius * np.sin(angle)) for radius in (9, 18)
               for angle in np.pi / 4 * np.array([1, 7, 3, 5, 2, 6, 0, 4])]
-    for point, model in models.items():
-        best, least = None, np.inf
-        for dx, dy in places:
-            text = axes.annotate(model_name(model), (x[point], y[point]), xytext=(dx, dy),
-                                 textcoords="offset points", fontsize=9, va="center",
-                                 ha="left" if dx > 1 else "right" if dx < -1 else "center",
-                                 color=style(model)[0])
-            box = text.get_window_extent()
-            cost = sum(_overlap(box, other) for other in taken)
-            cost += box.width * box.height - _overlap(box, frame)
-            if cost < least - 1e-6:
-                if best is not None:
-                    best.remove()
-                best, least, place = text, cost, box
-            else:
-                text.remove()
-        taken.append(place)
+    return put(min(places, key=cost))
 
 
 def _overlap(one: BboxBase, other: BboxBase) -> float:

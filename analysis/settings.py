@@ -1,38 +1,19 @@
-"""BLEU of evaluated latent models by decoding setting, and gains of refinement, from files alone.
-
-What a run's headline is not, findings 4 and 5 compare: BLEU after one step, or what four steps
-gain. Differences are on the same resamples of the test sentences, and over training as
-`analysis.training_variance` has it.
+"""BLEU of evaluated latent models by decoding setting, and gains of refinement (findings 4 and 5).
 """
-
-import math
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from analysis.significance import widened
 from analysis.systems import collect, model_order
-from analysis.training_variance import half_width, needed, over, spreads
+from analysis.training_variance import Difference, spreads, widened
 from lib.bleu import TAILS, bleu_from_counts, resample_weights
 from lib.config import LATENT
 from lib.runs import RunFolder, find_runs
 
-__all__ = ["Difference", "difference", "scores"]
+__all__ = ["difference", "scores"]
 
 RESAMPLES = 1000
-COLUMNS = ["model", "family", "train_data", "value", "low", "high", "drawn", "training", "lines"]
-
-
-class Difference(NamedTuple):
-    """A value with its 95% interval, what it is over, and what would decide it (`needed`)."""
-
-    value: float
-    low: float
-    high: float
-    over: str
-    seeds: float
-    sentences: float
+NUMBERS = ["value", "low", "high"]
 
 
 def scores(dataset: str, scale: str, setting: str, base: str = "") -> pd.DataFrame:
@@ -41,22 +22,25 @@ def scores(dataset: str, scale: str, setting: str, base: str = "") -> pd.DataFra
     drawn (the value on each resample of the test sentences, None where a run doesn't keep BLEU's
     counts), training (its `Spread` or None), lines of the test set.
     """
-    parts: dict[tuple, list] = {}
+    rows = []
     for run in collect(find_runs(dataset, scale))["run"]:
         metrics = run.read_metrics()
         if metrics.family in LATENT and {setting, base} - {""} <= set(metrics.bleu):
-            found = metrics.bleu[setting]
-            numbers = (found.score - metrics.bleu[base].score, found.gain_low, found.gain_high) \
-                if base else (found.score, found.score_low, found.score_high)
-            parts.setdefault((run.model, metrics.family, run.train_data), []).append(
-                (*numbers, _drawn(run, setting, base), metrics.test_set.lines))
-    training = spreads([[row[0] for row in rows] for rows in parts.values()],
-                       [key[1] for key in parts], [key[2] for key in parts])
-    table = pd.DataFrame([
-        (*key, *np.mean([row[:3] for row in rows], axis=0),
-         None if any(row[3] is None for row in rows) else np.mean([row[3] for row in rows], axis=0),
-         spread, rows[0][4]) for (key, rows), spread in zip(parts.items(), training, strict=True)],
-        columns=COLUMNS)
+            score = metrics.bleu[setting]
+            rows.append((run.model, metrics.family, run.train_data, *(
+                (score.score - metrics.bleu[base].score, score.gain_low, score.gain_high)
+                if base else (score.score, score.score_low, score.score_high)),
+                _drawn(run, setting, base), metrics.test_set.lines))
+    keys = ["model", "family", "train_data"]
+    table = pd.DataFrame(rows, columns=[*keys, *NUMBERS, "drawn", "lines"])
+    systems = []
+    for key, runs in table.groupby(keys, sort=False):
+        drawn = None if runs["drawn"].isna().any() else np.mean(np.stack(runs["drawn"]), axis=0)
+        systems.append((*key, *runs[NUMBERS].mean(skipna=False), drawn, runs["lines"].iloc[0],
+                        runs["value"].tolist()))
+    table = pd.DataFrame(systems, columns=[*table.columns, "seeds"])
+    table["training"] = pd.Series(spreads(table.pop("seeds"), table["family"],
+                                          table["train_data"]), dtype=object)
     return table.loc[model_order(table["model"]).sort_values(kind="stable").index]
 
 
@@ -75,23 +59,17 @@ def difference(ours: pd.DataFrame, theirs: pd.DataFrame | None = None) -> Differ
 
     Where a run doesn't keep BLEU's counts, as if the systems were independent over sentences.
     """
-    groups = [(1.0, ours)] if theirs is None else [(1.0, ours), (-1.0, theirs)]
-    rows = pd.concat([group.assign(weight=sign / len(group)) for sign, group in groups])
+    rows = ours.assign(weight=1 / len(ours))
+    if theirs is not None:
+        rows = pd.concat([rows, theirs.assign(weight=-1 / len(theirs))])
     weights = rows["weight"].to_numpy()
     value = float(weights @ rows["value"])
-    if rows["drawn"].isna().any():
-        # an interval alone keeps its own two ends
-        ends = (rows["low"].iloc[0], rows["high"].iloc[0]) if len(rows) == 1 else (
-            value + side * np.linalg.norm(weights * (rows["high"] - rows["low"]) / 2)
-            for side in (-1, 1))
-    else:
+    if rows["drawn"].notna().all():
         ends = np.quantile(weights @ np.stack(rows["drawn"]), TAILS)
-    parts = list(zip(weights, rows["training"], strict=True))
-    training = half_width(parts)
-    below, above = map(float, ends)
-    low, high = widened(value, below, above, training)
-    wanted = math.nan, math.nan
-    if low <= 0 <= high:
-        wanted = needed(abs(value), max(0.0, value - below if value > 0 else above - value),
-                        int(rows["lines"].iloc[0]), parts)
-    return Difference(value, low, high, over(training), *wanted)
+    elif len(rows) == 1:  # an interval alone keeps its own two ends
+        ends = rows[["low", "high"]].iloc[0]
+    else:
+        half = np.linalg.norm(weights * (rows["high"] - rows["low"]) / 2)
+        ends = value - half, value + half
+    return widened(value, *map(float, ends), list(zip(weights, rows["training"], strict=True)),
+                    int(rows["lines"].iloc[0]))

@@ -14,18 +14,18 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis import published
 from analysis.style import finish, line
-from lib.config import MODELS, SCALES, family_of, load_config, model_name
+from lib.config import MODELS, family_of, load_config, model_name
 from lib.errors import ConfigError
 from lib.evaluation.speed import KEYS
 from lib.models import build, count_parameters
-from lib.paths import outputs_root
+from lib.paths import outputs_root, writable
 from lib.task import Task
 
 __all__ = ["latency_figure", "latency_slopes", "main", "model_sizes", "parameters", "table4"]
 
-# A data set of each published size, and for the small scales the one that they are made for.
-DATASETS = {"paper": {"wmt": "wmt14_en_de", "iwslt": "iwslt16_de_en"},
-            "mini": {"multi30k": "multi30k_de_en"}, "smoke": {"toy": "toy"}}
+DATASETS = {("paper", "wmt"): "wmt14_en_de", ("paper", "iwslt"): "iwslt16_de_en",
+            ("mini", "multi30k"): "multi30k_de_en", ("smoke", "toy"): "toy"}
+"""(scale, corpus) -> a data set of that size."""
 
 
 # ---- speeds ----
@@ -34,9 +34,9 @@ def table4(speed: pd.DataFrame, baseline: tuple[str, str] = ("tr_b", "beam4")) -
     """Sizes, sentences a second and ratios, a row a system: the paper's Table 4 and its neighbours.
 
     `vs <baseline>`: speed at batch size 1 over the baseline's at the same weights (`auto` where it
-    has no such row), `_low` and `_high` the least and the most that any two rounds give;
-    `vs CTranslate2`: over that engine's beam search in fp32, where it was timed; `paper`: the
-    published ratio to Tr-B's beam search, NaN where the paper has no such row.
+    has no such row), `_low` and `_high` the least and the most that any two rounds give; `vs
+    CTranslate2`: over that engine's beam search in fp32; `paper`: the published ratio to Tr-B's
+    beam search.
 
     Errors: ConfigError where the baseline wasn't timed.
     """
@@ -49,13 +49,14 @@ def table4(speed: pd.DataFrame, baseline: tuple[str, str] = ("tr_b", "beam4")) -
                           "time it too")
     theirs = alone["sentences_per_second"].get(("ctranslate2", "beam4", "float32"), math.nan)
     result = wide.rename(columns={b: f"sentences/s, batch {b}" for b in speed["batch"].unique()})
-    name, ratios = f"vs {model_name(baseline[0])} {baseline[1]}", []
+    ratios = []
     for key in zip(wide["system"], wide["setting"], wide["weights"], strict=True):
         other = own.loc[(*baseline, key[2])] if (*baseline, key[2]) in own.index else own.iloc[0]
-        ours, same = alone.loc[key], key[:2] == baseline
-        ratios.append((ours["sentences_per_second"] / other["sentences_per_second"],
-                       1.0 if same else ours["low"] / other["high"],
-                       1.0 if same else ours["high"] / other["low"]))
+        ours = alone.loc[key]
+        ends = (1.0, 1.0) if key[:2] == baseline else (ours["low"] / other["high"],
+                                                       ours["high"] / other["low"])
+        ratios.append((ours["sentences_per_second"] / other["sentences_per_second"], *ends))
+    name = f"vs {model_name(baseline[0])} {baseline[1]}"
     result[[name, f"{name}_low", f"{name}_high"]] = ratios
     result["vs CTranslate2"] = wide[1] / theirs
     result["paper"] = [published_ratio(row.system, row.setting) for row in wide.itertuples()]
@@ -90,7 +91,7 @@ def latency_figure(latency: pd.DataFrame) -> Figure:
     """Latency of single sentences against target length: the first model of each family that was
     timed, as the paper decodes. latency: of `lib.evaluation.speed.latencies`.
     """
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    figure = Figure(figsize=(6.4, 4))
     axes, seen = figure.subplots(), set()
     for (system, setting), part in latency.groupby(["system", "setting"], sort=False):
         family = family_of(system)
@@ -103,7 +104,7 @@ def latency_figure(latency: pd.DataFrame) -> Figure:
     finish(axes, "target length (subwords with EOS)", "latency (ms a sentence), ← better")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if seen:
-        axes.legend(fontsize=9, frameon=False)
+        axes.legend()
     return figure
 
 
@@ -116,31 +117,27 @@ def parameters(model: str, dataset: str, scale: str, vocabulary: int) -> int:
 
 
 def model_sizes() -> pd.DataFrame:
-    """Columns model, corpus, scale, parameters, published (NaN where the paper gives none).
+    """Columns model, corpus, scale, parameters, published (of WMT, NaN where the paper gives none).
 
     The vocabulary has 32,000 subwords at `paper`, 8,000 at `mini`, the toy corpus's words at
-    `smoke`. The paper's numbers are for WMT.
+    `smoke`.
     """
-    toy, theirs = len(Task(load_config(MODELS[0], "toy", "smoke")).vocabulary), \
-        published.parameters()
+    toy = len(Task(load_config(MODELS[0], "toy", "smoke")).vocabulary)
     rows = []
-    for scale in reversed(SCALES):
-        for corpus, dataset in DATASETS.get(scale, {}).items():
-            size = toy if scale == "smoke" else load_config(
-                MODELS[0], dataset, scale).dataset.vocabulary[scale]
-            rows += [{"model": model, "corpus": corpus, "scale": scale,
-                      "parameters": parameters(model, dataset, scale, size),
-                      "published": theirs.get(model, math.nan) if corpus == "wmt" else math.nan}
-                     for model in MODELS]
+    for (scale, corpus), dataset in DATASETS.items():
+        size = toy if scale == "smoke" else load_config(
+            MODELS[0], dataset, scale).dataset.vocabulary[scale]
+        theirs = published.parameters() if corpus == "wmt" else {}
+        rows += [{"model": model, "corpus": corpus, "scale": scale,
+                  "parameters": parameters(model, dataset, scale, size),
+                  "published": theirs.get(model, math.nan)} for model in MODELS]
     return pd.DataFrame(rows)
 
 
 def main() -> Path:
     """Write the table of sizes; returns where."""
-    path = outputs_root() / "tables" / "model_sizes.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = model_sizes().astype({"published": "Int64"})
-    table.to_csv(path, index=False, lineterminator="\n")
+    path = writable(outputs_root() / "tables") / "model_sizes.csv"
+    model_sizes().astype({"published": "Int64"}).to_csv(path, index=False, lineterminator="\n")
     return path
 
 

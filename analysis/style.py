@@ -7,6 +7,7 @@ Axis labels say quantity (unit) and which way is better.
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -17,8 +18,8 @@ from matplotlib.ticker import MaxNLocator
 from lib.config import BEST_PATH, FAMILIES, family_of
 from lib.paths import outputs_root, writable
 
-__all__ = ["COLOURS", "FAINT", "INK", "family_keys", "family_name", "finish", "in_order",
-           "label_ends", "line", "save", "size_keys", "style"]
+__all__ = ["ARROW", "COLOURS", "FAINT", "GREY", "INK", "family_keys", "family_name", "finish",
+           "key", "label_ends", "line", "save", "size_keys", "style", "text_keys"]
 
 COLOURS = dict(zip(FAMILIES.values(), (
     "#0072B2", "#D55E00", "#009E73", "#7B3294", "#A6761D", "#E7298A", "#444444"), strict=True))
@@ -28,8 +29,16 @@ MARKERS = {"s": "o", "b": "s", "l": "^", "d": "D"}
 """One marker a size: the last letter of a model's name (D: a deep encoder)."""
 
 LINES = {"s": "-", "b": "--", "l": ":", "d": "-."}
-INK, FAINT = "#333333", "#dddddd"
+INK, GREY, FAINT = "#333333", "#888888", "#dddddd"
+ARROW = {"arrowstyle": "-|>", "lw": 1.3, "shrinkA": 6, "shrinkB": 6}
 DPI = 150
+
+matplotlib.rcParams.update({
+    "figure.constrained_layout.use": True, "figure.labelsize": 9,
+    "axes.titlelocation": "left", "axes.titlesize": 9.5, "axes.titlecolor": INK,
+    "axes.labelsize": 9, "axes.labelcolor": INK, "axes.axisbelow": True,
+    "xtick.labelsize": 9, "ytick.labelsize": 9, "grid.color": FAINT, "grid.linewidth": 0.6,
+    "legend.frameon": False, "legend.fontsize": 9, "legend.handletextpad": 0.4})
 
 
 def style(model: str) -> tuple[str, str]:
@@ -50,24 +59,59 @@ def family_name(family: str) -> str:
     return {"gaussian": "Gaussian", "dag": "DAG", "ctc": "CTC"}.get(family, family)
 
 
-def in_order(families: Iterable[str]) -> list[str]:
-    """Each family once, in the order of every table and figure."""
-    found = set(families)
-    return [family for family in COLOURS if family in found]
+# ---- keys of legends ----
+
+def key(label: str, colour: str = GREY, marker: str = "o", **look) -> Line2D:
+    """A key of a legend: a marker, or with `ls` a line."""
+    return Line2D([], [], color=colour, marker=marker, label=label, **{"ls": "", "ms": 8} | look)
 
 
 def family_keys(models: Iterable[str]) -> list[Line2D]:
-    """Keys of a legend: the families of these models."""
-    return [Line2D([], [], color=COLOURS[family], marker="o", ls="", ms=8,
-                   label=family_name(family)) for family in in_order(map(family_of, models))]
+    """The families of these models, in the order of every table and figure."""
+    families = set(map(family_of, models))
+    return [key(family_name(family), colour) for family, colour in COLOURS.items()
+            if family in families]
 
 
 def size_keys(models: Iterable[str]) -> list[Line2D]:
-    """Keys of a legend: the sizes of these models."""
+    """The sizes of these models."""
     sizes = {model[-1] for model in models}
-    return [Line2D([], [], color="#888888", marker=marker, ls="", ms=8,
-                   label=f"size {size.upper()}")
+    return [key(f"size {size.upper()}", marker=marker)
             for size, marker in MARKERS.items() if size in sizes]
+
+
+def text_keys(texts: Iterable[str], **look) -> list[Line2D]:
+    """The training texts, where some are distilled: filled and solid for raw, hollow and dashed."""
+    return [key(f"trained on {text} text", **{"mfc": fill, "ls": dash} | look)
+            for text, fill, dash in (("raw", GREY, "-"), ("distilled", "white", "--"))
+            ] if "distilled" in set(texts) else []
+
+
+# ---- axes and files ----
+
+def finish(axes: Axes, x_label: str, y_label: str) -> None:
+    """Labels, grid and ticks as every figure here has them."""
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(visible=True)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+
+
+def label_ends(axes: Axes, ends: Sequence[tuple[str, str, float]]) -> None:
+    """Names right of their lines' ends, pushed apart where they would overlap.
+
+    ends: (name, colour, y in data units) a line; without a finite y none is drawn.
+    """
+    ends = sorted((end for end in ends if np.isfinite(end[2])), key=lambda end: end[2])
+    low, high = axes.get_ylim()
+    height = np.array([(end[2] - low) / (high - low) for end in ends])
+    for _ in range(200):                 # neighbours push one another apart
+        push = np.clip(0.07 - np.diff(height), 0.0, None) / 2
+        height[:-1] -= push
+        height[1:] += push
+    for (name, colour, _), place in zip(ends, height, strict=True):
+        axes.annotate(name, (1.0, place), xycoords="axes fraction", xytext=(3, 0),
+                      textcoords="offset points", color=colour, fontsize=9, va="center")
 
 
 def save(figure: Figure, name: str, points: pd.DataFrame) -> tuple[Path, Path]:
@@ -80,33 +124,3 @@ def save(figure: Figure, name: str, points: pd.DataFrame) -> tuple[Path, Path]:
     figure.savefig(picture, dpi=DPI, metadata={"Software": None})
     points.to_csv(table, index=False, float_format="%.6g", lineterminator="\n")
     return picture, table
-
-
-def finish(axes: Axes, x_label: str, y_label: str) -> None:
-    """Labels, grid and ticks as every figure here has them."""
-    axes.set_xlabel(x_label, color=INK, fontsize=9)
-    axes.set_ylabel(y_label, color=INK, fontsize=9)
-    axes.tick_params(labelsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color=FAINT, lw=0.6)
-    axes.set_axisbelow(True)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
-
-
-def label_ends(axes: Axes, ends: Sequence[tuple[str, str, float]]) -> None:
-    """Names right of their lines' ends, pushed apart where they would overlap.
-
-    ends: (name, colour, y in data units) a line; without a name or a finite y none is drawn.
-    """
-    ends = sorted((end for end in ends if end[0] and np.isfinite(end[2])), key=lambda end: end[2])
-    if not ends:
-        return
-    low, high = axes.get_ylim()
-    height = np.array([(end[2] - low) / (high - low) for end in ends])
-    for _ in range(200):                 # neighbours push one another apart
-        push = np.clip(0.07 - np.diff(height), 0.0, None) / 2
-        height[:-1] -= push
-        height[1:] += push
-    for (name, colour, _), place in zip(ends, height, strict=True):
-        axes.annotate(name, (1.0, place), xycoords="axes fraction", xytext=(3, 0),
-                      textcoords="offset points", color=colour, fontsize=9, va="center")

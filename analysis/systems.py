@@ -26,13 +26,12 @@ MEAN = "mean"  # in the column `seed` of a row that averages several
 def collect(runs: Iterable[RunFolder] | None = None) -> pd.DataFrame:
     """One row a run: what its metrics.json says, and where it lies.
 
-    Columns: dataset, scale, model, family, train_data, seed, parameters, setting (the headline's
-    decoding), bleu, chrf, signature, bleu_mbr (minimum Bayes risk), bleu_paper (the paper's
-    decoding), both NaN where they weren't run, policy (strict LL in the order of a masked model's
-    own search, else NaN), each accounting (`paper` ...), its `_error` (standard error) and
-    `_samples`, vocabulary, precision, test_set, lines, references and sources (fingerprints), run
-    (the `RunFolder`). `runs` defaults to `find_runs()`. Runs whose training was cut off
-    (`Metrics.stopped`) are left out: no model is compared before it is trained.
+    Columns: those of `RUN_COLUMNS`, setting (the headline's decoding), bleu, chrf, signature,
+    bleu_mbr (minimum Bayes risk), bleu_paper (the paper's decoding), policy (strict LL in the order
+    of a masked model's own search), each accounting (`paper` ...), its `_error` (standard error)
+    and `_samples`, vocabulary, precision, test_set, lines, references and sources (fingerprints),
+    run (the `RunFolder`); NaN for what wasn't run. `runs` defaults to `find_runs()`; those whose
+    training was cut off (`Metrics.stopped`) are left out.
 
     Errors: DataError for runs that can't be compared (`comparable.check`).
     """
@@ -41,26 +40,25 @@ def collect(runs: Iterable[RunFolder] | None = None) -> pd.DataFrame:
         metrics = run.read_metrics()
         if metrics.stopped:
             continue
-        row = {name: getattr(metrics, name) for name in RUN_COLUMNS}
-        row |= {"setting": metrics.headline, "bleu": metrics.own.score, "chrf": metrics.own.chrf,
-                "signature": metrics.own.signature}
-        row |= {f"bleu_{name}": score.score if score else math.nan for name, score in (
-            ("mbr", metrics.mbr), ("paper", metrics.bleu.get(paper_setting(metrics.family))))}
+        own, test_set = metrics.own, metrics.test_set
+        row = {name: getattr(metrics, name) for name in RUN_COLUMNS} | {
+            "setting": metrics.headline, "bleu": own.score, "chrf": own.chrf,
+            "signature": own.signature}
+        for name, score in (("mbr", metrics.mbr),
+                            ("paper", metrics.bleu.get(paper_setting(metrics.family)))):
+            row[f"bleu_{name}"] = score.score if score else math.nan
         row["policy"] = metrics.diagnostics.get("policy", math.nan)
         for name in ACCOUNTINGS:
-            found = metrics.log_likelihood.get(name)
-            row |= {name: found.mean if found else math.nan,
-                    f"{name}_error": found.standard_error if found else math.nan,
-                    f"{name}_samples": float(found.samples) if found else math.nan}
+            ll = metrics.log_likelihood.get(name)
+            row |= {name: ll.mean if ll else math.nan,
+                    f"{name}_error": ll.standard_error if ll else math.nan,
+                    f"{name}_samples": float(ll.samples) if ll else math.nan}
         rows.append(row | {"vocabulary": metrics.vocabulary, "precision": metrics.precision,
-                           "test_set": metrics.test_set.name, "lines": metrics.test_set.lines,
-                           "references": metrics.test_set.references,
-                           "sources": metrics.test_set.sources, "run": run})
-    columns = [*RUN_COLUMNS, "setting", "bleu", "chrf", "signature", "bleu_mbr", "bleu_paper",
-               "policy",
-               *(f"{name}{end}" for name in ACCOUNTINGS for end in ("", "_error", "_samples")),
-               "vocabulary", "precision", "test_set", "lines", "references", "sources", "run"]
-    frame = pd.DataFrame(rows, columns=columns)
+                           "test_set": test_set.name, "lines": test_set.lines,
+                           "references": test_set.references, "sources": test_set.sources,
+                           "run": run})
+    frame = pd.DataFrame(rows) if rows else pd.DataFrame(columns=[
+        *RUN_COLUMNS, "bleu", "signature", *ACCOUNTINGS, "run"])
     comparable.check(frame)
     return frame
 
@@ -89,11 +87,10 @@ def average_seeds(frame: pd.DataFrame, drawn: Mapping[str, Resamples] | None = N
                   ) -> tuple[pd.DataFrame, dict[str, Resamples]]:
     """One row a system (data set, scale, model, training data) in the paper's order, raw first.
 
-    frame: `collect`'s rows. Numbers are means over the seeds; `<name>_error`, the standard error
-    over the same test sentences, is the largest of the seeds'. Added: `seeds`, how many, and of
-    BLEU and every accounting `<name>_training`, how it varies from one training to the next
-    (`training_variance.Spread`, None where nothing is known). drawn, by accounting, is averaged in
-    the same way. What is averaged already is returned as it is.
+    frame: `collect`'s rows. Numbers are means over the seeds; `<name>_error`, over the same test
+    sentences, is the largest of the seeds'. Added: `seeds`, how many, and of BLEU and every
+    accounting `<name>_training`, its `training_variance.Spread` or None. drawn, by accounting, is
+    averaged in the same way. What is averaged already is returned as it is.
     """
     drawn = dict(drawn or {})
     if "seeds" in frame:
@@ -133,10 +130,8 @@ def best_of_families(frame: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def rank_families(frame: pd.DataFrame, column: str, error: str) -> str:
-    """`best_of_families` in words, "autoregressive > Gaussian ≈ flow".
-
-    ≈ stands between two whose best models are less than two standard errors apart (unpaired, which
-    is the careful side).
+    """`best_of_families` in words, "autoregressive > Gaussian ≈ flow"; ≈: the best models are less
+    than two standard errors apart (unpaired, which is the careful side).
     """
     words, before = "", None
     for row in best_of_families(frame, column).to_dict("records"):

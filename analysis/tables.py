@@ -16,8 +16,8 @@ from lib.config import model_name
 from lib.likelihood.accounting import accounting_named
 from lib.paths import outputs_root, writable
 
-__all__ = ["compact_checkpoints", "intervals", "interval", "markdown", "show", "side_by_side",
-           "signed", "systems", "table1", "table2", "write"]
+__all__ = ["MISSING", "NO_BREAK", "compact_checkpoints", "difference", "interval", "intervals",
+           "markdown", "show", "side_by_side", "signed", "systems", "table1", "table2", "write"]
 
 GROUP = ["dataset", "scale", "model", "family", "train_data"]
 MISSING = "–"
@@ -46,6 +46,12 @@ def interval(value: float, low: float, high: float, *, digits: int = 1, plus: bo
     return f"{text} {ends}".replace(" ", NO_BREAK)
 
 
+def difference(row: Mapping, name: str, digits: int = 1) -> str:
+    """`<name>_delta` of a table's row, signed, with its interval."""
+    return interval(*(float(row[f"{name}_{end}"]) for end in ("delta", "low", "high")),
+                    digits=digits, plus=True)
+
+
 def intervals(table: pd.DataFrame, *, digits: int | Mapping[str, int] = 1,
               plus: Sequence[str] = ()) -> pd.DataFrame:
     """The table with `<name>_low` and `<name>_high` drawn into the column `<name>`, as text."""
@@ -65,14 +71,10 @@ def markdown(frame: pd.DataFrame, *, digits: int | Mapping[str, int] = 2) -> str
     """
     if not len(frame.columns):
         return "*(nothing to show yet)*\n"
-    numeric = [pd.api.types.is_numeric_dtype(frame[name]) for name in frame.columns]
-    places = [digits if isinstance(digits, int) else digits.get(name, 2) for name in frame.columns]
-    lines = [list(map(_heading, frame.columns)),
-             ["---:" if number else "---" for number in numeric]]
-    lines += [[_cell(cell, digits, name) for cell, digits, name in
-               zip(row, places, frame.columns, strict=True)]
-              for row in frame.itertuples(index=False, name=None)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    columns = [[_heading(name), "---:" if pd.api.types.is_numeric_dtype(cells) else "---", *(
+        _cell(cell, digits if isinstance(digits, int) else digits.get(name, 2), name)
+        for cell in cells)] for name, cells in frame.items()]
+    return "".join("| " + " | ".join(line) + " |\n" for line in zip(*columns, strict=True))
 
 
 def show(frame: pd.DataFrame, *, digits: int | Mapping[str, int] = 2, notes: str = "") -> Markdown:
@@ -85,9 +87,9 @@ def write(frame: pd.DataFrame, name: str, *, notes: Sequence[str] = (),
           ) -> tuple[Path, Path]:
     """Write `outputs/tables/<name>.csv` (six digits) and `.md` (the notes below the table).
 
-    shown: what the .md holds, another form of the same table (default: `frame`). Columns that are
-    the same in every row of the .md (the data set, the accounting) move into a line above it, and
-    columns without any number are left out; the CSV keeps all. Returns both.
+    shown: what the .md holds, another form of the same table (default: `frame`). Data set, scale
+    and accounting that are the same in every row move into a line above it, and columns without any
+    number are left out; the CSV keeps all.
     """
     folder = writable(outputs_root() / "tables")
     csv, text = folder / f"{name}.csv", folder / f"{name}.md"
@@ -96,10 +98,13 @@ def write(frame: pd.DataFrame, name: str, *, notes: Sequence[str] = (),
             if column in frame and len(set(frame[column])) == 1}
     shown = frame if shown is None else shown
     shown = shown.drop(columns=list(same), errors="ignore").dropna(axis=1, how="all")
-    head = "".join(f"{_heading(column)}: {_described(column, cell)}\n\n"
-                   for column, cell in same.items())
-    tail = "".join(f"\n{note}\n" for note in notes)
-    text.write_text(head + markdown(shown, digits=digits) + tail, encoding="utf-8")
+    if "accounting" in same:
+        of = accounting_named(same["accounting"])
+        note = f"; {of.note}" if of.note else ""
+        same["accounting"] += f" ({of.label}, {of.unit}{note})"
+    head = [f"{column}: {cell}\n\n" for column, cell in same.items()]
+    tail = [f"\n{note}\n" for note in notes]
+    text.write_text("".join([*head, markdown(shown, digits=digits), *tail]), encoding="utf-8")
     return csv, text
 
 
@@ -107,46 +112,48 @@ def write(frame: pd.DataFrame, name: str, *, notes: Sequence[str] = (),
 
 def table1(frame: pd.DataFrame, accounting: str, *, resamples: Resamples | None = None,
            ) -> pd.DataFrame:
-    """BLEU and log-likelihood of each model, one row a (dataset, scale, model, train_data, seed),
-    and where a model has several seeds one more with `seed` "mean" below them.
+    """BLEU and log-likelihood, a row a (dataset, scale, model, train_data, seed), and below several
+    seeds of a model one more, `seed` "mean"; models in the paper's order, raw before distilled.
 
-    frame: `systems.collect`'s rows. resamples: of the same rows, from
-    `resampling.resample_runs(frame, ...)`; gives the 95% intervals bleu_low to bleu_high over
-    test sentences (in the row of the mean: of the mean over seeds).
-    Columns besides: seeds (how many the row averages), parameters, setting, bleu, bleu_low,
-    bleu_high, bleu_sd (standard deviation over seeds), chrf, bleu_paper (BLEU of the paper's
-    decoding, `published.paper_setting`), accounting, log_likelihood, log_likelihood_error
-    (standard error over sentences, the largest of the seeds'), log_likelihood_sd, precision (of the
-    decoder's products; "" where it isn't recorded), and where the paper has the data set:
-    published_bleu, published_log_likelihood. Rows come in the paper's order
-    of models, raw before distilled.
+    frame: `systems.collect`'s rows. resamples: of the same rows, for the 95% intervals of BLEU over
+    test sentences. Columns besides: seeds (how many the row averages), `_sd` (standard deviation
+    over seeds), bleu_paper (of `published.paper_setting`), log_likelihood_error (standard error
+    over sentences, the largest of the seeds'), precision (of the decoder's products, "" where it
+    isn't recorded), and where the paper has the data set published_bleu and
+    published_log_likelihood.
     """
     accounting_named(accounting)
     comparable.check(frame, [accounting])
     rows = []
     for key, group in frame.groupby(GROUP, sort=False):
-        where = {"dataset": key[0], "model": key[2], "train_data": key[4]}
-        paper = {f"published_{name}": published.value(1, name, **where)
-                 for name in ("bleu", "log_likelihood")}
-        parts = [group.iloc[[place]] for place in range(len(group))]
-        for part in [*parts, group] if len(group) > 1 else parts:
+        seeds = [group.iloc[[place]] for place in range(len(group))]
+        for part in [*seeds, group] if len(group) > 1 else seeds:
             places = frame.index.get_indexer(part.index)
-            rows.append(dict(zip(GROUP, key, strict=True))
-                        | _scores(part, places, accounting, resamples) | paper)
-    table = pd.DataFrame(rows, columns=[
-        *GROUP, "seed", "seeds", "parameters", "setting", "bleu", "bleu_low", "bleu_high",
-        "bleu_sd", "chrf", "bleu_paper", "accounting", "log_likelihood", "log_likelihood_error",
-        "log_likelihood_sd", "precision", "published_bleu", "published_log_likelihood"])
-    return _ordered(table)
+            bleu, ll = part["bleu"], part[accounting]
+            low, high = (math.nan, math.nan) if resamples is None else np.quantile(
+                resamples.bleu_resampled[:, places].mean(axis=1), TAILS)
+            rows.append(dict(zip(GROUP, key, strict=True)) | {
+                "seed": MEAN if len(part) > 1 else str(part["seed"].iloc[0]), "seeds": len(part),
+                "parameters": int(part["parameters"].iloc[0]),
+                "setting": " ".join(dict.fromkeys(part["setting"])),
+                "bleu": bleu.mean(), "bleu_low": low, "bleu_high": high, "bleu_sd": bleu.std(),
+                "chrf": part["chrf"].mean(), "bleu_paper": part["bleu_paper"].mean(),
+                "accounting": accounting, "log_likelihood": ll.mean(),
+                "log_likelihood_error": part[f"{accounting}_error"].max(),
+                "log_likelihood_sd": ll.std(),
+                "precision": " ".join(dict.fromkeys(filter(None, part["precision"]))),
+                **{f"published_{name}": published.value(1, name, dataset=key[0], model=key[2],
+                                                        train_data=key[4])
+                   for name in ("bleu", "log_likelihood")}})
+    return _ordered(pd.DataFrame(rows, columns=None if rows else GROUP))
 
 
 def table2(checkpoints: pd.DataFrame) -> pd.DataFrame:
     """Correlation of dev log-likelihood (strict) and dev BLEU across the checkpoints of each run.
 
-    checkpoints: from `within_training.across_checkpoints`. A model of several seeds gets one more
-    row, `seed` "mean", with the means of the coefficients and `pearson_sd`, Pearson's standard
-    deviation over the seeds. Adds `seeds`, `accounting` and, where the paper has the data set,
-    `published_pearson`.
+    checkpoints: from `within_training.across_checkpoints`. Several seeds get one more row, `seed`
+    "mean", with the means of the coefficients and `pearson_sd`. Adds `seeds`, `accounting` and,
+    where the paper has the data set, `published_pearson`.
     """
     means = ["pearson", "spearman", "kendall", "pearson_changes"]
     parts = []
@@ -155,97 +162,13 @@ def table2(checkpoints: pd.DataFrame) -> pd.DataFrame:
         if len(group) > 1:
             row = dict(zip(GROUP, key, strict=True)) | {
                 "seed": MEAN, "seeds": len(group), "n": round(group["n"].mean()),
-                "pearson_sd": group["pearson"].std(ddof=1)}
+                "pearson_sd": group["pearson"].std()}
             row |= {name: group[name].mean() for name in means if name in group}
             parts.append(pd.DataFrame([row]))
     table = pd.concat(parts, ignore_index=True) if parts else checkpoints.assign(seeds=[])
-    table = table.assign(accounting="strict", published_pearson=[
+    return _ordered(table.assign(accounting="strict", published_pearson=[
         published.value(2, "pearson", dataset=run.dataset, model=run.model,
-                        train_data=run.train_data) for run in table.itertuples()])
-    return _ordered(table)
-
-
-def systems(table: pd.DataFrame) -> pd.DataFrame:
-    """The one row of each model and training data in `table1` or `table2`: the mean over seeds
-    where there are several.
-    """
-    most = table.groupby(["dataset", "scale", "model", "train_data"])["seeds"].transform("max")
-    return table[table["seeds"] == most].reset_index(drop=True)
-
-
-def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
-    """`table1` as the paper prints it: a row a model, raw beside distilled, ours beside theirs.
-
-    BLEU with its 95% interval, likelihood with its standard error over test sentences; means over
-    seeds where there are several, with their number and the standard deviation (sd). Where the
-    paper has the data set, BLEU of its decoding stands beside, and its numbers. A column
-    `precision` where runs were decoded in different ones.
-    """
-    rows = []
-    for (_, _, model), group in systems(table).groupby(["dataset", "scale", "model"], sort=False):
-        row = {"model": model_name(model), "parameters": int(group["parameters"].iloc[0])}
-        cells = {data: part.iloc[0] for data, part in group.groupby("train_data")}
-        for data in ("raw", "distilled"):
-            if not (table["train_data"] == data).any():
-                continue
-            found = cells.get(data)
-            row[f"BLEU, {data}"] = MISSING if found is None else (
-                interval(found["bleu"], found["bleu_low"], found["bleu_high"])
-                + _spread(found, "bleu", 1))
-            row[f"LL, {data}"] = MISSING if found is None else (
-                f"{signed(found['log_likelihood'], 3)}{_error(found['log_likelihood_error'])}"
-                + _spread(found, "log_likelihood", 3)).replace(" ", NO_BREAK)
-            if "published_bleu" in table:
-                row |= {f"{name}, {data}": math.nan if found is None else found[key]
-                        for name, key in (("BLEU as the paper decodes", "bleu_paper"),
-                                          ("paper's BLEU", "published_bleu"),
-                                          ("paper's LL", "published_log_likelihood"))}
-        if len(set(table["precision"])) > 1:
-            row["precision"] = ", ".join(dict.fromkeys(group["precision"].replace("", "unknown")))
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def compact_checkpoints(table: pd.DataFrame) -> pd.DataFrame:
-    """`table2` for reading: a row a system (the mean where it has several seeds), Pearson's r with
-    its interval, and that of the changes.
-    """
-    kept = ["model", "train_data", "seeds", "n", "pearson", "pearson_low", "pearson_high",
-            "pearson_sd", "pearson_changes", "pearson_changes_low", "pearson_changes_high",
-            "published_pearson"]
-    shown = systems(table)
-    shown = shown[[name for name in kept if name in shown]]
-    return intervals(shown, digits=2).dropna(axis=1, how="all")
-
-
-# ---- parts ----
-
-def _scores(part: pd.DataFrame, places: np.ndarray, accounting: str,
-            resamples: Resamples | None) -> dict:
-    """The numbers of one row of Table 1; `places` of its runs among the resamples' models."""
-    low = high = math.nan
-    if resamples is not None:
-        low, high = np.quantile(resamples.bleu_resampled[:, places].mean(axis=1), TAILS)
-    return {"seed": MEAN if len(part) > 1 else str(part["seed"].iloc[0]), "seeds": len(part),
-            "parameters": int(part["parameters"].iloc[0]),
-            "setting": " ".join(dict.fromkeys(part["setting"])),
-            "bleu": part["bleu"].mean(), "bleu_low": low, "bleu_high": high,
-            "bleu_sd": part["bleu"].std(ddof=1), "chrf": part["chrf"].mean(),
-            "bleu_paper": part["bleu_paper"].mean() if "bleu_paper" in part else math.nan,
-            "accounting": accounting, "log_likelihood": part[accounting].mean(),
-            "log_likelihood_error": part[f"{accounting}_error"].max(),
-            "log_likelihood_sd": part[accounting].std(ddof=1),
-            "precision": " ".join(dict.fromkeys(filter(None, part.get("precision", ""))))}
-
-
-def _error(error: float) -> str:
-    """A standard error behind its number; one sentence has none."""
-    return " (n = 1)" if math.isnan(error) else f" ± {error:.3f}"
-
-
-def _spread(row: pd.Series, name: str, digits: int) -> str:
-    """Number of seeds and standard deviation over them, nothing for one seed."""
-    return "" if row["seeds"] < 2 else f" (sd {row[f'{name}_sd']:.{digits}f}, {row['seeds']} seeds)"
+                        train_data=run.train_data) for run in table.itertuples()]))
 
 
 def _ordered(table: pd.DataFrame) -> pd.DataFrame:
@@ -260,17 +183,61 @@ def _ordered(table: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns=[name for name in table if name.startswith("published_")])
 
 
+def systems(table: pd.DataFrame) -> pd.DataFrame:
+    """The one row of each model and training data in `table1` or `table2`: the mean over seeds
+    where there are several.
+    """
+    most = table.groupby(["dataset", "scale", "model", "train_data"])["seeds"].transform("max")
+    return table[table["seeds"] == most].reset_index(drop=True)
+
+
+def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
+    """`table1` as the paper prints it: a row a model, raw beside distilled, ours beside theirs.
+
+    BLEU with its 95% interval, likelihood with its standard error over test sentences; means over
+    several seeds with their standard deviation (sd). A column `precision` where runs differ in it.
+    """
+    rows: dict[tuple, dict] = {}
+    texts = [text for text in ("raw", "distilled") if (table["train_data"] == text).any()]
+    beside = {"BLEU as the paper decodes": "bleu_paper", "paper's BLEU": "published_bleu",
+              "paper's LL": "published_log_likelihood"} if "published_bleu" in table else {}
+    for system in systems(table).to_dict("records"):
+        row = rows.setdefault((system["dataset"], system["scale"], system["model"]), {
+            "model": model_name(system["model"]), "parameters": system["parameters"]} | {
+            f"{name}, {text}": missing for text in texts
+            for name, missing in ({"BLEU": MISSING, "LL": MISSING}
+                                  | dict.fromkeys(beside, math.nan)).items()})
+        text, seeds = system["train_data"], system["seeds"]
+        error = system["log_likelihood_error"]
+        sd = [f" (sd {system[f'{name}_sd']:.{digits}f}, {seeds} seeds)" if seeds > 1 else ""
+              for name, digits in (("bleu", 1), ("log_likelihood", 3))]
+        row[f"BLEU, {text}"] = interval(system["bleu"], system["bleu_low"],
+                                        system["bleu_high"]) + sd[0]
+        row[f"LL, {text}"] = (signed(system["log_likelihood"], 3) + (
+            " (n = 1)" if math.isnan(error) else f" ± {error:.3f}") + sd[1]
+            ).replace(" ", NO_BREAK)
+        row |= {f"{name}, {text}": system[column] for name, column in beside.items()}
+        if len(set(table["precision"])) > 1:
+            row["precision"] = ", ".join(dict.fromkeys(
+                [*filter(None, [row.get("precision")]), system["precision"] or "unknown"]))
+    return pd.DataFrame(rows.values())
+
+
+def compact_checkpoints(table: pd.DataFrame) -> pd.DataFrame:
+    """`table2` for reading: a row a system (the mean where it has several seeds), Pearson's r with
+    its interval, and that of the changes.
+    """
+    kept = ["model", "train_data", "seeds", "n", "pearson", "pearson_low", "pearson_high",
+            "pearson_sd", "pearson_changes", "pearson_changes_low", "pearson_changes_high",
+            "published_pearson"]
+    return intervals(systems(table).reindex(columns=kept), digits=2).dropna(axis=1, how="all")
+
+
+# ---- parts ----
+
 def _heading(column: str) -> str:
     words = str(column) if " " in str(column) else str(column).replace("_", " ")
     return " ".join(WORDS.get(word, word) for word in words.split(" "))
-
-
-def _described(column: str, cell: str) -> str:
-    if column != "accounting":
-        return cell
-    accounting = accounting_named(cell)
-    note = f"; {accounting.note}" if accounting.note else ""
-    return f"{cell} ({accounting.label}, {accounting.unit}{note})"
 
 
 def _cell(cell: object, digits: int, column: str) -> str:

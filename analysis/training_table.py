@@ -11,7 +11,7 @@ from lib.flops import tokens_a_step, training_flops
 from lib.runs import RunFolder, at_full_kl
 from lib.task import Task
 
-__all__ = ["ENDED", "compact_training", "training_table"]
+__all__ = ["compact_training", "training_table"]
 
 ENDED = {"patience": "converged", "steps": "limit", "": "stopped"}
 """metrics.json's word for what ended a training -> the tables'."""
@@ -32,12 +32,12 @@ def training_table(runs: Iterable[RunFolder], task: Task) -> pd.DataFrame:
 
 
 def _row(run: RunFolder, task: Task, costs: dict[str, float]) -> dict:
-    metrics, history = run.read_metrics(), run.read_history()
+    history = run.read_history()
     tokens, teraflops = _cost(run, task, costs)
     settings = json.loads(run.config.read_text("utf-8"))["training"] if run.config.exists() else {}
     steps, start = int(history["step"].iloc[-1]), settings.get("start_from", "")
-    ended = metrics.training.get("ended_by", "steps" if steps >= settings.get("steps", math.inf)
-                                 else "")
+    ended = run.read_metrics().training.get(
+        "ended_by", "steps" if steps >= settings.get("steps", math.inf) else "")
     parent = RunFolder(run.dataset, run.scale, start, run.train_data, run.seed)
     before = 0.0 if not start else (
         _cost(parent, task, costs)[1] if parent.history.exists() else math.nan)
@@ -52,7 +52,7 @@ def _row(run: RunFolder, task: Task, costs: dict[str, float]) -> dict:
 
 
 def _cost(run: RunFolder, task: Task, costs: dict[str, float]) -> tuple[float, float]:
-    """Tokens and teraflops of a run's own training."""
+    """Tokens and teraflops of a run's own training. costs: of a token, by model, filled here."""
     config = load_config(run.model, run.dataset, run.scale, run.seed, run.train_data)
     if run.model not in costs:
         costs[run.model] = training_flops(config, task.train, len(task.vocabulary)) / TERA
@@ -64,12 +64,12 @@ def _cost(run: RunFolder, task: Task, costs: dict[str, float]) -> tuple[float, f
 
 def compact_training(table: pd.DataFrame) -> pd.DataFrame:
     """`training_table` for reading: tokens in millions, the two best steps with dev BLEU there."""
-    shown = table[["model", "train_data", "seed", "steps", "ended"]].copy()
-    shown["tokens (millions)"] = table["tokens"] / 1e6
-    shown["TFLOP"] = table["teraflops"]
-    shown["TFLOP with the start"] = table["teraflops_with_start"]
-    for name, value in (("best_bleu", "dev_bleu"), ("best_ll", "dev_bleu_at_best_ll")):
-        shown[f"best dev {name.removeprefix('best_').upper()} at"] = [
-            f"{step:,} (BLEU {bleu:.1f})"
-            for step, bleu in zip(table[f"{name}_step"], table[value], strict=True)]
-    return shown
+    def at(step: str, bleu: str) -> list[str]:
+        return [f"{row[step]:,} (BLEU {row[bleu]:.1f})" for row in table.to_dict("records")]
+
+    shown = table[["model", "train_data", "seed", "steps", "ended"]]
+    return shown.assign(**{
+        "tokens (millions)": table["tokens"] / 1e6, "TFLOP": table["teraflops"],
+        "TFLOP with the start": table["teraflops_with_start"],
+        "best dev BLEU at": at("best_bleu_step", "dev_bleu"),
+        "best dev LL at": at("best_ll_step", "dev_bleu_at_best_ll")})

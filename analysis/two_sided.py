@@ -1,24 +1,23 @@
 """Both divergences between a model and the truth, and which of them predicts BLEU (11, toy alone).
 
 Likelihood sees KL(p* || m) only; generation is nearer to KL(m || p*), which asks how much of what
-the model writes the truth would write. The truth is `lib.synthetic`'s; the model's own samples and
-their bounds are `lib.evaluation.own_samples`'. All numbers are nats per sentence.
+the model writes the truth would write. All numbers are nats per sentence.
 """
 
-from collections import Counter
+import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from analysis.correlation import correlate, spearman
 from analysis.resampling import bootstrap
 from analysis.scatter import name_points
-from analysis.style import FAINT, INK, family_keys, finish, style
+from analysis.style import FAINT, INK, family_keys, finish, key, style
 from lib.bleu import TAILS, resample_weights
 from lib.config import family_of
 from lib.runs import RunFolder
@@ -46,8 +45,8 @@ def totals(samples: pd.DataFrame, toy: ToyTask, sources: Sequence[str]) -> pd.Da
     the truth gives some probability; `proper`, those whose log m has both bounds, with the sums
     `lower` and `upper` of them; `both`, proper and possible, with `both_lower`, `both_upper` and
     `truth`, the sum of log p*; `marginals`, the sum over positions of the entropies of the drawn
-    words (plug-in, with Miller and Madow's correction (types - 1) / (2 draws)); `correlation`, the
-    truth's total correlation.
+    words (plug-in, with Miller and Madow's correction); `correlation`, the truth's total
+    correlation.
     """
     rows = []
     for line, part in samples.groupby("line"):
@@ -68,13 +67,10 @@ def totals(samples: pd.DataFrame, toy: ToyTask, sources: Sequence[str]) -> pd.Da
 
 def _marginal_entropies(texts: Sequence[str], count: np.ndarray) -> float:
     """sum_t H(y_t), the end counting as a word at each position after it."""
-    words, draws, total = [text.split() for text in texts], count.sum(), 0.0
-    for place in range(max(map(len, words), default=0)):
-        found: Counter = Counter()
-        for row, times in zip(words, count, strict=True):
-            found[row[place] if place < len(row) else ""] += int(times)
-        p = np.array(list(found.values())) / draws
-        total += -(p * np.log(p)).sum() + (len(found) - 1) / (2 * draws)
+    total = 0.0
+    for words in zip_longest(*(text.split() for text in texts), fillvalue=""):
+        p = pd.Series(count).groupby(list(words)).sum().to_numpy() / count.sum()
+        total += -(p * np.log(p)).sum() + (len(p) - 1) / (2 * count.sum())
     return float(total)
 
 
@@ -103,14 +99,12 @@ def divergences(runs: Mapping[str, RunFolder], summed: Mapping[str, pd.DataFrame
 
     runs, summed: model -> its run and `totals` of its samples. truth: log p* of the references.
     Columns: `likelihood` = KL(p* || m) over the test set (an upper bound for latent models; a
-    reference of probability 0, whose term is infinite, counts as the worst finite one),
-    `reverse` = KL(m || p*) of both restricted to possible strings, from its own samples,
-    `impossible`, the share of its draws that the truth never writes (KL(m || p*) itself is infinite
-    unless it is 0), `entropy` of the model, `lost`: the truth's conditional total correlation minus
-    the model's (Huang et al. 2022), each with its 95% interval `_low` to `_high` over sentences;
-    where log m is held between bounds `_least` to `_most`, their middle and the union of both
-    intervals. `improper`, the share of draws that are left out of all but `impossible`; `bleu` of
-    its search and `bleu_mbr`.
+    reference of probability 0 counts as the worst finite one), `reverse` = KL(m || p*) of both
+    restricted to possible strings, `impossible`, the share of draws that the truth never writes,
+    `entropy` of the model, `lost`: the truth's conditional total correlation minus the model's
+    (Huang et al. 2022), each with its 95% interval over sentences; where log m is held between
+    bounds `_least` to `_most`, their middle and the union of both intervals. `improper`: the share
+    of draws that are left out of all but `impossible`; `bleu` of its search and `bleu_mbr`.
     """
     tables = {model: run.read_sentences() for model, run in runs.items()}
     weights = resample_weights(len(references), RESAMPLES)
@@ -127,33 +121,35 @@ def divergences(runs: Mapping[str, RunFolder], summed: Mapping[str, pd.DataFrame
         own = _measures(dict(sums.sum())) | {"likelihood": gap.mean()}
         row = {"model": model, "family": family_of(model)}
         for name in PREDICTORS:
-            ends = [drawn.get(f"{name}_{end}", drawn[name]) for end in ("least", "most")]
-            ends = [of[np.isfinite(of)] for of in ends]
-            row |= {name: own[name],
-                    f"{name}_low": np.quantile(ends[0], TAILS[0]) if len(ends[0]) else np.nan,
-                    f"{name}_high": np.quantile(ends[1], TAILS[1]) if len(ends[1]) else np.nan}
+            low, high = (_quantile(drawn.get(f"{name}_{end}", drawn[name]), tail)
+                         for end, tail in zip(("least", "most"), TAILS, strict=True))
+            row |= {name: own[name], f"{name}_low": low, f"{name}_high": high}
             resampled.setdefault(name, []).append(drawn[name])
         row |= {name: float(value) for name, value in own.items()
                 if name.endswith(("_least", "_most")) or name == "improper"}
         rows.append(row | {"bleu": metrics.own.score,
                            "bleu_mbr": metrics.mbr.score if metrics.mbr else np.nan})
-    named = {"bleu": "hypothesis", "bleu_mbr": "hypothesis_mbr"}
-    for name, column in named.items():
+    for name, column in {"bleu": "hypothesis", "bleu_mbr": "hypothesis_mbr"}.items():
         if all(column in table for table in tables.values()):
-            of = bootstrap([table.assign(hypothesis=table[column], log_prob=0.0)
-                            for table in tables.values()], references, "strict",
-                           resamples=RESAMPLES)["strict"]
-            resampled[name] = list(of.bleu_resampled.T)
+            scored = [table.assign(hypothesis=table[column], log_prob=0.0)
+                      for table in tables.values()]
+            drawn = bootstrap(scored, references, "strict", resamples=RESAMPLES)["strict"]
+            resampled[name] = list(drawn.bleu_resampled.T)
     return pd.DataFrame(rows), {name: np.stack(of, 1) for name, of in resampled.items()}
+
+
+def _quantile(values: np.ndarray, tail: float) -> float:
+    """A quantile of the finite values; NaN where none is."""
+    finite = values[np.isfinite(values)]
+    return float(np.quantile(finite, tail)) if len(finite) else np.nan
 
 
 def correlations(table: pd.DataFrame, resampled: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """How well each of `PREDICTORS` ranks the models as BLEU does: a row a predictor and decoding.
 
     table, resampled: of `divergences`. `n` models and `families`; Spearman's rho and Kendall's tau
-    with permutation p-values and 95% intervals over resampled sentences; `ahead`, how far rho is
-    above that of the likelihood, with its paired interval. A coefficient is positive where what is
-    named better goes with better BLEU.
+    with 95% intervals over resampled sentences; `ahead`, how far rho is above that of the
+    likelihood, with its paired interval. Positive: what is named better goes with better BLEU.
     """
     rows = []
     for bleu, decoding in BLEUS.items():
@@ -166,17 +162,17 @@ def correlations(table: pd.DataFrame, resampled: Mapping[str, np.ndarray]) -> pd
             x = sign * table.loc[known, name].to_numpy()
             x_drawn = sign * resampled[name][:, known]
             usable = np.isfinite(x_drawn).all(1)
-            found = correlate(x, y, resampled=(x_drawn[usable], y_drawn[usable]))
+            row = correlate(x, y, resampled=(x_drawn[usable], y_drawn[usable]))
             rho = np.where(usable, spearman(np.nan_to_num(x_drawn), y_drawn), np.nan)
-            baseline = (found["spearman"], rho) if baseline is None else baseline
+            baseline = (row["spearman"], rho) if baseline is None else baseline
             gap = (rho - baseline[1])[np.isfinite(rho - baseline[1])]
             low, high = np.quantile(gap, TAILS) if len(gap) else (np.nan, np.nan)
-            kept = {key: value for key, value in found.items() if not key.startswith("pearson")}
             rows.append({"decoding": decoding, "predictor": name, "words": words,
-                         "families": table.loc[known, "family"].nunique(), **kept,
-                         "ahead": found["spearman"] - baseline[0], "ahead_low": float(low),
+                         "families": table.loc[known, "family"].nunique(), **row,
+                         "ahead": row["spearman"] - baseline[0], "ahead_low": float(low),
                          "ahead_high": float(high)})
-    return pd.DataFrame(rows)
+    ranked = pd.DataFrame(rows)
+    return ranked.drop(columns=[name for name in ranked if name.startswith("pearson")])
 
 
 def reading(table: pd.DataFrame) -> str:
@@ -187,22 +183,20 @@ def reading(table: pd.DataFrame) -> str:
         if n < 4:
             lines.append(f"BLEU of {decoding}: {n} models are too few to rank predictors.")
             continue
-        base = part[part["predictor"] == "likelihood"].iloc[0]
-        better, worse = part[part["ahead_low"] > 0], part[part["ahead_high"] < 0]
-        start = f"BLEU of {decoding}: likelihood ranks the {n} models with ρ = "
-        start += f"{base['spearman']:.2f}"
+        base = part.loc[part["predictor"] == "likelihood", "spearman"].iloc[0]
+        better, worse = part[part["ahead_low"] > 0], (part["ahead_high"] < 0).sum()
         if len(better):
             best = better.loc[better["spearman"].idxmax()]
-            ends = f"[{best['ahead_low']:.2f}, {best['ahead_high']:.2f}]"
-            lines.append(f"{start}; {best['words']} ranks them better, ρ = {best['spearman']:.2f} "
-                         f"(ahead by {best['ahead']:.2f} {ends}, over sentences, not trainings). "
-                         f"It is the best of {len(part) - 1} other measures, picked from this very "
-                         "table: a lead to test elsewhere, not a result.")
+            answer = (f"; {best['words']} ranks them better, ρ = {best['spearman']:.2f} (ahead by "
+                      f"{best['ahead']:.2f} [{best['ahead_low']:.2f}, {best['ahead_high']:.2f}], "
+                      f"over sentences, not trainings). It is the best of {len(part) - 1} other "
+                      "measures, picked from this very table: a lead to test elsewhere, not a "
+                      "result.")
         else:
-            less = f"; {len(worse)} rank them worse" if len(worse) else ""
-            lines.append(f"{start}, and no other measure ranks them better by more than resampled "
-                         f"sentences explain{less}.")
-        lines[-1] += f" {n} models of {families} families aren't {n} independent cases."
+            answer = (", and no other measure ranks them better by more than resampled sentences "
+                      "explain" + (f"; {worse} rank them worse." if worse else "."))
+        lines.append(f"BLEU of {decoding}: likelihood ranks the {n} models with ρ = {base:.2f}"
+                     f"{answer} {n} models of {families} families aren't {n} independent cases.")
     return " ".join(lines) or "No run here has samples."
 
 
@@ -214,7 +208,7 @@ def drawing(table: pd.DataFrame, ranked: pd.DataFrame) -> Figure:
 
     table: of `divergences`; ranked: of `correlations`.
     """
-    figure = Figure(figsize=(9.6, 4.4), layout="constrained")
+    figure = Figure(figsize=(9.6, 4.4))
     left, right = figure.subplots(1, 2, width_ratios=(1.35, 1))
     for row in table.itertuples():
         colour, marker = style(row.model)
@@ -227,18 +221,17 @@ def drawing(table: pd.DataFrame, ranked: pd.DataFrame) -> Figure:
     left.margins(0.12)
     names = list(PREDICTORS)
     for place, (_, part) in enumerate(ranked.groupby("decoding", sort=False)):
-        y = np.array([names.index(name) for name in part["predictor"]]) + 0.2 * place - 0.1
-        value, low, high = (part[f"spearman{end}"].to_numpy() for end in ("", "_low", "_high"))
-        right.hlines(y, low, high, color=INK, lw=1.2)
-        right.plot(value, y, "o", color=INK, mfc="white" if place else INK, ms=6)
+        y = part["predictor"].map(names.index) + 0.2 * place - 0.1
+        right.hlines(y, part["spearman_low"], part["spearman_high"], color=INK, lw=1.2)
+        right.plot(part["spearman"], y, "o", color=INK, mfc="white" if place else INK, ms=6)
     finish(right, "Spearman's ρ with BLEU", "")
-    right.set_yticks(range(len(names)), [PREDICTORS[name][0].replace(", ", ",\n").replace(
-        " over", "\nover").replace(" on", "\non") for name in names], fontsize=8.5)
+    right.set_yticks(range(len(names)), [textwrap.fill(words, 24)
+                                         for words, _ in PREDICTORS.values()])
     right.axvline(0, color=FAINT, lw=1)
     right.set(ylim=(len(names) - 0.5, -0.5), xlim=(-1.05, 1.05))
-    keys = [*family_keys(table["model"]),
-            *(Line2D([], [], color=INK, marker="o", mfc=fill, ls="", label=f"BLEU of {decoding}")
-              for decoding, fill in zip(BLEUS.values(), (INK, "white"), strict=True))]
-    figure.legend(handles=keys, loc="outside lower center", ncols=5, frameon=False, fontsize=8.5)
+    keys = [key(f"BLEU of {decoding}", INK, mfc=fill, ms=6)
+            for decoding, fill in zip(BLEUS.values(), (INK, "white"), strict=True)]
+    figure.legend(handles=[*family_keys(table["model"]), *keys], loc="outside lower center",
+                  ncols=5)
     name_points(figure, [(left, table, "likelihood", "reverse")])
     return figure

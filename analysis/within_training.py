@@ -1,30 +1,25 @@
 """Within one training: whether the checkpoint with the better likelihood translates better.
 
-Everything but the training's length is held fixed. The paper asks it by a correlation (Table 2);
-here every pair of checkpoints is counted as well, apart for those up to the best dev likelihood and
-those from it on, where a model overfits. Last, what choosing the checkpoint by likelihood costs on
-the test set.
+The paper asks it by a correlation (Table 2); here every pair of checkpoints is counted as well,
+apart for those up to the best dev likelihood and those from it on, where a model overfits. Last,
+what choosing the checkpoint by likelihood costs on the test set.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from analysis.correlation import correlate, pearson
+from analysis.correlation import correlate, estimate, pearson
 from analysis.resampling import bootstrap
 from analysis.significance import ORDERS, order_of
-from analysis.style import INK, family_keys, finish, style
-from analysis.systems import RUN_COLUMNS
-from analysis.tables import interval, signed
+from analysis.style import family_keys, finish, style, text_keys
+from analysis.tables import difference, signed
 from lib.bleu import TAILS, resample_weights, tokenizer_of
-from lib.config import model_name
-from lib.runs import RunFolder, at_full_kl, find_runs
+from lib.config import family_of, model_name
+from lib.runs import RunFolder, at_full_kl
 from lib.training.history import Validations
 
 __all__ = ["PHASES", "across_checkpoints", "checkpoint_pairs", "compact_checkpoints",
@@ -32,76 +27,68 @@ __all__ = ["PHASES", "across_checkpoints", "checkpoint_pairs", "compact_checkpoi
 
 PHASES = ("rising", "falling")
 """Both checkpoints up to the step of the best dev LL; both from it on."""
+RESAMPLES = 1000
 RUN = ["dataset", "scale", "model", "train_data", "seed"]
+COUNTS = [f"{phase}_{order}" for phase in PHASES for order in ORDERS]
 TWO = [*RUN, "bleu_step", "ll_step", *(f"{name}{end}" for name in ("bleu", "ll") for end in (
     "", "_delta", "_low", "_high")), "order"]
 
 
 # ---- all checkpoints of a run together ----
 
-def across_checkpoints(runs: Iterable[RunFolder] | None = None, *, resamples: int = 1000,
-                       ) -> pd.DataFrame:
+def across_checkpoints(runs: Iterable[RunFolder]) -> pd.DataFrame:
     """For each run, dev log-likelihood against dev BLEU over its checkpoints.
 
-    One row a run: dataset, scale, model, family, train_data, seed, what `correlate` gives
-    over the rows of history.csv at full KL weight (`dev_ll` in nats per token, strict accounting),
+    One row a run: dataset, scale, model, family, train_data, seed, what `correlate` gives over the
+    rows of history.csv at full KL weight (before that a latent model's objective is another one),
     and `pearson_changes`, Pearson's r of the changes from each checkpoint to the next, which a
-    trend that both share doesn't raise, with its interval `_low` to `_high`. While the KL weight
-    rises, a latent model's objective is another one, and its likelihood rises with it alone.
-    Intervals are over resampled dev sentences, the same at every checkpoint, NaN for a run without
+    common trend doesn't raise. Intervals are over resampled dev sentences, NaN for a run without
     validations.npz; checkpoints of one run aren't independent, so they describe and test nothing.
     """
     rows = []
-    for run in find_runs() if runs is None else runs:
-        history = _validations(run)
-        ll, bleu = history["dev_ll"].to_numpy(), history["dev_bleu"].to_numpy()
-        drawn = _resampled(run.validations, history["step"].tolist(), resamples)
-        found = correlate(ll, bleu, resampled=drawn)
-        found |= {"pearson_changes": float(pearson(np.diff(ll), np.diff(bleu))),
-                  "pearson_changes_low": math.nan, "pearson_changes_high": math.nan}
-        if drawn is not None and not math.isnan(found["pearson_changes"]):
-            changes = pearson(*(np.diff(values, axis=1) for values in drawn))
-            found["pearson_changes_low"], found["pearson_changes_high"] = np.nanquantile(
-                changes, TAILS)
-        rows.append({name: getattr(run.read_metrics(), name) for name in RUN_COLUMNS[:-1]} | found)
+    for run in runs:
+        history, drawn = _validations(run, RESAMPLES)
+        dev = history[["dev_ll", "dev_bleu"]].to_numpy().T
+        changes = None if drawn is None else tuple(np.diff(values, axis=1) for values in drawn)
+        rows.append({"dataset": run.dataset, "scale": run.scale, "model": run.model,
+                     "family": family_of(run.model), "train_data": run.train_data,
+                     "seed": run.seed} | correlate(*dev, resampled=drawn)
+                    | estimate("pearson_changes", pearson, *np.diff(dev), changes))
     return pd.DataFrame(rows)
 
 
-def _validations(run: RunFolder) -> pd.DataFrame:
-    """The rows of history.csv that are compared: with both numbers, at full KL weight."""
-    return at_full_kl(run.read_history().dropna(subset=["dev_ll", "dev_bleu"]))
-
-
-def _resampled(file: Path, steps: Sequence[int], resamples: int,
-               ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Dev LL and BLEU after these steps, each [resamples, steps]; None where none were kept."""
-    if not file.exists():
-        return None
-    kept = Validations.read(file).at(steps)
-    return kept.resampled(resample_weights(len(kept.tokens), resamples))
+def _validations(run: RunFolder, resamples: int = 0,
+                 ) -> tuple[pd.DataFrame, tuple[np.ndarray, np.ndarray] | None]:
+    """The rows of history.csv that are compared: with both numbers, at full KL weight; and dev LL
+    and BLEU after these steps, each [resamples, steps], None where no sentences were kept.
+    """
+    history = at_full_kl(run.read_history().dropna(subset=["dev_ll", "dev_bleu"]))
+    if not resamples or not run.validations.exists():
+        return history, None
+    kept = Validations.read(run.validations).at(history["step"].tolist())
+    return history, kept.resampled(resample_weights(len(kept.tokens), resamples))
 
 
 # ---- every pair of checkpoints ----
 
-def checkpoint_pairs(runs: Iterable[RunFolder], *, resamples: int = 1000) -> pd.DataFrame:
+def checkpoint_pairs(runs: Iterable[RunFolder]) -> pd.DataFrame:
     """How dev LL and dev BLEU order the checkpoints of each run, two at a time.
 
     One row a run that kept its dev sentences: dataset, scale, model, train_data, seed, checkpoints
     (at full KL weight, how many), peak (the step of the best dev LL), and for each of `PHASES` how
-    many pairs `<phase>_agree`, `_undecided` and `_disagree`. From the peak on LL falls by
-    definition; whether BLEU falls with it isn't chosen. Intervals are over the same resamples of
-    the dev sentences; checkpoints of one run aren't independent, so the counts describe it.
+    many pairs `<phase>_agree`, `_undecided` and `_disagree`, by intervals over the same resamples
+    of the dev sentences. From the peak on LL falls by definition; whether BLEU falls with it isn't
+    chosen.
     """
     rows = []
     for run in runs:
-        history = _validations(run)
-        drawn = _resampled(run.validations, history["step"].tolist(), resamples)
+        history, drawn = _validations(run, RESAMPLES)
         if drawn is None:
             continue
         peak = int(history["dev_ll"].to_numpy().argmax())
         row = {name: getattr(run, name) for name in RUN} | {
             "checkpoints": len(history), "peak": int(history["step"].iloc[peak])}
-        row |= {f"{phase}_{order}": 0 for phase in PHASES for order in ORDERS}
+        row |= dict.fromkeys(COUNTS, 0)
         for first, second in combinations(range(len(history)), 2):
             if first < peak < second:
                 continue  # on both sides of it
@@ -109,8 +96,7 @@ def checkpoint_pairs(runs: Iterable[RunFolder], *, resamples: int = 1000) -> pd.
                         for values in drawn)
             row[f"{PHASES[first >= peak]}_{order_of(bleu, ll)}"] += 1
         rows.append(row)
-    return pd.DataFrame(rows, columns=[*RUN, "checkpoints", "peak", *(
-        f"{phase}_{order}" for phase in PHASES for order in ORDERS)])
+    return pd.DataFrame(rows, columns=[*RUN, "checkpoints", "peak", *COUNTS])
 
 
 def count_phases(table: pd.DataFrame) -> str:
@@ -131,11 +117,11 @@ def compact_phases(table: pd.DataFrame, by: Sequence[str] = ("model", "train_dat
                    ) -> pd.DataFrame:
     """`checkpoint_pairs` for reading: a row a kind of run, whose pairs are added up."""
     rows = []
-    for key, found in table.groupby(list(by), sort=False) if len(table) else ():
-        row = dict(zip(by, key, strict=True)) | ({} if "seed" in by else {"trainings": len(found)})
+    for key, of in table.groupby(list(by), sort=False) if len(table) else ():
+        row = dict(zip(by, key, strict=True)) | ({} if "seed" in by else {"trainings": len(of)})
         for phase, where in zip(PHASES, ("up to", "from"), strict=True):
             row[f"agree / undecided / disagree {where} the best dev LL"] = " / ".join(
-                f"{found[f'{phase}_{order}'].sum():,}" for order in ORDERS)
+                f"{of[f'{phase}_{order}'].sum():,}" for order in ORDERS)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -144,26 +130,22 @@ def trajectories(runs: Mapping[str, Sequence[RunFolder]]) -> Figure:
     """Dev BLEU against dev LL along each training, a panel a title: from a run's first checkpoint
     at full KL weight to its last (marker), filled for raw, hollow for distilled text.
     """
-    figure = Figure(figsize=(3.7 * len(runs) + 1.5, 4.0), layout="constrained")
+    figure = Figure(figsize=(3.7 * len(runs) + 1.5, 4.0))
     panels = figure.subplots(1, len(runs), squeeze=False)[0]
-    for place, (axes, (title, found)) in enumerate(zip(panels, runs.items(), strict=True)):
-        for run in found:
-            points = _validations(run)
+    for axes, (title, of) in zip(panels, runs.items(), strict=True):
+        for run in of:
+            points, _ = _validations(run)
             colour, marker = style(run.model)
-            distilled = run.train_data == "distilled"
-            axes.plot(points["dev_ll"], points["dev_bleu"], color=colour, lw=1.2,
-                      ls="--" if distilled else "-")
+            dash, fill = ("--", "white") if run.train_data == "distilled" else ("-", colour)
+            axes.plot(points["dev_ll"], points["dev_bleu"], color=colour, lw=1.2, ls=dash)
             axes.plot(*points[["dev_ll", "dev_bleu"]].iloc[-1], marker, color=colour, ms=6,
-                      mfc="white" if distilled else colour)
-        axes.set_title(title, fontsize=9.5, color=INK, loc="left")
-        finish(axes, "dev LL, strict (nats per token), better →",
-               "" if place else "dev BLEU (0 to 100), better →")
-    shown = [run for found in runs.values() for run in found]
-    keys = [Line2D([], [], color="#888888", ls=ls, marker="o", mfc=fill, label=f"{data} text")
-            for data, ls, fill in (("raw", "-", "#888888"), ("distilled", "--", "white"))
-            if any(run.train_data == data for run in shown)]
-    figure.legend(handles=[*family_keys([run.model for run in shown]), *keys], fontsize=9,
-                  loc="outside right upper", frameon=False, handletextpad=0.4)
+                      mfc=fill)
+        finish(axes, "dev LL, strict (nats per token), better →", "")
+        axes.set_title(title)
+    panels[0].set_ylabel("dev BLEU (0 to 100), better →")
+    shown = [run for of in runs.values() for run in of]
+    figure.legend(handles=[*family_keys(run.model for run in shown),
+                           *text_keys(run.train_data for run in shown)], loc="outside right upper")
     return figure
 
 
@@ -174,12 +156,11 @@ def two_checkpoints(runs: pd.DataFrame, references: Sequence[str], *, calibrated
     """What the checkpoint with the best dev LL has above that with the best dev BLEU, a row a run
     whose two are of different steps and that scored both: `TWO`.
 
-    runs: `systems.collect`'s rows of one data set. BLEU is that of the run's headline decoding, LL
-    strict in nats per token; `bleu` and `ll` are those of the checkpoint with the best dev BLEU.
-    Intervals: 95% percentiles over paired resamples of the test sentences, of LL wider by what the
-    last tenfold of importance samples raised each bound; training isn't in them.
-    `order`: whether the checkpoint that is better in LL is better in BLEU, too.
-    calibrated: of each checkpoint at its temperature (`lib.evaluation.temperature`).
+    runs: `systems.collect`'s rows of one data set. BLEU (the headline's) and strict LL are of the
+    checkpoint with the best dev BLEU. Intervals: 95% percentiles over paired resamples of the test
+    sentences, of LL wider by what the last tenfold of importance samples raised each bound;
+    training isn't in them. `order`: of `significance.ORDERS`. calibrated: of each checkpoint at
+    its temperature (`lib.evaluation.temperature`).
     """
     rows = []
     for run in runs["run"]:
@@ -191,14 +172,15 @@ def two_checkpoints(runs: pd.DataFrame, references: Sequence[str], *, calibrated
                           tokenizer=tokenizer_of(metrics.own.signature))["strict"]
         row = {name: getattr(run, name) for name in RUN} | {
             "bleu_step": metrics.step, "ll_step": metrics.best_ll["step"]}
+        ends = []
         for name, values, resampled, slack in (
                 ("bleu", drawn.bleu, drawn.bleu_resampled, (0.0, 0.0)),
                 ("ll", drawn.likelihood, drawn.likelihood_resampled, drawn.slack)):
-            low, high = np.quantile(resampled[:, 1] - resampled[:, 0], TAILS)
+            low, high = np.quantile(np.diff(resampled)[:, 0], TAILS)
+            ends.append((low - slack[0], high + slack[1]))
             row |= {name: values[0], f"{name}_delta": values[1] - values[0],
-                    f"{name}_low": low - slack[0], f"{name}_high": high + slack[1]}
-        rows.append(row | {"order": order_of((row["bleu_low"], row["bleu_high"]),
-                                             (row["ll_low"], row["ll_high"]))})
+                    f"{name}_low": ends[-1][0], f"{name}_high": ends[-1][1]}
+        rows.append(row | {"order": order_of(*ends)})
     return pd.DataFrame(rows, columns=TWO)
 
 
@@ -221,8 +203,6 @@ def compact_checkpoints(table: pd.DataFrame) -> pd.DataFrame:
         "step of best dev BLEU": f"{row['bleu_step']:,}",
         "step of best dev LL": f"{row['ll_step']:,}",
         "BLEU, LL at the first": f"{row['bleu']:.1f}, {signed(row['ll'], 3)}",
-        "BLEU of the second above it": interval(row["bleu_delta"], row["bleu_low"],
-                                                row["bleu_high"], plus=True),
-        "LL of the second above it": interval(row["ll_delta"], row["ll_low"], row["ll_high"],
-                                              digits=3, plus=True),
+        "BLEU of the second above it": difference(row, "bleu"),
+        "LL of the second above it": difference(row, "ll", 3),
         "order": row["order"]} for row in table.to_dict("records")])

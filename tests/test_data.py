@@ -63,7 +63,7 @@ def test_corpus_overview_counts_every_pair():
     figure = data.corpus_overview(source, target)
     assert "28.0% of pairs within 64" in figure.axes[0].get_legend().get_title().get_text()
     # |101 - 2 i| <= 30 for i = 36 .. 65
-    assert figure.axes[1].texts[0].get_text().startswith("30.0% within ±30")
+    assert figure.axes[1].get_title(loc="left").startswith("30.0% within ±30")
 
 
 def test_a_word_under_the_diagonal_became_surer():

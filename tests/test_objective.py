@@ -66,7 +66,7 @@ def test_what_is_missing_has_its_commands(made):
     command = lacking.loc[lacking["model"] == "md_b", "command"].iloc[0]
     assert "02_train" in command and "03_eval" in command and "-p model md_b" in command
     assert "md_b" not in set(table_of(frame)["first"])
-    assert "5 of 6 controlled pairs" in objective.verdict(table_of(frame))
+    assert "in 1 of 1 pairs that change the objective alone" in objective.verdict(table_of(frame))
 
 
 def test_sentences_of_probability_0_leave_all_likelihoods_and_stay_in_bleu(made):
@@ -84,19 +84,6 @@ def test_sentences_of_probability_0_leave_all_likelihoods_and_stay_in_bleu(made)
     strict = (kept["log_prob"] + kept["log_p_length"]).sum() / kept["n_tokens"].sum()
     assert after.likelihood[0] == pytest.approx(strict)
     assert "5 test sentences have probability 0" in objective.limits(frame, table_of(frame))
-
-
-def test_disagreements_are_all_pairs_whatever_they_differ_in(made):
-    frame = made()
-    table = objective.disagreements(frame, objective.resampled(frame, REFERENCES))
-    found = set(zip(table["better BLEU"], table["better LL"], strict=True))
-    expected = {(a, b) for a, (wrong, nats) in MADE.items() for b, (other, fewer) in MADE.items()
-                if wrong < other and nats > fewer}
-    names = {"Da-B, best path": "dp_b"}
-    assert {tuple(names.get(n, n.lower().replace("-", "_")) for n in pair)
-            for pair in found} == expected
-    assert all(text.startswith("−") for text in table["LL"])
-    assert all(text.startswith("+") for text in table["BLEU"])
 
 
 def test_another_test_text_is_refused(made):
@@ -126,25 +113,23 @@ A, D, U = "agree", "disagree", "undecided"
 
 
 @pytest.mark.parametrize(("of_objective", "of_factorisation", "words"), [
-    ([D, U], [A, A], r"the objective: .*in 1 of 2 pairs.* factorisation alone moves them together"),
-    ([D, D], [U, U], r"it is the objective: .* changing the factorisation alone is undecided"),
-    ([A, U], [D, D], r"it is the factorisation: .* .*objective alone moves them together"),
+    ([D, U], [A, A], r"it is the objective: .* in 1 of 2 pairs .*\(together in 0\) and in 0 of 2 "),
+    ([D, D], [U, U], r"it is the objective: .* 0 of 2 .*factorisation alone \(together in 0\)"),
+    ([A, U], [D, D], r"it is the factorisation: .* the objective alone \(together in 1\)"),
     ([A, A], [A, D], r"it is the factorisation"),
-    ([D, D], [D, A], r"both cause a discrepancy: .*2 of 2 pairs .*objective alone.* 1 of 2"),
+    ([D, D], [D, A], r"both cause a discrepancy: .* 2 of 2 pairs .* objective alone .* 1 of 2"),
     ([A, A], [A, U], r"neither causes a discrepancy"),
-    ([U, U], [A, A], r"undecided for the objective: .*the other factor moves them together"),
+    ([U, U], [A, A], r"undecided for the objective: .* in 0 of 2 pairs .*\(together in 2\)"),
     ([U, U], [U, U], r"undecided for the objective and the factorisation"),
     ([], [A, A], r"no answer yet: no controlled pair of the objective is there"),
-    ([A], [A, A], r"neither .* \(3 of 6 controlled pairs"),
-    ([A, A], [A, A, A, D], r"it is the factorisation: .*in 1 of 4 pairs"),
+    ([A], [A, A], r"neither .* 0 of 1 pairs"),
+    ([A, A], [A, A, A, D], r"it is the factorisation: .*in 1 of 4 pairs .*\(together in 3\)"),
     ([], [], r"no controlled pair of the objective nor of the factorisation is there"),
 ])
 def test_every_branch_of_the_answer(of_objective, of_factorisation, words):
     table = effects_table(objective=of_objective, factorisation=of_factorisation)
     told = objective.verdict(table)
     assert re.search(words, told) and told.count(". ") == 0
-    if "is there" not in words:
-        assert "LL +0.50, BLEU −2.0" in told
 
 
 def test_z_is_named_where_it_parts_the_two():

@@ -146,11 +146,6 @@ def test_fewer_bits_are_better():
     assert row["order"] == "agree"
 
 
-def test_names_of_pairs():
-    assert significance.pair_name("tr_s", "raw", "ga_b", "raw") == "Tr-S, Ga-B"
-    assert significance.pair_name("ga_b", "raw", "ga_b", "distilled") == "Ga-B, Ga-B distilled"
-
-
 def test_nothing_to_show_is_said():
     empty = pd.DataFrame(columns=significance.PAIR_COLUMNS)
     assert "nothing to show" in markdown(significance.compact_pairs(empty))
@@ -162,6 +157,8 @@ def test_pairs_and_counts_are_told_compactly():
     pairs = significance.pairs(runs, drawn)
     shown = significance.compact_pairs(pairs).iloc[0]
     assert shown["first, second"] == "Tr-S, Ga-B" and shown["order, strict"] == "agree"
+    mixed = significance.compact_pairs(pairs.assign(second="tr_s", second_data="distilled"))
+    assert mixed.loc[0, "first, second"] == "Tr-S, Tr-S distilled"
     assert shown["BLEU difference"].startswith("10.0\N{NO-BREAK SPACE}[")
     summary = significance.compact_summary(significance.concordance(pairs))
     assert summary.loc[0, "agree / undecided / disagree, strict"] == "1 / 0 / 0"

@@ -6,8 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from analysis import training_variance as module
-from analysis.training_variance import Spread, half_width, needed, needs_text, spreads
+from analysis.training_variance import Difference, Spread, half_width, needed, spreads, widened
 
 
 def test_a_variance_is_its_own_else_its_familys_else_everybodys():
@@ -92,13 +91,21 @@ def test_what_would_decide():
 
 
 def test_needs_in_words():
-    assert needs_text(7.0, math.nan) == "7 seeds"
-    assert needs_text(3.0, 2300.0) == "2,300 sentences and 3 seeds"
-    assert needs_text(math.inf, math.nan) == "over 1,000 seeds"
-    assert needs_text(math.nan, math.nan) == ""
-    assert "tighter bound" in needs_text(math.nan, math.inf)
+    def words(seeds=math.nan, sentences=math.nan):
+        return Difference(0.0, -1.0, 1.0, "", seeds, sentences).needs
+
+    assert words(7.0) == "7 seeds"
+    assert words(3.0, 2300.0) == "2,300 sentences and 3 seeds"
+    assert words(math.inf) == "over 1,000 seeds"
+    assert words() == ""
+    assert "tighter bound" in words(sentences=math.inf)
 
 
-def test_over():
-    assert module.over(0.1, 2.0) == "sentences and training"
-    assert module.over(0.1, math.nan) == "sentences only"
+def test_an_interval_is_widened_in_quadrature_by_what_training_varies():
+    one = Spread(8.0, 1, (0,), 2)
+    wide = widened(1.0, 0.5, 2.0, [(1.0, one)], 100)
+    assert wide.low == pytest.approx(1.0 - math.hypot(0.5, half_width([(1.0, one)])))
+    assert wide.high == pytest.approx(1.0 + math.hypot(1.0, half_width([(1.0, one)])))
+    assert wide.over == "sentences and training" and wide.needs
+    known = widened(1.0, 0.5, 2.0, [(1.0, None)], 100, slack=(0.1, 0.2))
+    assert known[:4] == (1.0, 0.4, 2.2, "sentences only") and not known.needs
