@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from analysis import objective, published, scatter, style
+from analysis import calibration, objective, published, scatter, style
 from analysis.data import ceiling
 from analysis.kinds import KINDS, PRIORS, RAW_DISTILLED, WITHIN
 from analysis.published import FINDINGS, Finding
@@ -49,6 +49,7 @@ HOLDS, IN_PART, FAILS, UNDECIDED, UNTESTED = (
 YES, NO, EITHER = "yes", "no", "both"
 DATA = ("raw", "distilled")
 DEMONSTRATION = "smoke"  # a scale that is no evidence
+FAR = {"sentences": 20_000, "seeds": 100}  # beyond these the size of a difference tells more
 NAN = math.nan
 
 
@@ -59,7 +60,7 @@ class Evidence:
     train_data: what the models were trained on. value: with its 95% interval, NaN where there is
     none. digits: shown after the point. answer: whether it is as the finding claims: "yes", "no",
     "undecided" where the interval contains zero or is unknown, "" where it only tells the story.
-    needs: what would decide it, in words. over: what its interval is over.
+    outlook: what would decide it, or how large it can be. over: what its interval is over.
     """
 
     train_data: str
@@ -69,7 +70,7 @@ class Evidence:
     high: float = NAN
     digits: int = 1
     answer: str = ""
-    needs: str = ""
+    outlook: str = ""
     over: str = ""
 
 
@@ -154,7 +155,7 @@ def _within(pairs: pd.DataFrame, _systems: pd.DataFrame) -> Result:
     evidence = [replace(part, over=over) for part in _counts(
         same, f"pairs of {len(same)} within families")]
     if answer == UNDECIDED:
-        evidence[1] = replace(evidence[1], needs=_half_decided(same))
+        evidence[1] = replace(evidence[1], outlook=_half_decided(same))
     return [answer], evidence
 
 
@@ -169,7 +170,8 @@ def _half_decided(pairs: pd.DataFrame) -> str:
     wanted = pd.DataFrame({what: pairs[[f"bleu_{what}", f"ll_{what}"]].max(axis=1)
                            for what in ("sentences", "seeds")}).fillna(0)
     middle = wanted.sort_values(["sentences", "seeds"]).iloc[len(pairs) // 2].replace(0, NAN)
-    return Difference(NAN, NAN, NAN, "", middle["seeds"], middle["sentences"]).needs
+    needs = Difference(NAN, NAN, NAN, "", middle["seeds"], middle["sentences"]).needs
+    return f"would be decided with {needs}"
 
 
 def _across(pairs: pd.DataFrame, systems: pd.DataFrame) -> Result:
@@ -336,7 +338,14 @@ def _evidence(of: Difference, data: str, quantity: str, digits: int = 1, *,
     """A difference as evidence. counts: whether the claim rests on it."""
     return Evidence(data, quantity, of.value, of.low, of.high, digits,
                     _side(of.low, of.high, positive=positive) if counts else "",
-                    of.needs if counts else "", of.over)
+                    _outlook(of, digits) if counts else "", of.over)
+
+
+def _outlook(of: Difference, digits: int) -> str:
+    """What would decide a difference, or where that is far off, how large it can be."""
+    if of.sentences > FAR["sentences"] or of.seeds > FAR["seeds"]:
+        return f"at most {max(-of.low, of.high):.{digits}f} either way"
+    return f"would be decided with {of.needs}" if of.needs else ""
 
 
 def _gap(pairs: pd.DataFrame, one: tuple[str, str], other: tuple[str, str], name: str,
@@ -397,9 +406,9 @@ def evidence_table(number: int, found: Sequence[Verdict]) -> pd.DataFrame:
                 "corpus": verdict.place, "trained on": part.train_data, "quantity": part.quantity})
             value = interval(part.value, part.low, part.high, digits=part.digits,
                              plus=bool(part.answer))
-            needs = f"(would be decided with {part.needs})" if part.needs else ""
+            outlook = f"({part.outlook})" if part.outlook else ""
             row[verdict.accounting or "value"] = " ".join(
-                filter(None, (value, part.answer, needs)))
+                filter(None, (value, part.answer, outlook)))
     return pd.DataFrame(rows.values()).fillna("")
 
 
@@ -411,11 +420,15 @@ def show(*numbers: int) -> Markdown:
 
 
 def page(of: Sequence[tuple[str, str]]) -> str:
-    """outputs/findings.md: a section a finding, with what the paper's own tables show."""
+    """outputs/findings.md: a section a finding, with what the paper's own tables show.
+
+    Scale `smoke` isn't in it where there is any other.
+    """
+    of = [place for place in of if place[1] != DEMONSTRATION] or of
     found = verdicts(*of)
     parts = ["# The paper's findings, tested here", __doc__.split("\n\n")[1].replace("\n", " "),
-             f"Scale `{DEMONSTRATION}` is a demonstration: its models are trained too briefly for "
-             f"evidence. {MULTIPLICITY} {published.CAVEAT}", markdown(overview(found))]
+             f"Scale `{DEMONSTRATION}` is a demonstration, too short for evidence, and isn't here. "
+             f"{MULTIPLICITY} {published.CAVEAT}", markdown(overview(found))]
     for finding in FINDINGS:
         parts += [f"## {finding.number}. {finding.claim}", f"The paper's {finding.place}, counted:",
                   markdown(published.counted(finding.number))]
@@ -423,8 +436,8 @@ def page(of: Sequence[tuple[str, str]]) -> str:
         parts += ["Here:", markdown(table)] if len(table) else []
         parts += dict.fromkeys(f"{verdict.place}: not testable yet; it needs {verdict.needs}."
                                for verdict in found if verdict.finding == finding and verdict.needs)
-    effects, phases, checkpoints = (_joined(name, of) for name in (
-        "objective", "checkpoint_pairs", "two_checkpoints"))
+    effects, phases, checkpoints, tempered = (_joined(name, of) for name in (
+        "objective", "checkpoint_pairs", "two_checkpoints", "calibration"))
     parts += ["## The paper's open question: the decoder's factorisation, or the objective?",
               "What the second model of a pair has above the first, which differs from it in one "
               "factor (notebooks/10_objective_or_factorisation.ipynb).",
@@ -435,14 +448,17 @@ def page(of: Sequence[tuple[str, str]]) -> str:
               "What choosing the checkpoint by dev LL costs: each is the best of its training in "
               "what it was chosen by, so that the other can hardly be better in that; the sizes "
               "tell. " + count_orders(checkpoints),
-              markdown(_by_corpus(checkpoints, compact_checkpoints))]
+              markdown(_by_corpus(checkpoints, compact_checkpoints)),
+              "### At one temperature each",
+              "The same with the logits of each checkpoint divided by one temperature, fitted on "
+              "dev (notebooks/12_calibration.ipynb), of trainings whose weights were at hand.",
+              markdown(_by_corpus(tempered, calibration.compact))]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 def _joined(name: str, of: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """The tables of that name of every (dataset, scale) that is evidence, one below another."""
-    tables = [_read(f"{name}_{dataset}_{scale}") for dataset, scale in of
-              if scale != DEMONSTRATION]
+    """The tables of that name of every (dataset, scale), one below another."""
+    tables = [_read(f"{name}_{dataset}_{scale}") for dataset, scale in of]
     return pd.concat([pd.DataFrame(), *(table for table in tables if table is not None)])
 
 

@@ -9,8 +9,10 @@ from itertools import groupby
 from pathlib import Path
 
 from analysis import findings, html_report
-from analysis.tables import markdown, signed
+from analysis.tables import MISSING, markdown, signed
+from analysis.training_table import ENDED
 from lib.config import MODELS, datasets, model_name
+from lib.likelihood.accounting import ACCOUNTINGS
 from lib.paths import outputs_root
 from lib.runs import RunFolder, find_runs
 
@@ -90,13 +92,22 @@ LEAD = ("Every result of this repository, made by `python -m analysis.gallery` f
 
 @dataclass(frozen=True)
 class Item:
-    """A figure or a table: its file, of which of `KINDS`, a caption, and what made it for what."""
+    """A figure or a table: its file, of which of `KINDS`, and what it is of (corpus, scale ...)."""
 
     path: Path
     kind: str
-    caption: str
-    question: str
-    notebook: str
+    where: str
+
+    @property
+    def caption(self) -> str:
+        """What it shows, in words."""
+        caption = KINDS[self.kind][2]
+        return f"{caption}: {self.where}" if self.where else caption
+
+    @property
+    def link(self) -> str:
+        """Its place below the outputs."""
+        return f"{self.path.parent.name}/{self.path.name}"
 
 
 def describe(path: Path) -> Item | None:
@@ -105,13 +116,10 @@ def describe(path: Path) -> Item | None:
                default="")
     if not kind:
         return None
-    question, notebook, caption = KINDS[kind]
     rest = path.stem.removeprefix(kind).removeprefix("_")
     dataset = max((name for name in datasets() if rest.startswith(name)), key=len, default="")
-    words = re.findall("|".join([*MODELS, "per_sentence", "bits_per_char", "[^_]+"]),
-                       rest.removeprefix(dataset))
-    where = ", ".join(filter(None, [dataset, *map(model_name, words)]))
-    return Item(path, kind, f"{caption}: {where}" if where else caption, question, notebook)
+    words = re.findall("|".join([*MODELS, *ACCOUNTINGS, "[^_]+"]), rest.removeprefix(dataset))
+    return Item(path, kind, ", ".join(filter(None, [dataset, *map(model_name, words)])))
 
 
 def items(root: Path) -> dict[str, list[Item]]:
@@ -122,7 +130,8 @@ def items(root: Path) -> dict[str, list[Item]]:
     order = list(KINDS)
     found = sorted(filter(None, map(describe, files)),
                    key=lambda item: (order.index(item.kind), item.path.name))
-    return {question: list(of) for question, of in groupby(found, key=lambda item: item.question)}
+    return {question: list(of) for question, of in groupby(
+        found, key=lambda item: KINDS[item.kind][0])}
 
 
 def main() -> Path:
@@ -141,15 +150,17 @@ def main() -> Path:
 
 def _page(root: Path, *, whole: bool) -> str:
     """The page in Markdown: the answer with its picture, the findings, then question by question,
-    then the runs. whole: with the tables themselves, for one page that holds all.
+    then the runs. whole: with the tables themselves, for one page that holds all but
+    demonstrations.
     """
-    parts = [f"# {TITLE}", f"{LEAD} " + ("" if whole else "[report.html](report.html) holds all of "
-                                         "this on one page, [findings.md](findings.md) the "
-                                         "numbers behind each verdict.")]
-    places = findings.places()
+    questions, places = items(root), findings.places()
     found = findings.verdicts(*places)
-    for question, of in items(root).items():
-        notebook = of[0].notebook
+    parts = [f"# {TITLE}", LEAD if whole else f"{LEAD} [report.html](report.html) holds it on one "
+             "page, [findings.md](findings.md) the numbers behind each verdict."]
+    if not whole and questions:
+        parts.append("\n".join(f"- [{question}](#{_anchor(question)})" for question in questions))
+    for question, of in questions.items():
+        notebook = KINDS[of[0].kind][1]
         copies = sorted((root / "notebooks").glob(f"*/{notebook}.ipynb"))
         sources = [f"From [{notebook}](../notebooks/{notebook}.ipynb)", *(
             f"executed on [{copy.parent.name}]({copy.relative_to(root).as_posix()})"
@@ -157,32 +168,50 @@ def _page(root: Path, *, whole: bool) -> str:
         parts += [f"## {question}", f"{', '.join(sources)}."]
         first = question == next(iter(QUESTIONS))
         if first and (root / "figures" / "answer.png").exists():
-            caption = ("Log-likelihood, strictly counted, against BLEU of every model on every "
-                       "corpus and scale that is evidence")
-            parts += [f"![{caption}](figures/answer.png)", f"*{caption}.*"]
+            parts.append("![Log-likelihood, strictly counted, against BLEU of every model on every "
+                         "corpus and scale that is evidence](figures/answer.png)")
         if first and places:
             parts += ["Pairs of models that log-likelihood and BLEU order alike / the other way "
                       "round / leave undecided:", markdown(findings.answer(places))]
-        for item in of:
-            parts += _shown(item, whole=whole)
+        for kind in dict.fromkeys(item.kind for item in of):
+            parts += (_whole if whole else _linked)([item for item in of if item.kind == kind])
         parts += _verdicts(found, whole=whole) if first and places else []
     if runs := find_runs():
-        parts += ["## Runs", "BLEU is the headline setting's, LL strict, in nats per token.",
-                  "\n".join(["| run | BLEU | LL | files |", "|---|---:|---:|---|",
-                             *(_run(run, root) for run in runs)])]
+        parts += ["## Runs", "BLEU is the headline decoding's, LL strict, in nats per token.",
+                  "\n".join(["| run | decoding | BLEU | LL | training ended by |",
+                             "|---|---|---:|---:|---|", *(_run(run, root) for run in runs)])]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _shown(item: Item, *, whole: bool) -> list[str]:
-    """A figure or a table with its caption."""
-    link = f"{item.path.parent.name}/{item.path.name}"
-    if item.path.suffix == ".png":
-        picture = f"![{item.caption}]({link})"
-        return [f"### {item.caption}", picture] if whole else [picture, f"*{item.caption}.*"]
-    if not whole:
-        return [f"- [{item.caption}]({link})"]
-    table = item.path.read_text(encoding="utf-8") if item.path.suffix == ".md" else ""
-    return [f"### {item.caption}", table, f"[{item.path.name}]({link})"]
+def _anchor(heading: str) -> str:
+    """The heading's anchor, as GitHub makes it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def _evidence(of: list[Item]) -> list[Item]:
+    """The items of one kind without demonstrations, unless there is nothing else."""
+    return [item for item in of if f", {findings.DEMONSTRATION}" not in item.where] or of
+
+
+def _linked(of: list[Item]) -> list[str]:
+    """One kind's pictures, and one line that links all of its files."""
+    pictures = [f"![{item.caption}]({item.link})" for item in _evidence(of)
+                if item.path.suffix == ".png"]
+    links = " · ".join(f"[{item.where or item.path.name}]({item.link})" for item in of)
+    return [*pictures, f"{KINDS[of[0].kind][2]}: {links}."]
+
+
+def _whole(of: list[Item]) -> list[str]:
+    """One kind's pictures and tables with their captions."""
+    parts = []
+    for item in _evidence(of):
+        parts.append(f"### {item.caption}")
+        if item.path.suffix == ".png":
+            parts.append(f"![{item.caption}]({item.link})")
+        else:
+            parts += [item.path.read_text(encoding="utf-8") if item.path.suffix == ".md" else "",
+                      f"[{item.path.name}]({item.link})"]
+    return parts
 
 
 def _verdicts(found: list[findings.Verdict], *, whole: bool) -> list[str]:
@@ -195,13 +224,12 @@ def _verdicts(found: list[findings.Verdict], *, whole: bool) -> list[str]:
 
 
 def _run(run: RunFolder, root: Path) -> str:
-    folder, metrics = run.path.relative_to(root).as_posix(), run.read_metrics()
-    files = [path for path in sorted(run.path.iterdir())
-             if path.suffix in (".ipynb", ".csv", ".json") and path.stem != "sentences"]
-    links = ", ".join(f"[{path.stem}]({folder}/{path.name})" for path in files)
-    number = signed(metrics.log_likelihood["strict"].mean, 3)
+    metrics, folder = run.read_metrics(), run.path.relative_to(root).as_posix()
     name = f"{model_name(run.model)}, {run.dataset} {run.scale} {run.train_data} s{run.seed}"
-    return f"| [{name}]({folder}/) | {metrics.own.score:.1f} | {number} | {links} |"
+    ended = ENDED.get(metrics.training.get("ended_by"), MISSING)
+    cells = [f"[{name}]({folder}/)", metrics.headline, f"{metrics.own.score:.1f}",
+             signed(metrics.log_likelihood["strict"].mean, 3), ended]
+    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

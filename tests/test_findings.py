@@ -228,7 +228,7 @@ def test_gains_are_averaged_over_seeds_and_their_interval_widened(isolated):
     assert (ahead.value, ahead.answer) == (pytest.approx(3.0), "undecided")
     half = math.hypot(12.71 * 3 ** 0.5, 2 ** 0.5)
     assert ahead.high - ahead.value == pytest.approx(half, abs=0.05)
-    assert ahead.over == "sentences and training" and ahead.needs.endswith("seeds")
+    assert ahead.over == "sentences and training" and ahead.outlook.endswith("seeds")
 
 
 def gains_of(model, share, seed=1, **options):
