@@ -198,7 +198,7 @@ def _linked(of: list[Item]) -> list[str]:
     pictures = [f"![{item.caption}]({item.link})" for item in _evidence(of)
                 if item.path.suffix == ".png"]
     links = " · ".join(f"[{item.where or item.path.name}]({item.link})" for item in of)
-    return [*pictures, f"{KINDS[of[0].kind][2]}: {links}."]
+    return [*pictures, f"- {KINDS[of[0].kind][2]}: {links}."]
 
 
 def _whole(of: list[Item]) -> list[str]:
