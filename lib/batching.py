@@ -91,6 +91,11 @@ class Tokenised:
         parts = (np.ascontiguousarray(value).tobytes() for value in vars(self).values())
         return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
+    def by_length(self, count: int) -> np.ndarray:
+        """`count` rows at evenly spaced places of the order by target length."""
+        order = np.argsort(self.target_lengths, kind="stable")
+        return order[((np.arange(count) + 0.5) / count * len(order)).astype(int)]
+
     def take(self, rows: np.ndarray) -> "Tokenised":
         """The given rows, in the given order; they keep their line numbers."""
         source_ids, source_offsets = _take(self.source_ids, self.source_offsets, rows)
@@ -140,24 +145,19 @@ def _save(path: Path, data: Tokenised) -> None:
         np.savez(file, **vars(data))
 
 
-def tokenise(pairs, vocabulary, *, key: str | None = None,
+def tokenise(pairs, vocabulary, *, key: str = "corpus",
              max_tokens: int | None = None) -> Tokenised:
     """Token ids of sentence pairs, from the cache on disk if they were tokenised before.
 
-    The cache file is found by the vocabulary's fingerprint and the hash of the text, so neither
-    another vocabulary nor an edited corpus can be mistaken for it; `key` only gives the file a
-    readable name. A damaged cache file is made again.
+    The file's name holds the fingerprint of the vocabulary and of the text, and `key` to be read;
+    a damaged one is made again.
 
     pairs: has equally long lists `source` and `target`. vocabulary: has `encode(lines) ->
     list[list[int]]` and `fingerprint`. max_tokens: leave out a pair when either side has more
-    subwords (training only).
-
-    Errors: DataError for an empty corpus, or where nothing is left after the filter.
+    subwords (training only). Errors: DataError where nothing is left.
     """
-    if not pairs.source:
-        raise DataError(f"{key or 'the corpus'} holds no sentence pair")
     text = text_hash(pairs.source, pairs.target)
-    name = f"{key or 'corpus'}-{vocabulary.fingerprint[:16]}-{text[:16]}.npz"
+    name = f"{key}-{vocabulary.fingerprint[:16]}-{text[:16]}.npz"
     path = cache_root() / "tokenised" / name.replace("/", "-")
     data = _load(path, len(pairs.source))
     if data is None:
@@ -168,8 +168,8 @@ def tokenise(pairs, vocabulary, *, key: str | None = None,
         return data
     short = np.maximum(data.source_lengths, data.target_lengths) <= max_tokens
     if not short.any():
-        raise DataError(f"none of the {len(data)} pairs of {key or 'the corpus'} has at most "
-                        f"{max_tokens} subwords on both sides: raise max_tokens")
+        raise DataError(f"none of the {len(data)} pairs of {key} has at most {max_tokens} subwords "
+                        "on both sides: raise max_tokens")
     return data if short.all() else data.take(np.flatnonzero(short))
 
 
@@ -196,9 +196,8 @@ def training_batches(data: Tokenised, tokens: int, multiple: int, seed: int,
     """Groups of rows for one epoch, in the order of training: every row once.
 
     A group's rows x max(longest source, longest padded target), both with EOS, is at most
-    `tokens`. With `multiple` > 1 a group has one padded target length, so nothing is masked on the
-    target side, and similar source lengths. The same (seed, epoch) gives the same groups, int64
-    arrays for `collate`.
+    `tokens`. With `multiple` > 1 a group has one padded target length, so that nothing is masked
+    on the target side. (seed, epoch) decide the groups.
 
     Errors: ConfigError for a pair wider than `tokens`.
     """

@@ -203,10 +203,9 @@ def time_runs(configs: Sequence[Config], sentences: int = 24, size: int = 32, ro
                          config.evaluation.length_penalty)
                     for setting in run.model.timed_settings(config.evaluation)]
     data = run.task.test
-    order = np.argsort(data.target_lengths, kind="stable")
-    alone = order[((np.arange(sentences) + 0.5) / sentences * len(order)).astype(int)]
-    middle = len(order) // 2 - size // 2
-    works = work(data, [*alone[:, None], order[max(0, middle):middle + size]], runtime.device())
+    middle = len(data) // 2 - size // 2
+    together = np.argsort(data.target_lengths, kind="stable")[max(0, middle):middle + size]
+    works = work(data, [*data.by_length(sentences)[:, None], together], runtime.device())
     return measure(systems, works, rounds, progress)
 
 
