@@ -27,8 +27,7 @@ SEQUENCES = 2**15  # rows of a batch at most: fused attention on a GPU takes few
 class Batch:
     """Padded token ids of some sentence pairs; in every mask True is a real position.
 
-    With `multiple` = 1 a target carries one EOS. With `multiple` > 1 (latent-variable models) it
-    carries EOS up to the next multiple, and those positions are real: the model predicts them.
+    A target carries EOS up to a multiple of `multiple`, real positions which a model predicts.
     """
 
     source: Int64[Tensor, "batch S"]
@@ -45,8 +44,7 @@ class Batch:
     """Line numbers in the corpus, from 0; -1 in a filler row."""
     fixed: bool = False
     """Whether its shape is one of few (`collate_fixed`), and nothing may take a shape from values.
-    Filler rows then follow the real ones: a source of one EOS, a target of nothing but PAD, no
-    target tokens."""
+    Filler rows then follow the real ones: a source of one EOS, a target of PAD alone."""
 
     def __len__(self) -> int:
         return self.index.shape[0]
@@ -112,9 +110,8 @@ def _take(ids: np.ndarray, offsets: np.ndarray, rows: np.ndarray):
 
 
 def padded_length(lengths, multiple: int):
-    """Positions that `lengths` subwords take with one EOS, rounded up to a multiple.
-
-    Works on integers, arrays and tensors: 3 subwords take 4 positions, 4 take 8 at multiple 4.
+    """Positions that `lengths` subwords (integers, arrays, tensors) take with one EOS, rounded up
+    to a multiple: at multiple 4, 3 subwords take 4 positions and 4 take 8.
     """
     return (lengths // multiple + 1) * multiple
 
@@ -216,9 +213,8 @@ def fixed_batches(data: Tokenised, tokens: int, multiple: int, seed: int,
                   epoch: int) -> list[np.ndarray]:
     """Groups of rows for one epoch, as `training_batches`, for `collate_fixed`.
 
-    Sentences of similar width meet, so that there are few shapes: the wider side rounded up to a
-    multiple of 4, beyond 32 of 8, times as many rows as `tokens` holds. All groups but the last one
-    are full.
+    Few shapes: the wider side rounded up to a multiple of 4, beyond 32 of 8, times as many rows as
+    `tokens` holds. All groups but the last one are full.
 
     Errors: ConfigError for a pair wider than `tokens`.
     """
@@ -295,8 +291,7 @@ def collate_fixed(data: Tokenised, rows: np.ndarray, multiple: int, tokens: int,
                   parts: int = 1) -> list[Batch]:
     """The rows of one of `fixed_batches` as `parts` batches of one fixed shape, on the CPU.
 
-    The shape depends on nothing but `tokens`, `parts` and the rounded width. Masks are always
-    there, and rows are filled up.
+    The shape depends on nothing but `tokens`, `parts` and the rounded width.
     """
     rows = np.asarray(rows)
     source, target = _lengths(data, rows, multiple)
