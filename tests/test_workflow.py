@@ -135,9 +135,9 @@ def test_settings_tell_apart_what_gives_another_result():
 
 
 def test_the_latent_space_is_drawn_where_both_models_are():
-    assert [run.model for run in Grid().latent] == ["ga_b", "fl_b"]
-    assert Grid(models=("tr_s", "ga_b")).latent == []
-    assert Grid(train_data=("distilled",)).latent == []
+    assert Grid().studies()["04_latent_space"] == {}
+    for grid in (Grid(models=("tr_s", "ga_b")), Grid(train_data=("distilled",))):
+        assert "04_latent_space" not in grid.studies()
 
 
 def test_a_study_is_given_the_runs_that_the_grid_has():

@@ -161,12 +161,6 @@ class Grid:
             files.append(replace(run, model=parent).checkpoints / "trained")
         return [shown(path) for path in files]
 
-    @property
-    def latent(self) -> list[RunFolder]:
-        """The runs that the picture of the latent space shows, none if the grid lacks one."""
-        first = [RunFolder(self.dataset, self.scale, model, "raw", 1) for model in DRAWN]
-        return first if set(first) <= set(self.runs) else []
-
     def studies(self) -> dict[str, dict]:
         """The notebooks on all runs together that this grid can feed, with their parameters.
 
@@ -179,6 +173,8 @@ class Grid:
         baseline = "tr_b" if "tr_b" in self.models else "tr_s"
         teacher = self.teacher_run.model
         asked: dict[str, dict] = {}
+        if set(DRAWN) <= set(latent):
+            asked["04_latent_space"] = {}
         if latent:
             asked["06_likelihood_audit"] = {}
         if latent and teacher in of["raw"]:
