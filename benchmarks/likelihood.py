@@ -20,10 +20,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
-from benchmarks.machine import describe, matrix_rate, medians, precision, write
-from benchmarks.training import CPU, VOCABULARY, corpus
+from benchmarks.machine import describe, precision, rounds, write
+from benchmarks.training import VOCABULARY, corpus
 from lib import runtime
 from lib.config import load_config
 from lib.evaluation.scoring import TrainedRun, likelihoods
@@ -55,6 +54,8 @@ class Subject:
 
     def __init__(self, setting: Setting):
         self.setting = setting
+        self.described = {"model": setting.model, "scale": setting.scale,
+                          "samples": setting.samples}
         config = load_config(setting.model, "iwslt16_de_en", setting.scale)
         torch.manual_seed(0)
         model = build(config.architecture, VOCABULARY).to(runtime.device()).eval()
@@ -89,23 +90,13 @@ class Subject:
                 "flops_per_cpu_second": self.flops / cpu}
 
 
-def speed(settings: tuple[Setting, ...] = SETTINGS, rounds: int = ROUNDS) -> pd.DataFrame:
+def speed(settings: tuple[Setting, ...] = SETTINGS, count: int = ROUNDS) -> pd.DataFrame:
     """Median over interleaved rounds, a row a setting and number of threads."""
     most = runtime.prepare()
     subjects = [Subject(setting) for setting in settings]
     for subject in subjects:
         subject.count_flops()
-    rows = []
-    for _ in tqdm(range(rounds), desc="rounds"):
-        for threads in sorted({1, most}):
-            torch.set_num_threads(threads)
-            for subject in subjects:
-                rate = matrix_rate(CPU, clock=time.process_time)
-                rows.append({"model": subject.setting.model, "scale": subject.setting.scale,
-                             "samples": subject.setting.samples, "threads": threads,
-                             **subject.measure(),
-                             "matrix_flops_per_cpu_second": rate})
-    return medians(rows, ["model", "scale", "samples", "threads"])
+    return rounds(subjects, count, sorted({1, most}))
 
 
 def whole(setting: Setting = WHOLE) -> pd.DataFrame:

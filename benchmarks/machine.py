@@ -14,8 +14,10 @@ from tqdm.auto import tqdm
 from lib import runtime
 from lib.paths import outputs_root, write_text
 
-__all__ = ["attempt", "describe", "keep", "matrix_rate", "medians", "peak_memory", "precision",
-           "synchronise", "tell", "watch_memory", "write"]
+__all__ = ["CPU", "attempt", "describe", "keep", "matrix_rate", "peak_memory", "precision",
+           "rounds", "synchronise", "tell", "watch_memory", "write"]
+
+CPU = torch.device("cpu")
 
 SHAPES = ((2048, 512, 2048), (2048, 256, 1024), (2048, 1024, 256))
 GPU_SHAPES = ((8192, 8192, 8192), (16384, 4096, 4096))
@@ -43,15 +45,24 @@ def precision() -> str:
     return "bfloat16" if runtime.has_fast_bf16() else "float32"
 
 
-def medians(rows: list[dict], keys: list[str]) -> pd.DataFrame:
-    """Medians over rounds, a row for each of `keys`, and what they were measured on.
+def rounds(subjects: Sequence, count: int, threads: Sequence[int]) -> pd.DataFrame:
+    """Medians over `count` passes of every subject, interleaved, so that a noisy machine hits all
+    alike: a row for each of their `described` and number of threads.
 
-    Added: `share`, flops_per_cpu_second over the matrix rate of the same round, and the smallest
-    and largest of the rounds, `share_low` and `share_high`.
+    Each pass measures the matrix rate of the CPU anew. `share`: the pass's flops_per_cpu_second
+    over it, with the smallest and largest of the passes, `share_low` and `share_high`.
     """
+    rows = []
+    for _ in tqdm(range(count), desc="rounds"):
+        for number in threads:
+            torch.set_num_threads(number)
+            for subject in subjects:
+                rate = matrix_rate(CPU, clock=time.process_time)
+                rows.append({**subject.described, "threads": number, **subject.measure(),
+                             "matrix_flops_per_cpu_second": rate})
     frame = pd.DataFrame(rows)
     frame["share"] = frame["flops_per_cpu_second"] / frame["matrix_flops_per_cpu_second"]
-    grouped = frame.groupby(keys, sort=False)
+    grouped = frame.groupby([*subjects[0].described, "threads"], sort=False)
     result = grouped.median()
     result["share_low"], result["share_high"] = grouped["share"].min(), grouped["share"].max()
     result["precision"], result["machine"] = precision(), describe()

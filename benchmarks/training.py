@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
 
-from benchmarks.machine import matrix_rate, medians, peak_memory, write
+from benchmarks.machine import CPU, peak_memory, rounds, write
 from lib import runtime
 from lib.batching import Batch, Tokenised, collate, training_batches
 from lib.config import MODELS, load_config
@@ -26,7 +26,6 @@ from lib.flops import matrix_flops
 from lib.models import build, count_parameters
 
 VOCABULARY, TOKENS, ROUNDS, BATCHES = 8000, 2048, 3, 4
-CPU = torch.device("cpu")
 PLAIN = "torch.nn.Transformer"  # the baseline of Tr-S: same sizes, as torch comes, bf16 autocast
 
 # Subwords a sentence of Multi30k de-en with 8K joint subwords: every twentieth quantile.
@@ -98,7 +97,7 @@ class Subject:
                                           self.settings.dropout)
         else:
             self.model = build(a, VOCABULARY, self.settings.dropout)
-        self.name, self.flops = name, 0
+        self.described, self.flops = {"model": name}, 0
         self.optimiser = torch.optim.Adam(self.model.parameters(), lr=1e-5, fused=True)
         data = corpus()
         groups = training_batches(data, tokens, self.model.multiple, 0, 0)[:BATCHES]
@@ -131,21 +130,14 @@ class Subject:
 
 def speed(models: tuple[str, ...]) -> pd.DataFrame:
     """Median over interleaved rounds, a row a model."""
-    runtime.prepare()
+    most = runtime.prepare()
     subjects = [Subject(name) for name in models]
     for subject in subjects:
         subject.count_flops()
-    rows = []
-    for _ in tqdm(range(ROUNDS), desc="rounds"):
-        for subject in subjects:
-            rate = matrix_rate(CPU, clock=time.process_time)
-            rows.append({"model": subject.name, **subject.measure(),
-                         "matrix_flops_per_cpu_second": rate})
-    result = medians(rows, ["model"])
+    result = rounds(subjects, ROUNDS, [most])
     result.insert(1, "parameters", [count_parameters(s.model) for s in subjects])
     plain = result.set_index("model")["tokens_per_cpu_second"][PLAIN]
     result["vs_plain"] = result["tokens_per_cpu_second"] / plain
-    result["threads"] = torch.get_num_threads()
     return result
 
 

@@ -55,7 +55,7 @@ def test_the_likelihood_benchmark_times_the_pass_that_it_names(isolated):
     padded = int(table["n_tokens_padded"].sum())
     # the output layer alone, for every sample of every padded position
     assert subject.flops > 2 * 4 * padded * vocabulary * d_model
-    found = likelihood.speed((small,), rounds=1)
+    found = likelihood.speed((small,), 1)
     assert (found["flops_per_cpu_second"] > 0).all()  # in however many threads it is scored
     assert set(found["threads"]) <= {1, 2} or found["threads"].max() == torch.get_num_threads()
     micros = found["cpu_microseconds_per_token_and_sample"]
