@@ -22,7 +22,7 @@ import torch
 from tqdm.auto import tqdm
 
 from benchmarks import ctranslate2
-from benchmarks.machine import describe
+from benchmarks.machine import describe, write
 from benchmarks.training import VOCABULARY, corpus
 from lib import runtime
 from lib.batching import Tokenised
@@ -33,8 +33,7 @@ from lib.decoding.frozen import freeze
 from lib.errors import ReproError
 from lib.evaluation import speed
 from lib.evaluation.scoring import load_run
-from lib.models import build
-from lib.paths import outputs_root
+from lib.models import build, count_parameters
 from lib.training.validation import translate
 
 SETTINGS = {"tr_s": ("greedy", "beam4"), "ga_b": ("k0", "k1", "k4"), "fl_s": ("k0", "k1")}
@@ -43,10 +42,11 @@ ALONE, TOGETHER, SIZE, ROUNDS = 20, 4, 32, 5
 RESAMPLES = 1000  # of the test sentences, for the interval of a difference of BLEU
 
 
-def model(name: str) -> torch.nn.Module:
-    """Random weights at the published size; what starts at zero is moved away from it."""
+def random_model(name: str, dataset: str = "iwslt16_de_en", scale: str = "paper",
+                 vocabulary: int = VOCABULARY) -> torch.nn.Module:
+    """Random weights that know no end; what starts at zero is moved away from it."""
     torch.manual_seed(0)
-    made = build(load_config(name, "iwslt16_de_en", "paper").architecture, VOCABULARY).eval()
+    made = build(load_config(name, dataset, scale).architecture, vocabulary).eval()
     with torch.no_grad():
         for key, parameter in made.named_parameters():
             if key.endswith(".g"):
@@ -59,34 +59,30 @@ def groups(data: Tokenised, alone: int, together: int, size: int) -> list[np.nda
 
     Target lengths are evenly spaced quantiles of the corpus; a batch has one target length.
     """
-    order = np.argsort(data.target_lengths, kind="stable")
-
-    def at(places: int) -> np.ndarray:
-        return order[((np.arange(places) + 0.5) / places * len(order)).astype(int)]
-
     same = [np.flatnonzero(data.target_lengths == data.target_lengths[row])[:size]
-            for row in at(together)]
-    return [*at(alone)[:, None], *same]
+            for row in data.by_length(together)]
+    return [*data.by_length(alone)[:, None], *same]
 
 
-def outside(transformer: torch.nn.Module, folder: Path, weights: str) -> speed.System:
+def outside(transformer: torch.nn.Module, folder: Path, weights: str,
+            device: str = "cpu") -> speed.System:
     """CTranslate2's beam search with a Transformer's weights."""
-    engine = ctranslate2.Engine(ctranslate2.export(transformer, folder / weights), weights)
+    engine = ctranslate2.Engine(ctranslate2.export(transformer, folder / weights), weights, device)
 
     def translate(given: speed.Work) -> Sequence[Sequence[int]]:
         mask = torch.ones_like(given.source, dtype=torch.bool) if given.mask is None else given.mask
-        rows = [ids[real][:-1].tolist() for ids, real in zip(given.source, mask, strict=True)]
+        rows = [ids[real][:-1].tolist()
+                for ids, real in zip(given.source.cpu(), mask.cpu(), strict=True)]
         return engine.translate(rows, 4, given.length)[0]
 
-    parameters = sum(p.numel() for p in transformer.parameters())
-    return speed.System("ctranslate2", "beam4", weights, parameters, translate)
+    return speed.System("ctranslate2", "beam4", weights, count_parameters(transformer), translate)
 
 
 def systems(names: Sequence[str], folder: Path) -> list[speed.System]:
     """Ours in the machine's own precision and in int8, and CTranslate2 where it is installed."""
     found = []
     for name in names:
-        made = model(name)
+        made = random_model(name)
         found += [speed.controlled(name, made, setting, weights)
                   for weights in ("auto", "int8") for setting in SETTINGS[name]]
         if made.decoding == "stepwise" and ctranslate2.is_installed():
@@ -95,13 +91,13 @@ def systems(names: Sequence[str], folder: Path) -> list[speed.System]:
 
 
 def run(alone: int = ALONE, together: int = TOGETHER, size: int = SIZE, rounds: int = ROUNDS,
-        names: Sequence[str] = tuple(SETTINGS)) -> tuple[pd.DataFrame, pd.DataFrame]:
+        ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Sentences a second of every system, and latencies."""
     runtime.prepare(batch=1)
     data = corpus()
     works = speed.work(data, groups(data, alone, together, size))
     with tempfile.TemporaryDirectory() as folder:
-        times = speed.measure(systems(names, Path(folder)), works, rounds)
+        times = speed.measure(systems(tuple(SETTINGS), Path(folder)), works, rounds)
     rates = speed.speeds(times)
     rates["threads"], rates["machine"] = torch.get_num_threads(), describe()
     return rates, speed.latencies(times)
@@ -148,19 +144,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few sentences, one round")
     parser.add_argument("--bits", action="store_true", help="only weights.csv: BLEU, no speed")
     asked = parser.parse_args()
-    folder = outputs_root() / "bench"
-    folder.mkdir(parents=True, exist_ok=True)
     if not asked.bits:
         rates, latency = run(4, 1, SIZE, 1) if asked.quick else run()
-        rates.to_csv(folder / "decoding.csv", index=False, float_format="%.4g")
-        latency.to_csv(folder / "latency.csv", index=False, float_format="%.4g")
-        shown = rates.drop(columns=["machine", "parameters", "rounds", "threads"])
-        tqdm.write(f"{folder.name}/decoding.csv, {rates['machine'].iloc[0]}, one thread\n"
-                   f"{shown.round(1).to_string(index=False)}")
-    bits = cost(lines=100 if asked.quick else 0)
-    bits.to_csv(folder / "weights.csv", index=False, float_format="%.4g")
-    tqdm.write(f"{folder.name}/weights.csv\n"
-               f"{bits.drop(columns='signature', errors='ignore').to_string(index=False)}")
+        write("decoding", rates, hidden=["machine", "parameters", "rounds", "threads"])
+        write("latency", latency)
+    write("weights", cost(lines=100 if asked.quick else 0), hidden=["signature"])
     if not ctranslate2.is_installed():
         tqdm.write("CTranslate2 isn't installed: without it there is no yardstick from outside "
                    "(pip install -e '.[speed]')")

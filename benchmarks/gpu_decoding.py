@@ -19,7 +19,6 @@ error; none is begun after `--minutes`.
 """
 
 import argparse
-import gc
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,9 +31,17 @@ import torch
 from torch import nn
 
 from analysis.speed_table import table4
-from benchmarks import ctranslate2, gpu_training
-from benchmarks.decoding import groups
-from benchmarks.machine import describe, keep, peak_resident, precision, synchronise
+from benchmarks import gpu_training
+from benchmarks.decoding import groups, outside, random_model
+from benchmarks.machine import (
+    attempt,
+    describe,
+    keep,
+    peak_memory,
+    synchronise,
+    tell,
+    watch_memory,
+)
 from benchmarks.plain import PlainGreedy
 from lib import runtime
 from lib.batching import SEQUENCES, Tokenised, collate, evaluation_batches, padded_length
@@ -45,7 +52,7 @@ from lib.decoding.search import beam_search
 from lib.distillation import ON_GPU
 from lib.evaluation import speed
 from lib.evaluation.scoring import TrainedRun, likelihoods
-from lib.models import build, count_parameters
+from lib.models import count_parameters
 from lib.paths import outputs_root, write_text
 from lib.task import Task
 from lib.training.validation import DECODING_TOKENS
@@ -56,7 +63,6 @@ PARTS = ("protocol", "bulk", "likelihood", "batches", "eager", "others")
 KEY = ["device", "scale", "system", "setting", "batch", "way"]
 LIKELIHOOD_KEY = ["device", "system", "scale", "samples"]
 TEST, TRAINING = 1305, 61_000  # sentences of TED's test set and training set
-MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -88,22 +94,14 @@ class Bench:
     def __init__(self, sizes: Sizes):
         self.sizes, self.where = sizes, runtime.device()
         runtime.prepare(batch=1)
-        self.data = gpu_training.corpus(sizes.scale, sizes.pairs)
+        self.data = gpu_training.sentences_of(sizes.scale, sizes.pairs)
         self._models: dict[tuple[str, str], nn.Module] = {}
 
     def model(self, name: str, scale: str = "") -> nn.Module:
-        """Random weights on the device; what starts at zero is moved away from it."""
+        """Random weights on the device."""
         scale = scale or self.sizes.scale
         if (name, scale) not in self._models:
-            torch.manual_seed(0)
-            config = load_config(name, "ted_de_en", scale)
-            made = build(config.architecture, gpu_training.VOCABULARY[scale]).eval()
-            with torch.no_grad():
-                for key, parameter in made.named_parameters():
-                    if key.endswith(".g"):
-                        parameter.fill_(0.3)
-            if made.decoding == "stepwise":
-                made = speed.never_ending(made)
+            made = random_model(name, "ted_de_en", scale, gpu_training.VOCABULARY[scale])
             self._models[name, scale] = made.to(self.where)
         return self._models[name, scale]
 
@@ -111,13 +109,6 @@ class Bench:
         """Single sentences, or two batches of one target length each."""
         rows = groups(self.data, self.sizes.alone if batch == 1 else 0, 2 * (batch > 1), batch)
         return speed.work(self.data, rows, self.where)
-
-    def evenly(self, sentences: int, data: Tokenised | None = None) -> Tokenised:
-        """Sentences at evenly spaced target lengths."""
-        data = self.data if data is None else data
-        order = np.argsort(data.target_lengths, kind="stable")
-        at = (np.arange(sentences) + 0.5) / sentences * len(order)
-        return data.take(order[at.astype(np.int64)])
 
 
 Row = tuple[dict, Callable[[], dict]]  # what it is, and what measures it
@@ -131,23 +122,13 @@ def _timed(bench: Bench, system: Callable[[], speed.System], batch: int) -> dict
         made.translate(given)
     synchronise(bench.where)
     warm = time.perf_counter() - started
-    _reset(bench.where)
+    watch_memory(bench.where)
     table = speed.measure([made], works, bench.sizes.rounds, progress=False)
     (found,) = speed.speeds(table).to_dict("records")
     shown = ("parameters", "sentences_per_second", "low", "high", "rounds")
-    return {**{name: found[name] for name in shown}, **_peak(bench.where), "warm_s": warm,
-            "milliseconds": 1e3 / found["sentences_per_second"],
+    return {**{name: found[name] for name in shown}, "peak_mib": peak_memory(bench.where),
+            "warm_s": warm, "milliseconds": 1e3 / found["sentences_per_second"],
             "target_length": table["target_length"].mean()}
-
-
-def _reset(where: torch.device) -> None:
-    if where.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(where)
-
-
-def _peak(where: torch.device) -> dict[str, float]:
-    peak = torch.cuda.max_memory_allocated(where) if where.type == "cuda" else peak_resident()
-    return {"peak_mib": peak / MIB}
 
 
 def controlled(bench: Bench, batches: Sequence[int], way: str) -> Iterator[Row]:
@@ -182,17 +163,18 @@ def _decode(bench: Bench, name: str, setting: str, data: Tokenised, tokens: int)
 
 
 def _bulk(bench: Bench, name: str, setting: str, sentences: int, tokens: int) -> dict:
-    data = bench.evenly(sentences)
+    data = bench.data.take(bench.data.by_length(sentences))
     _decode(bench, name, setting, data.take(np.arange(min(64, sentences))), tokens)
     synchronise(bench.where)
-    _reset(bench.where)
+    watch_memory(bench.where)
     started = time.perf_counter()
     made = _decode(bench, name, setting, data, tokens)
     synchronise(bench.where)
     seconds = time.perf_counter() - started
     return {"parameters": count_parameters(bench.model(name)), "seconds": seconds,
             "sentences_per_second": sentences / seconds, "target_length": made / sentences,
-            **_peak(bench.where), "training_set_s": TRAINING / sentences * seconds}
+            "peak_mib": peak_memory(bench.where),
+            "training_set_s": TRAINING / sentences * seconds}
 
 
 def bulk(bench: Bench) -> Iterator[Row]:
@@ -213,9 +195,10 @@ def bulk(bench: Bench) -> Iterator[Row]:
 def _likelihood(bench: Bench, name: str, scale: str, sentences: int) -> dict:
     config = load_config(name, "ted_de_en", scale)
     run = TrainedRun(config, bench.model(name, scale), Task(config), 0, 0.0)
-    data = bench.evenly(sentences, gpu_training.corpus(scale, 20_000))
+    data = gpu_training.sentences_of(scale, 20_000)
+    data = data.take(data.by_length(sentences))
     likelihoods(run, data.take(np.arange(0, len(data), -(-len(data) // 4))), 32, progress=False)
-    _reset(bench.where)
+    watch_memory(bench.where)
     started = time.perf_counter()
     likelihoods(run, data, bench.sizes.samples, progress=False)
     seconds = time.perf_counter() - started
@@ -223,7 +206,7 @@ def _likelihood(bench: Bench, name: str, scale: str, sentences: int) -> dict:
     return {"parameters": count_parameters(run.model), "sentences": sentences, "seconds": seconds,
             "seconds_for_1000": 1000 / sentences * seconds,
             "microseconds_per_token_and_sample": 1e6 * seconds / tokens / bench.sizes.samples,
-            **_peak(bench.where)}
+            "peak_mib": peak_memory(bench.where)}
 
 
 def likelihood(bench: Bench) -> Iterator[Row]:
@@ -251,40 +234,15 @@ def others(bench: Bench, folder: Path) -> Iterator[Row]:
         return speed.System("torch.nn.Transformer", "greedy", "auto", count_parameters(model),
                             translate)
 
-    def engine() -> speed.System:
-        made = ctranslate2.Engine(ctranslate2.export(model, folder / kind), kind,
-                                  bench.where.type)
-
-        def translate(given: speed.Work) -> Sequence[Sequence[int]]:
-            mask = torch.ones_like(given.source, dtype=torch.bool) if given.mask is None \
-                else given.mask
-            rows = [ids[real][:-1].tolist()
-                    for ids, real in zip(given.source.cpu(), mask.cpu(), strict=True)]
-            return made.translate(rows, 4, given.length)[0]
-
-        return speed.System("ctranslate2", "beam4", kind, count_parameters(model), translate)
-
     for batch in (1, *bench.sizes.batches):
         for name, setting, system in (("torch.nn.Transformer", "greedy", plain),
-                                      ("ctranslate2", "beam4", engine)):
+                                      ("ctranslate2", "beam4",
+                                       lambda: outside(model, folder, kind, bench.where.type))):
             yield ({"system": name, "setting": setting, "batch": batch, "way": "eager"},
                    lambda s=system, b=batch: _timed(bench, s, b))
 
 
 # ---- tables ----
-
-def measure(described: dict, how: Callable[[], dict]) -> dict:
-    """One row; where it fails, its error."""
-    gc.collect()  # graphs and their memory go with the decoder that held them
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    try:
-        found = how()
-    except Exception as error:  # the next row may well work
-        found = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
-    return {"device": describe(), **described, **found,
-            "precision": str(precision()).split(".")[-1], "torch": torch.__version__}
-
 
 def protocol(made: Sequence[dict]) -> None:
     """Write gpu_protocol.csv: one sentence at a time through graphs, ratios to Tr-B's beam."""
@@ -310,7 +268,7 @@ def run(sizes: Sizes, parts: Sequence[str], end: float, tell: Callable[[dict], N
             for described, how in rows[part]():
                 if time.monotonic() > end:
                     return made
-                made.append(measure({"scale": sizes.scale, **described}, how))
+                made.append(attempt({"scale": sizes.scale, **described}, how))
                 keep(name, made[-1:], key)
                 tell(made[-1])
                 if part == "protocol":
@@ -326,12 +284,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--small", action="store_true", help="a rehearsal at scale smoke")
     asked = parser.parse_args(arguments)
     small = asked.small or runtime.device().type == "cpu"
-
-    def tell(made: dict) -> None:
-        shown = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in made.items()
-                 if k not in ("device", "precision", "torch")}
-        print(" ".join(f"{k}={v}" for k, v in shown.items()), flush=True)
-
     run(SMALL if small else Sizes("paper"), asked.parts, time.monotonic() + 60 * asked.minutes,
         tell)
 

@@ -20,7 +20,6 @@ fails holds its error. Writes outputs/bench/gpu_training.csv.
 """
 
 import argparse
-import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -31,14 +30,15 @@ import torch
 from torch import nn
 
 from benchmarks.machine import (
-    describe,
+    attempt,
     keep,
     matrix_rate,
-    peak_resident,
-    precision,
+    peak_memory,
     synchronise,
+    tell,
+    watch_memory,
 )
-from benchmarks.training import PLAIN, SOURCE_QUANTILES, TARGET_QUANTILES, PlainTransformer
+from benchmarks.training import PLAIN, QUANTILES, PlainTransformer, corpus, initialise
 from lib import runtime
 from lib.batching import Batch, Tokenised, collate, collate_fixed, fixed_batches, training_batches
 from lib.config import load_config
@@ -50,30 +50,20 @@ from lib.training.step import FixedStep, Scalars
 
 VARIANTS = ("eager", "graphs", "compiled", "plain", "plain-graphs")
 KEY = ["device", "model", "scale", "variant"]
-MIB, TERA = 2**20, 1e12
+TERA = 1e12
 SECONDS = 2.0  # that the timed steps of a row take at least
 GROUPS = 4  # steps of different batches that are repeated
 
 # Subwords a sentence of TED de-en with 32K joint subwords: every twentieth quantile.
 TED_SOURCE = (1, 5, 7, 8, 9, 10, 12, 13, 14, 16, 17, 19, 21, 24, 26, 29, 33, 38, 43, 52, 64)
 TED_TARGET = (1, 6, 8, 9, 10, 11, 12, 13, 15, 16, 17, 19, 21, 24, 27, 30, 34, 38, 44, 52, 64)
-LENGTHS = {"paper": (TED_SOURCE, TED_TARGET), "mini": (SOURCE_QUANTILES, TARGET_QUANTILES),
-           "smoke": (SOURCE_QUANTILES, TARGET_QUANTILES)}
+LENGTHS = {"paper": (TED_SOURCE, TED_TARGET), "mini": QUANTILES, "smoke": QUANTILES}
 VOCABULARY = {"paper": 32_000, "mini": 8_000, "smoke": 200}
 
 
-def corpus(scale: str, pairs: int, seed: int = 0) -> Tokenised:
-    """Random subwords; lengths follow the quantiles, source and target alike long."""
-    rng = np.random.default_rng(seed)
-    place = rng.random(pairs)
-    other = np.clip(place + rng.normal(0, 0.05, pairs), 0, 1)
-    sides = []
-    for where, quantiles in zip((place, other), LENGTHS[scale], strict=True):
-        at = np.linspace(0, 1, len(quantiles))
-        lengths = np.maximum(1, np.round(np.interp(where, at, quantiles))).astype(np.int64)
-        ids = rng.integers(4, VOCABULARY[scale], lengths.sum(), dtype=np.int32)
-        sides += [ids, np.concatenate([[0], np.cumsum(lengths)])]
-    return Tokenised(*sides, np.arange(pairs))
+def sentences_of(scale: str, pairs: int) -> Tokenised:
+    """Random subwords at the lengths of a scale's corpus."""
+    return corpus(pairs, LENGTHS[scale], VOCABULARY[scale], 0.05)
 
 
 class Subject:
@@ -98,7 +88,7 @@ class Subject:
         self.average = WeightAverage(self.model, self.settings.average)
         self.positions = self.settings.accumulate * self.settings.batch_tokens
         multiple = self.model.multiple
-        self.data = corpus(scale, max(500, 30 * self.positions // 20))
+        self.data = sentences_of(scale, max(500, 30 * self.positions // 20))
         self.steps = 0
         if variant == "eager":
             groups = training_batches(self.data, self.settings.batch_tokens, multiple, 0, 0)
@@ -106,19 +96,13 @@ class Subject:
             self.groups = [groups[n * each:(n + 1) * each] for n in range(GROUPS)]
         else:
             self.groups = self._typical(fixed_batches(self.data, self.positions, multiple, 0, 0))
-        self._initialise(collate(self.data, np.arange(64), multiple).to(self.where))
+        initialise(self.model, collate(self.data, np.arange(64), multiple).to(self.where))
         self.flops = self._flops()  # neither replays nor compiled layers tell them
         if variant == "compiled":
             compile_layers(self.model)
         self.fixed = None
         if variant not in ("eager", "plain"):
             self.fixed = FixedStep(self.model, self.optimiser, self.average, self.settings, 0)
-
-    def _initialise(self, batch: Batch) -> None:
-        if hasattr(self.model, "initialise"):
-            with torch.no_grad():
-                for which in ("posterior", "prior"):
-                    self.model.initialise(batch, which)
 
     def _typical(self, groups: list[np.ndarray]) -> list[np.ndarray]:
         """GROUPS of them, at evenly spaced places of their order by length."""
@@ -186,14 +170,15 @@ class Subject:
         self.once()
         warm = time.perf_counter() - started
         before = matrix_rate(self.where, 0.2)
-        if self.where.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.where)
+        watch_memory(self.where)
         rounds, started = 0, time.perf_counter()
         while time.perf_counter() - started < seconds:
             self.once()
             rounds += 1
         elapsed = (time.perf_counter() - started) / rounds
-        memory = self._memory()
+        on_gpu = self.where.type == "cuda"
+        memory = {"peak_mib": peak_memory(self.where), "reserved_mib":
+                  torch.cuda.max_memory_reserved(self.where) / 2**20 if on_gpu else np.nan}
         best = max(before, matrix_rate(self.where, 0.2))
         tokens = sum(map(self.tokens, self.groups))
         shapes = {tuple(b.target.shape) for group in self.groups for b in self.batches(group)}
@@ -205,28 +190,12 @@ class Subject:
                 "parts": 1 if self.fixed is None else self.fixed.parts,
                 "captured": 0 if self.fixed is None else self.fixed.captured}
 
-    def _memory(self) -> dict[str, float]:
-        if self.where.type != "cuda":
-            return {"peak_mib": peak_resident() / MIB, "reserved_mib": np.nan}
-        return {"peak_mib": torch.cuda.max_memory_allocated(self.where) / MIB,
-                "reserved_mib": torch.cuda.max_memory_reserved(self.where) / MIB}
-
 
 def row(name: str, scale: str, variant: str, seconds: float = SECONDS, tokens: int = 0) -> dict:
     """One row of the table; where it fails, the error."""
-    described = {"device": describe(), "model": PLAIN if variant.startswith("plain") else name,
+    described = {"model": PLAIN if variant.startswith("plain") else name,
                  "scale": scale, "variant": variant}
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    try:
-        subject = Subject(name, scale, variant, tokens)
-        found = subject.measure(seconds)
-    except Exception as error:  # the next row may well work
-        found = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
-    return {**described, **found, "precision": str(precision()).split(".")[-1],
-            "torch": torch.__version__}
+    return attempt(described, lambda: Subject(name, scale, variant, tokens).measure(seconds))
 
 
 def rows(models: Sequence[str], scales: Sequence[str], variants: Sequence[str], end: float,
@@ -254,14 +223,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=0, help="instead of batch_tokens")
     asked = parser.parse_args(arguments)
 
-    def tell(made: dict) -> None:
+    def keep_and_tell(made: dict) -> None:
         keep("gpu_training", [made], KEY)
-        shown = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in made.items()
-                 if k not in ("device", "precision", "torch")}
-        print(" ".join(f"{k}={v}" for k, v in shown.items()), flush=True)
+        tell(made)
 
-    rows(asked.models, asked.scales, asked.variants, time.monotonic() + 60 * asked.minutes, tell,
-         seconds=asked.seconds, tokens=asked.tokens)
+    rows(asked.models, asked.scales, asked.variants, time.monotonic() + 60 * asked.minutes,
+         keep_and_tell, seconds=asked.seconds, tokens=asked.tokens)
 
 
 if __name__ == "__main__":

@@ -18,19 +18,16 @@ import argparse
 import time
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
-from benchmarks.machine import describe, matrix_throughput, medians, precision
+from benchmarks.machine import describe, precision, rounds, write
 from benchmarks.training import VOCABULARY, corpus
 from lib import runtime
 from lib.config import load_config
 from lib.evaluation.scoring import TrainedRun, likelihoods
 from lib.flops import matrix_flops
 from lib.models import build
-from lib.paths import outputs_root
 from lib.task import Task
 
 ROUNDS = 3
@@ -57,14 +54,14 @@ class Subject:
 
     def __init__(self, setting: Setting):
         self.setting = setting
+        self.described = {"model": setting.model, "scale": setting.scale,
+                          "samples": setting.samples}
         config = load_config(setting.model, "iwslt16_de_en", setting.scale)
         torch.manual_seed(0)
         model = build(config.architecture, VOCABULARY).to(runtime.device()).eval()
         self.run = TrainedRun(config, model, Task(config), 0, 0.0)
         data = corpus()
-        by_length = np.argsort(data.target_lengths, kind="stable")
-        middle = (np.arange(setting.sentences) + 0.5) / setting.sentences
-        self.data = data.take(by_length[(middle * len(data)).astype(np.int64)])
+        self.data = data.take(data.by_length(setting.sentences))
         self.tokens = int((self.data.target_lengths + 1).sum())
         self.flops = 0
 
@@ -93,22 +90,13 @@ class Subject:
                 "flops_per_cpu_second": self.flops / cpu}
 
 
-def speed(settings: tuple[Setting, ...] = SETTINGS, rounds: int = ROUNDS) -> pd.DataFrame:
+def speed(settings: tuple[Setting, ...] = SETTINGS, count: int = ROUNDS) -> pd.DataFrame:
     """Median over interleaved rounds, a row a setting and number of threads."""
     most = runtime.prepare()
     subjects = [Subject(setting) for setting in settings]
     for subject in subjects:
         subject.count_flops()
-    rows = []
-    for _ in tqdm(range(rounds), desc="rounds"):
-        for threads in sorted({1, most}):
-            torch.set_num_threads(threads)
-            for subject in subjects:
-                rate, row = matrix_throughput(precision()), subject.measure()
-                rows.append({"model": subject.setting.model, "scale": subject.setting.scale,
-                             "samples": subject.setting.samples, "threads": threads, **row,
-                             "matrix_flops_per_cpu_second": rate})
-    return medians(rows, ["model", "scale", "samples", "threads"])
+    return rounds(subjects, count, sorted({1, most}))
 
 
 def whole(setting: Setting = WHOLE) -> pd.DataFrame:
@@ -121,7 +109,7 @@ def whole(setting: Setting = WHOLE) -> pd.DataFrame:
         "model": setting.model, "scale": setting.scale, "samples": setting.timed_samples,
         "sentences": setting.sentences, "threads": threads,
         "seconds": time.perf_counter() - started,
-        "precision": str(precision()).removeprefix("torch."), "machine": describe()}])
+        "precision": precision(), "machine": describe()}])
 
 
 def main() -> None:
@@ -129,13 +117,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--whole", action="store_true",
                         help="a whole pass of Fl-S at mini instead, a quarter of an hour")
-    name, measured = (("likelihood_whole", whole) if parser.parse_args().whole
-                      else ("likelihood", speed))
-    path = outputs_root() / "bench" / f"{name}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = measured()
-    table.to_csv(path, index=False, float_format="%.4g")
-    tqdm.write(f"\nbench/{path.name}\n{table.to_string(index=False)}")
+    if parser.parse_args().whole:
+        write("likelihood_whole", whole())
+    else:
+        write("likelihood", speed())
 
 
 if __name__ == "__main__":

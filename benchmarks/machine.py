@@ -1,19 +1,23 @@
 """What the benchmarks run on, its memory, and the matrix rate that they are compared with."""
 
+import gc
 import platform
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
+from tqdm.auto import tqdm
 
 from lib import runtime
 from lib.paths import outputs_root, write_text
 
-__all__ = ["describe", "keep", "matrix_rate", "matrix_throughput", "medians", "peak_resident",
-           "precision", "synchronise"]
+__all__ = ["CPU", "attempt", "describe", "keep", "matrix_rate", "peak_memory", "precision",
+           "rounds", "synchronise", "tell", "watch_memory", "write"]
+
+CPU = torch.device("cpu")
 
 SHAPES = ((2048, 512, 2048), (2048, 256, 1024), (2048, 1024, 256))
 GPU_SHAPES = ((8192, 8192, 8192), (16384, 4096, 4096))
@@ -36,36 +40,32 @@ def describe() -> str:
             f"{torch.backends.cpu.get_cpu_capability()}{bf16}")
 
 
-def matrix_throughput(dtype: torch.dtype, seconds: float = 0.3) -> float:
-    """The best rate of plain matrix products, in FLOP per CPU-second, over layer-like shapes."""
-    best = 0.0
-    for rows, inner, columns in SHAPES:
-        a, b = torch.randn(rows, inner).to(dtype), torch.randn(columns, inner).to(dtype)
-        count, started, wall = 0, time.process_time(), time.perf_counter()
-        while time.perf_counter() - wall < seconds:
-            torch.nn.functional.linear(a, b)
-            count += 1
-        best = max(best, 2 * rows * inner * columns * count / (time.process_time() - started))
-    return best
+def precision() -> str:
+    """What models compute in here, as torch names the type."""
+    return "bfloat16" if runtime.has_fast_bf16() else "float32"
 
 
-def precision() -> torch.dtype:
-    """What models compute in here."""
-    return torch.bfloat16 if runtime.has_fast_bf16() else torch.float32
+def rounds(subjects: Sequence, count: int, threads: Sequence[int]) -> pd.DataFrame:
+    """Medians over `count` passes of every subject, interleaved, so that a noisy machine hits all
+    alike: a row for each of their `described` and number of threads.
 
-
-def medians(rows: list[dict], keys: list[str]) -> pd.DataFrame:
-    """Medians over rounds, a row for each of `keys`, and what they were measured on.
-
-    Added: `share`, flops_per_cpu_second over the matrix rate of the same round, and the smallest
-    and largest of the rounds, `share_low` and `share_high`.
+    Each pass measures the matrix rate of the CPU anew. `share`: the pass's flops_per_cpu_second
+    over it, with the smallest and largest of the passes, `share_low` and `share_high`.
     """
+    rows = []
+    for _ in tqdm(range(count), desc="rounds"):
+        for number in threads:
+            torch.set_num_threads(number)
+            for subject in subjects:
+                rate = matrix_rate(CPU, clock=time.process_time)
+                rows.append({**subject.described, "threads": number, **subject.measure(),
+                             "matrix_flops_per_cpu_second": rate})
     frame = pd.DataFrame(rows)
     frame["share"] = frame["flops_per_cpu_second"] / frame["matrix_flops_per_cpu_second"]
-    grouped = frame.groupby(keys, sort=False)
+    grouped = frame.groupby([*subjects[0].described, "threads"], sort=False)
     result = grouped.median()
     result["share_low"], result["share_high"] = grouped["share"].min(), grouped["share"].max()
-    result["precision"], result["machine"] = str(precision()).split(".")[-1], describe()
+    result["precision"], result["machine"] = precision(), describe()
     return result.reset_index()
 
 
@@ -75,25 +75,55 @@ def synchronise(where: torch.device) -> None:
         torch.cuda.synchronize(where)
 
 
-def matrix_rate(where: torch.device, seconds: float = 0.3) -> float:
+def matrix_rate(where: torch.device, seconds: float = 0.3,
+                clock: Callable[[], float] = time.perf_counter) -> float:
     """The best rate of plain matrix products on a device, in FLOP per second of the clock.
 
-    In bf16 where the device multiplies it; products large enough to fill a GPU.
+    In bf16 where the device multiplies it; of the sizes of a layer's, on a GPU large enough to fill
+    it. With `time.process_time` as the clock: per CPU-second.
     """
-    best, dtype = 0.0, precision()
+    best, dtype = 0.0, getattr(torch, precision())
     for rows, inner, columns in GPU_SHAPES if where.type == "cuda" else SHAPES:
         a, b = (torch.randn(n, inner, device=where).to(dtype) for n in (rows, columns))
         elapsed, count = 0.0, 1
         while elapsed < seconds:  # the first rounds warm up, and are too short to count
             count *= 2
             synchronise(where)
-            started = time.perf_counter()
+            started = clock()
             for _ in range(count):
                 torch.nn.functional.linear(a, b)
             synchronise(where)
-            elapsed = time.perf_counter() - started
+            elapsed = clock() - started
         best = max(best, 2 * rows * inner * columns * count / elapsed)
     return best
+
+
+def attempt(described: dict, measure: Callable[[], dict]) -> dict:
+    """A row: where it was measured, what it describes and what is measured; or else the error."""
+    gc.collect()  # graphs and their memory go with what held them
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    try:
+        found = measure()
+    except Exception as error:  # the next row may well work
+        found = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
+    return {"device": describe(), **described, **found, "precision": precision(),
+            "torch": torch.__version__}
+
+
+def tell(row: dict) -> None:
+    """Print a row in one line."""
+    print(" ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+                   for name, value in row.items()
+                   if name not in ("device", "precision", "torch")), flush=True)
+
+
+def write(name: str, table: pd.DataFrame, hidden: Sequence[str] = ()) -> None:
+    """Write outputs/bench/<name>.csv, and show it without the `hidden` columns."""
+    write_text(outputs_root() / "bench" / f"{name}.csv",
+               table.to_csv(index=False, float_format="%.4g"))
+    tqdm.write(f"\nbench/{name}.csv, {describe()}\n"
+               f"{table.drop(columns=[*hidden], errors='ignore').to_string(index=False)}")
 
 
 def keep(name: str, made: Sequence[dict], key: Sequence[str]) -> None:
@@ -107,10 +137,18 @@ def keep(name: str, made: Sequence[dict], key: Sequence[str]) -> None:
     write_text(path, new.to_csv(index=False, float_format="%.4g"))
 
 
-def peak_resident() -> float:
-    """Peak resident bytes of this process (ru_maxrss would carry the starter's peak over)."""
+def watch_memory(where: torch.device) -> None:
+    """Let `peak_memory` count from here, on a GPU."""
+    if where.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(where)
+
+
+def peak_memory(where: torch.device) -> float:
+    """Peak MiB of tensors on a GPU, else of what this process had resident."""
+    if where.type == "cuda":
+        return torch.cuda.max_memory_allocated(where) / 2**20
     status = Path("/proc/self/status")
-    if status.exists():
+    if status.exists():  # ru_maxrss would carry the starter's peak over
         line = next(x for x in status.read_text().split("\n") if x.startswith("VmHWM"))
-        return 1024.0 * int(line.split()[1])
-    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -18,9 +18,9 @@ NAMES = {"ctranslate2": "CTranslate2"}
 
 
 def bench(name: str) -> pd.DataFrame | None:
-    """What `make bench` wrote of that name, None where it hasn't run."""
+    """What `make bench` wrote of that name, None where it hasn't run, or found no row."""
     path = outputs_root() / "bench" / f"{name}.csv"
-    return pd.read_csv(path) if path.exists() else None
+    return pd.read_csv(path) if path.exists() and path.stat().st_size > 1 else None
 
 
 def _share(row: tuple) -> str:
@@ -114,10 +114,9 @@ def decoding() -> str:
 
 def _bits() -> str:
     """What fewer bits a weight cost in BLEU, of the trained runs that were there."""
-    path = outputs_root() / "bench" / "weights.csv"
-    if not path.exists() or path.stat().st_size < 10:
+    if (known := bench("weights")) is None:
         return ""
-    rows = pd.read_csv(path).query("weights == 'int8'")
+    rows = known.query("weights == 'int8'")
     return markdown(pd.DataFrame({
         "run": [f"{row.dataset} {model_name(row.model)} {row.setting}" for row in
                 rows.itertuples()],

@@ -7,9 +7,9 @@ interleaved, so that a noisy machine hits all alike, and each round measures the
 the share is of the same round. Writes outputs/bench/training.csv and memory.csv.
 """
 
-import json
 import multiprocessing
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,34 +18,36 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
 
-from benchmarks.machine import describe, matrix_throughput, medians, peak_resident, precision
+from benchmarks.machine import CPU, peak_memory, rounds, write
 from lib import runtime
-from lib.batching import Tokenised, collate, training_batches
+from lib.batching import Batch, Tokenised, collate, training_batches
 from lib.config import MODELS, load_config
 from lib.flops import matrix_flops
 from lib.models import build, count_parameters
-from lib.paths import outputs_root
 
 VOCABULARY, TOKENS, ROUNDS, BATCHES = 8000, 2048, 3, 4
-GIB = 2**30
 PLAIN = "torch.nn.Transformer"  # the baseline of Tr-S: same sizes, as torch comes, bf16 autocast
 
 # Subwords a sentence of Multi30k de-en with 8K joint subwords: every twentieth quantile.
-SOURCE_QUANTILES = (3, 8, 9, 10, 10, 11, 12, 12, 13, 13, 14, 15, 15, 16, 17, 18, 19, 20, 22, 25, 53)
-TARGET_QUANTILES = (4, 8, 9, 10, 10, 11, 11, 12, 12, 13, 14, 14, 15, 15, 16, 17, 18, 19, 21, 23, 48)
+QUANTILES = ((3, 8, 9, 10, 10, 11, 12, 12, 13, 13, 14, 15, 15, 16, 17, 18, 19, 20, 22, 25, 53),
+             (4, 8, 9, 10, 10, 11, 11, 12, 12, 13, 14, 14, 15, 15, 16, 17, 18, 19, 21, 23, 48))
 
 
-def corpus(pairs: int = 4000, seed: int = 0) -> Tokenised:
-    """Random tokens; lengths follow Multi30k's quantiles, source and target alike long."""
-    rng = np.random.default_rng(seed)
+def corpus(pairs: int = 4000, quantiles: Sequence[Sequence[int]] = QUANTILES,
+           vocabulary: int = VOCABULARY, spread: float = 0.12) -> Tokenised:
+    """Random tokens; lengths follow the quantiles, source and target alike long: `spread` is the
+    deviation between their places.
+    """
+    rng = np.random.default_rng(0)
     place = rng.random(pairs)
-    other = np.clip(place + rng.normal(0, 0.12, pairs), 0, 1)
-    at = np.linspace(0, 1, len(SOURCE_QUANTILES))
-    lengths = [np.interp(place, at, SOURCE_QUANTILES), np.interp(other, at, TARGET_QUANTILES)]
-    lengths = [np.maximum(1, np.round(x)).astype(np.int64) for x in lengths]
-    ids = [rng.integers(4, VOCABULARY, x.sum(), dtype=np.int32) for x in lengths]
-    offsets = [np.concatenate([[0], np.cumsum(x)]) for x in lengths]
-    return Tokenised(ids[0], offsets[0], ids[1], offsets[1], np.arange(pairs))
+    other = np.clip(place + rng.normal(0, spread, pairs), 0, 1)
+    sides = []
+    for where, of in zip((place, other), quantiles, strict=True):
+        lengths = np.interp(where, np.linspace(0, 1, len(of)), of)
+        lengths = np.maximum(1, np.round(lengths)).astype(np.int64)
+        ids = rng.integers(4, vocabulary, lengths.sum(), dtype=np.int32)
+        sides += [ids, np.concatenate([[0], np.cumsum(lengths)])]
+    return Tokenised(*sides, np.arange(pairs))
 
 
 class PlainTransformer(nn.Module):
@@ -75,6 +77,14 @@ class PlainTransformer(nn.Module):
         return {"loss": loss, "tokens": batch.target_tokens.sum()}
 
 
+@torch.no_grad()
+def initialise(model: nn.Module, batch: Batch) -> None:
+    """What depends on data, where a model has any."""
+    if hasattr(model, "initialise"):
+        for which in ("posterior", "prior"):
+            model.initialise(batch, which)
+
+
 class Subject:
     """One model with its optimiser and batches, whose steps are timed."""
 
@@ -87,14 +97,12 @@ class Subject:
                                           self.settings.dropout)
         else:
             self.model = build(a, VOCABULARY, self.settings.dropout)
-        self.name, self.flops = name, 0
+        self.described, self.flops = {"model": name}, 0
         self.optimiser = torch.optim.Adam(self.model.parameters(), lr=1e-5, fused=True)
         data = corpus()
         groups = training_batches(data, tokens, self.model.multiple, 0, 0)[:BATCHES]
         self.batches = [collate(data, rows, self.model.multiple) for rows in groups]
-        if hasattr(self.model, "initialise"):
-            self.model.initialise(self.batches[0], "posterior")
-            self.model.initialise(self.batches[0], "prior")
+        initialise(self.model, self.batches[0])
 
     def step(self, batch) -> int:
         """One optimiser step; returns its target tokens (real ones with one EOS)."""
@@ -122,21 +130,14 @@ class Subject:
 
 def speed(models: tuple[str, ...]) -> pd.DataFrame:
     """Median over interleaved rounds, a row a model."""
-    runtime.prepare()
+    most = runtime.prepare()
     subjects = [Subject(name) for name in models]
     for subject in subjects:
         subject.count_flops()
-    rows = []
-    for _ in tqdm(range(ROUNDS), desc="rounds"):
-        for subject in subjects:
-            rate = matrix_throughput(precision())
-            rows.append({"model": subject.name, **subject.measure(),
-                         "matrix_flops_per_cpu_second": rate})
-    result = medians(rows, ["model"])
+    result = rounds(subjects, ROUNDS, [most])
     result.insert(1, "parameters", [count_parameters(s.model) for s in subjects])
     plain = result.set_index("model")["tokens_per_cpu_second"][PLAIN]
     result["vs_plain"] = result["tokens_per_cpu_second"] / plain
-    result["threads"] = torch.get_num_threads()
     return result
 
 
@@ -146,7 +147,7 @@ def _memory(name: str, scale: str, tokens: int, answer) -> None:
     subject = Subject(name, scale, tokens)
     for batch in subject.batches[:2]:
         subject.step(batch)
-    answer.put(peak_resident() / GIB)
+    answer.put(peak_memory(CPU) / 1024)
 
 
 def memory() -> pd.DataFrame:
@@ -168,13 +169,8 @@ def memory() -> pd.DataFrame:
 
 def main() -> None:
     """Measure, write outputs/bench/, and show the tables."""
-    folder = outputs_root() / "bench"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, table in (("training", speed((PLAIN, "tr_s", "ga_b", "fl_s"))),
-                        ("memory", memory())):
-        table.to_csv(folder / f"{name}.csv", index=False, float_format="%.4g")
-        tqdm.write(f"\n{folder.name}/{name}.csv\n{table.to_string(index=False)}")
-    (folder / "machine.json").write_text(json.dumps({"machine": describe()}, indent=2) + "\n")
+    write("training", speed((PLAIN, "tr_s", "ga_b", "fl_s")))
+    write("memory", memory())
 
 
 if __name__ == "__main__":

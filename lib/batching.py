@@ -27,8 +27,7 @@ SEQUENCES = 2**15  # rows of a batch at most: fused attention on a GPU takes few
 class Batch:
     """Padded token ids of some sentence pairs; in every mask True is a real position.
 
-    With `multiple` = 1 a target carries one EOS. With `multiple` > 1 (latent-variable models) it
-    carries EOS up to the next multiple, and those positions are real: the model predicts them.
+    A target carries EOS up to a multiple of `multiple`, real positions which a model predicts.
     """
 
     source: Int64[Tensor, "batch S"]
@@ -45,8 +44,7 @@ class Batch:
     """Line numbers in the corpus, from 0; -1 in a filler row."""
     fixed: bool = False
     """Whether its shape is one of few (`collate_fixed`), and nothing may take a shape from values.
-    Filler rows then follow the real ones: a source of one EOS, a target of nothing but PAD, no
-    target tokens."""
+    Filler rows then follow the real ones: a source of one EOS, a target of PAD alone."""
 
     def __len__(self) -> int:
         return self.index.shape[0]
@@ -91,6 +89,11 @@ class Tokenised:
         parts = (np.ascontiguousarray(value).tobytes() for value in vars(self).values())
         return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
+    def by_length(self, count: int) -> np.ndarray:
+        """`count` rows at evenly spaced places of the order by target length."""
+        order = np.argsort(self.target_lengths, kind="stable")
+        return order[((np.arange(count) + 0.5) / count * len(order)).astype(int)]
+
     def take(self, rows: np.ndarray) -> "Tokenised":
         """The given rows, in the given order; they keep their line numbers."""
         source_ids, source_offsets = _take(self.source_ids, self.source_offsets, rows)
@@ -107,9 +110,8 @@ def _take(ids: np.ndarray, offsets: np.ndarray, rows: np.ndarray):
 
 
 def padded_length(lengths, multiple: int):
-    """Positions that `lengths` subwords take with one EOS, rounded up to a multiple.
-
-    Works on integers, arrays and tensors: 3 subwords take 4 positions, 4 take 8 at multiple 4.
+    """Positions that `lengths` subwords (integers, arrays, tensors) take with one EOS, rounded up
+    to a multiple: at multiple 4, 3 subwords take 4 positions and 4 take 8.
     """
     return (lengths // multiple + 1) * multiple
 
@@ -140,24 +142,19 @@ def _save(path: Path, data: Tokenised) -> None:
         np.savez(file, **vars(data))
 
 
-def tokenise(pairs, vocabulary, *, key: str | None = None,
+def tokenise(pairs, vocabulary, *, key: str = "corpus",
              max_tokens: int | None = None) -> Tokenised:
     """Token ids of sentence pairs, from the cache on disk if they were tokenised before.
 
-    The cache file is found by the vocabulary's fingerprint and the hash of the text, so neither
-    another vocabulary nor an edited corpus can be mistaken for it; `key` only gives the file a
-    readable name. A damaged cache file is made again.
+    The file's name holds the fingerprint of the vocabulary and of the text, and `key` to be read;
+    a damaged one is made again.
 
     pairs: has equally long lists `source` and `target`. vocabulary: has `encode(lines) ->
     list[list[int]]` and `fingerprint`. max_tokens: leave out a pair when either side has more
-    subwords (training only).
-
-    Errors: DataError for an empty corpus, or where nothing is left after the filter.
+    subwords (training only). Errors: DataError where nothing is left.
     """
-    if not pairs.source:
-        raise DataError(f"{key or 'the corpus'} holds no sentence pair")
     text = text_hash(pairs.source, pairs.target)
-    name = f"{key or 'corpus'}-{vocabulary.fingerprint[:16]}-{text[:16]}.npz"
+    name = f"{key}-{vocabulary.fingerprint[:16]}-{text[:16]}.npz"
     path = cache_root() / "tokenised" / name.replace("/", "-")
     data = _load(path, len(pairs.source))
     if data is None:
@@ -168,8 +165,8 @@ def tokenise(pairs, vocabulary, *, key: str | None = None,
         return data
     short = np.maximum(data.source_lengths, data.target_lengths) <= max_tokens
     if not short.any():
-        raise DataError(f"none of the {len(data)} pairs of {key or 'the corpus'} has at most "
-                        f"{max_tokens} subwords on both sides: raise max_tokens")
+        raise DataError(f"none of the {len(data)} pairs of {key} has at most {max_tokens} subwords "
+                        "on both sides: raise max_tokens")
     return data if short.all() else data.take(np.flatnonzero(short))
 
 
@@ -196,9 +193,8 @@ def training_batches(data: Tokenised, tokens: int, multiple: int, seed: int,
     """Groups of rows for one epoch, in the order of training: every row once.
 
     A group's rows x max(longest source, longest padded target), both with EOS, is at most
-    `tokens`. With `multiple` > 1 a group has one padded target length, so nothing is masked on the
-    target side, and similar source lengths. The same (seed, epoch) gives the same groups, int64
-    arrays for `collate`.
+    `tokens`. With `multiple` > 1 a group has one padded target length, so that nothing is masked
+    on the target side. (seed, epoch) decide the groups.
 
     Errors: ConfigError for a pair wider than `tokens`.
     """
@@ -217,9 +213,8 @@ def fixed_batches(data: Tokenised, tokens: int, multiple: int, seed: int,
                   epoch: int) -> list[np.ndarray]:
     """Groups of rows for one epoch, as `training_batches`, for `collate_fixed`.
 
-    Sentences of similar width meet, so that there are few shapes: the wider side rounded up to a
-    multiple of 4, beyond 32 of 8, times as many rows as `tokens` holds. All groups but the last one
-    are full.
+    Few shapes: the wider side rounded up to a multiple of 4, beyond 32 of 8, times as many rows as
+    `tokens` holds. All groups but the last one are full.
 
     Errors: ConfigError for a pair wider than `tokens`.
     """
@@ -296,8 +291,7 @@ def collate_fixed(data: Tokenised, rows: np.ndarray, multiple: int, tokens: int,
                   parts: int = 1) -> list[Batch]:
     """The rows of one of `fixed_batches` as `parts` batches of one fixed shape, on the CPU.
 
-    The shape depends on nothing but `tokens`, `parts` and the rounded width. Masks are always
-    there, and rows are filled up.
+    The shape depends on nothing but `tokens`, `parts` and the rounded width.
     """
     rows = np.asarray(rows)
     source, target = _lengths(data, rows, multiple)

@@ -235,11 +235,8 @@ class Dataset:
 
     @property
     def bleu_tokenizer(self) -> str:
-        """SacreBLEU's tokeniser for the target: `tokenizer`, or that of the language.
-
-        Chinese, Japanese and Korean have their own, the latter two where their package is
-        installed; all else, and where it isn't, 13a, which takes a text without spaces for one
-        word.
+        """SacreBLEU's tokeniser for the target: `tokenizer`, or that of the language (Chinese,
+        Japanese, Korean, where its package is installed), else 13a.
         """
         language = re.split("[-_]", self.target.lower())[0]
         name = self.tokenizer or OF_LANGUAGE.get(language, "13a")
@@ -285,8 +282,8 @@ class Config:
         return named + (f", glancing {self.training.glancing:g}" if self.training.glancing else "")
 
     def as_dict(self) -> dict:
-        """Plain Python, as written to config.json; the teacher only where it decides something,
-        the tokeniser that BLEU takes where it isn't 13a, the vocabulary's size at this scale alone.
+        """Plain Python, as written to config.json: the teacher and the tokeniser (if not 13a) where
+        they decide something, the vocabulary's size at this scale alone.
         """
         described = json.loads(json.dumps(dataclasses.asdict(self)))
         described["dataset"]["vocabulary"] = {self.scale: self.dataset.vocabulary[self.scale]}
@@ -456,10 +453,9 @@ def load_config(model: str, dataset: str = "toy", scale: str = "smoke", seed: in
                 train_data: str = "raw", **overrides) -> Config:
     """The resolved settings of one run.
 
-    `params/<scale>/<model>.yaml` gives `architecture`, `training` and `evaluation`; where the paper
-    has two sizes, `iwslt` replaces keys for datasets of that size. `overrides` replaces single keys
-    of any of the three sections (`batch_tokens`: in training and evaluation). A file that is `like`
-    another model's holds only what differs from it.
+    `params/<scale>/<model>.yaml` gives `architecture`, `training` and `evaluation`, or what differs
+    from the model that it is `like`; `iwslt` and `wmt` replace keys for datasets of that size, and
+    `overrides` single keys of every section that has them.
 
     Errors: ConfigError for an unknown model, dataset, scale or parameter (with the nearest right
     one), a wrong type or a value out of range.

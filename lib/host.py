@@ -28,10 +28,8 @@ def home() -> Path | None:
 
 
 def have_home(spare: Path) -> None:
-    """Make `spare` this process's home where its user has none, or can't write in it.
-
-    As in a container, whose user may have no name either: then the number is it. Jupyter, Snakemake
-    and matplotlib keep files in the one and ask for the other.
+    """Make `spare` this process's home where its user has none, or can't write in it, as in a
+    container, and the user's number its name: Jupyter, Snakemake and matplotlib ask for both.
     """
     if home() is None or not os.access(home(), os.W_OK):
         spare.mkdir(parents=True, exist_ok=True)
@@ -43,10 +41,8 @@ def have_home(spare: Path) -> None:
 
 
 def die_with_parent(how: signal.Signals = signal.SIGTERM) -> None:
-    """Have the kernel (Linux) send this process a signal when the one that started it is gone.
-
-    It then doesn't outlive that one, however that one ends. Fit for `preexec_fn`, between fork and
-    exec.
+    """Have the kernel (Linux) send this process a signal when the one that started it is gone,
+    however that one ends. Fit for `preexec_fn`, between fork and exec.
     """
     if _LIBC is not None:
         _LIBC.prctl(PR_SET_PDEATHSIG, how, 0, 0, 0)

@@ -20,9 +20,7 @@ BLOCK = 16  # samples of a sentence that a GPU draws at once
 
 
 def sentence_generator(source: np.ndarray, seed: int, *of: int) -> np.random.Generator:
-    """What one sentence draws from: made of `seed`, its own subwords, and the numbers `of`.
-
-    Neither the batch, its order, its padding nor the device changes it. Equal sources draw alike.
+    """What one sentence draws from: made of `seed`, its own subwords, and the numbers `of` alone.
     """
     digest = hashlib.sha256(source.astype("<i8").tobytes()).digest()[:16]
     return np.random.default_rng([seed, int.from_bytes(digest, "little"), *of])

@@ -118,9 +118,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """The name of a new file to write beside `path`, which it replaces in one move at the end.
-
-    No other process or machine has that name, and after any error there is no such file.
+    """The name, nobody else's, of a new file to write beside `path`, which it replaces in one move
+    at the end; after any error there is no such file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
@@ -132,9 +131,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_cache(path: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` make a file that can be made again; a disk that refuses it costs time later.
-
-    `write` is given the name of a temporary file (`replacing`).
+    """Have `write(temporary)` make a file that can be made again; a disk that refuses it costs time
+    later.
     """
     try:
         with replacing(path) as temporary:
@@ -146,8 +144,7 @@ def write_cache(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what processes that were killed left of `replacing` this file; nobody else writes it.
-    """
+    """Remove what killed processes left of `replacing` this file; nobody else writes it."""
     for leftover in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):
         leftover.unlink(missing_ok=True)
 

@@ -1,8 +1,4 @@
-"""The one door to run folders: where a run's files lie, what they hold, what makes them.
-
-Whatever trains or evaluates leaves plain files in a run's folder; whatever compares runs reads them
-here, and nowhere else.
-"""
+"""The one door to run folders: where a run's files lie, what they hold, what makes them."""
 
 import dataclasses
 import json
@@ -121,10 +117,8 @@ class RunFolder:
         return self._read(self.history, pd.read_csv, self.train_command)
 
     def read_bleu_counts(self) -> dict[str, Int[np.ndarray, "sentences 10"]]:
-        """`lib.bleu.bleu_statistics` of each decoding setting, from which settings and runs can be
-        resampled together; none where the run was evaluated before they were kept.
-
-        Errors: DataError where the file is damaged.
+        """`lib.bleu.bleu_statistics` of each decoding setting; none of a run that was evaluated
+        before they were kept. Errors: DataError where the file is damaged.
         """
         kept = self._read(self.bleu_counts, read_arrays) if self.bleu_counts.exists() else {}
         return {name: counts.astype(np.int64) for name, counts in kept.items()}

@@ -12,7 +12,6 @@ import sacrebleu
 import sentencepiece
 import torch
 
-from lib.errors import ConfigError
 from lib.host import allowed_cores
 from lib.paths import ROOT
 
@@ -40,13 +39,12 @@ def cores() -> int:
 
 
 def prepare(batch: int | None = None) -> int:
-    """Set threads and the fast route for fp32 products; returns the number of threads.
+    """Set threads (one for batches of one sentence) and the fast route for fp32 products; returns
+    the number of threads.
 
-    One thread for batches of one sentence: their products are too small to share. "medium" sends
-    fp32 products through oneDNN on a CPU: twice as fast on AMD, and fp32-accurate where oneDNN has
-    no faster format to round them to. Elsewhere (TF32 on a GPU, bf16 with AMX or on Arm) they stay
-    fp32: rounding would move exact likelihoods and the flow's 1x1 products. Nor does the variable
-    that has oneDNN round them at any precision (fast math on Arm) hold from here on.
+    "medium" sends fp32 products through oneDNN on a CPU: twice as fast on AMD, and fp32-accurate
+    where oneDNN has no faster format. Elsewhere (TF32 on a GPU, bf16 with AMX or on Arm, oneDNN's
+    variable for fast math) they stay fp32: rounding would move exact likelihoods.
     """
     for name in FAST_MATH:
         if name in os.environ:
@@ -107,9 +105,7 @@ def has_fast_bf16(where: torch.device | None = None) -> bool:
 
 
 def autocast(precision: str = "auto", where: torch.device | None = None, cache: bool = True):
-    """The context of a model's products: bf16 where the hardware has it, else fp32.
-
-    Probabilities, log-determinants and the state of a flow stay in fp32 in either. Without `cache`
+    """The context of a model's products: bf16 where the hardware has it, else fp32. Without `cache`
     a weight is rounded where it is used, as a CUDA graph needs it.
     """
     where = where or device()
@@ -119,18 +115,15 @@ def autocast(precision: str = "auto", where: torch.device | None = None, cache: 
 
 
 def resolved(precision: str, where: torch.device | None = None) -> str:
-    """What `precision` is on a device: bf16 or fp32. Errors: ConfigError for another name."""
-    if precision not in ("auto", "bf16", "fp32"):
-        raise ConfigError(f"unknown precision '{precision}': auto, bf16 or fp32")
+    """What `precision` (auto, bf16 or fp32) is on a device: bf16 or fp32."""
     if precision != "auto":
         return precision
     return "bf16" if has_fast_bf16(where) else "fp32"
 
 
 def seed(*numbers: int) -> None:
-    """Seed torch's global generators from whole numbers, 0 or more, hashed together.
-
-    In microseconds: torch.manual_seed asks every kind of device that torch knows.
+    """Seed torch's global generators from whole numbers, 0 or more, hashed together; faster than
+    torch.manual_seed, which asks every kind of device.
     """
     hashed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
     torch.default_generator.manual_seed(hashed)

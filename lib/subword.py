@@ -67,10 +67,9 @@ class Vocabulary:
         return self._processor.encode(list(lines), num_threads=threads)
 
     def decode(self, ids: Sequence[Sequence[int]] | Int[Tensor, "batch T"]) -> list[str]:
-        """The text of each row of ids (lists, or an integer tensor [batch, T]).
+        """The text of each row of ids, up to its first EOS and without PAD and BOS.
 
-        A row ends at its first EOS; PAD and BOS are passed over. Bytes that aren't UTF-8 decode as
-        U+FFFD, and a line break, which only a model can make up, as a space: one row, one line.
+        Bytes that aren't UTF-8 decode as U+FFFD, and a line break as a space: one row, one line.
         """
         rows = ids.tolist() if isinstance(ids, Tensor) else ids
         texts = self._processor.decode([before_end(row) for row in rows])
@@ -129,9 +128,7 @@ def _fit(lines: Iterator[str], size: int, subword: str) -> bytes:
 def train(dataset, scale: str, pairs) -> Vocabulary:
     """The joint vocabulary of a training set's source and target, from the cache if it's there.
 
-    The cache file is `vocabularies/<dataset>-<scale>-<hash of text and settings>.model`; a damaged
-    one is made again. Special tokens and the 256 bytes of 'bpe' count in the size; a small corpus
-    may give fewer.
+    Special tokens and the 256 bytes of 'bpe' count in the size; a small corpus may give fewer.
 
     dataset: has `name`, `subword` ('bpe' or 'word') and `vocabulary`, sizes by scale. pairs: has
     equally long lists `source` and `target`.

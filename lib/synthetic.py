@@ -139,8 +139,7 @@ class ToyTask:
     def synonym_probs(self) -> tuple[float, ...]:
         """Probabilities of a concept's words: the main one, then the others alike.
 
-        The main one's probability q solves H(q, (1 - q)/(k - 1), ...) = `synonym_entropy`, by
-        bisection: the entropy falls from log k at q = 1/k to 0 at q = 1.
+        The main one's, q, solves H(q, (1 - q)/(k - 1), ...) = `synonym_entropy`, by bisection.
         """
         others = self.synonyms - 1
         if not others:
@@ -185,18 +184,24 @@ class ToyTask:
                 result[mode] = math.log(p) + self._log_prob_in(mode, concepts, words)
         return result
 
+    def _spoken(self, concepts: list[int], mode: int) -> list[tuple[list[str], str]]:
+        """What each concept is said with, in the mode's order: its words, the main one first, and
+        the particle that may follow ("": none).
+        """
+        _, lexicon, particles = self._lexicon
+        return [(lexicon[mode][concept], particles.get(concept, ""))
+                for concept in _reorder(concepts, mode)]
+
     def _log_prob_in(self, mode: int, concepts: list[int], words: list[str]) -> float:
         """log p(y | m, x): the words are read from left to right, as no particle is a word."""
-        _, lexicon, particles = self._lexicon
         total, place = 0.0, 0
-        for concept in _reorder(concepts, mode):
-            choices = lexicon[mode][concept]
+        for choices, particle in self._spoken(concepts, mode):
             if place == len(words) or words[place] not in choices:
                 return -math.inf
             total += _log(self.synonym_probs[choices.index(words[place])])
             place += 1
-            if concept in particles:
-                inserted = words[place:place + 1] == [particles[concept]]
+            if particle:
+                inserted = words[place:place + 1] == [particle]
                 total += _log(self.insertion if inserted else 1 - self.insertion)
                 place += inserted
         return total if place == len(words) else -math.inf
@@ -217,8 +222,7 @@ class ToyTask:
         what lies beyond a target's end; exact, from the chances of every number of particles.
         """
         concepts = self._concepts(source)
-        _, lexicon, particles = self._lexicon
-        longest = len(concepts) + sum(concept in particles for concept in concepts)
+        longest = len(concepts) + sum(concept in self._lexicon[2] for concept in concepts)
         chances: list[dict[str, float]] = [{} for _ in range(longest)]
 
         def add(place: int, word: str, p: float) -> None:
@@ -227,15 +231,14 @@ class ToyTask:
 
         for mode, p_mode in enumerate(self.modes):
             at = {0: p_mode}  # where the next word stands -> probability
-            for concept in _reorder(concepts, mode):
+            for choices, particle in self._spoken(concepts, mode):
                 for place, p in at.items():
-                    for word, p_word in zip(lexicon[mode][concept], self.synonym_probs,
-                                            strict=True):
+                    for word, p_word in zip(choices, self.synonym_probs, strict=True):
                         add(place, word, p * p_word)
                 at = {place + 1: p for place, p in at.items()}
-                if concept in particles:
+                if particle:
                     for place, p in at.items():
-                        add(place, particles[concept], p * self.insertion)
+                        add(place, particle, p * self.insertion)
                     moved = {place + 1: p * self.insertion for place, p in at.items()}
                     at = {place: at.get(place, 0.0) * (1 - self.insertion) + moved.get(place, 0.0)
                           for place in {*at, *moved}}
@@ -247,27 +250,22 @@ class ToyTask:
     def total_correlation(self, source: str) -> float:
         """Conditional total correlation of p(y|x) in nats: sum_t H(y_t|x) - H(y|x), exact.
 
-        Huang et al. (2022), "On the learning of non-autoregressive Transformers": no decoder of
-        independent positions comes nearer to p than this, in KL(p || model). The end of the target
-        counts as a word at each position after it.
+        No decoder of independent positions comes nearer to p than this, in KL(p || model): Huang et
+        al. (2022), "On the learning of non-autoregressive Transformers".
         """
         marginals = sum(_entropy(of.values()) for of in self.marginals(source))
         return marginals - self.entropy(source)
 
     def support(self, source: str) -> Iterator[tuple[str, float]]:
-        """Every target with p(y|x) > 0 and its log p(y|x) in nats, each once.
-
-        Their number grows as modes x synonyms^length x 2^particles: for short sentences.
+        """Every target with p(y|x) > 0 and its log p(y|x) in nats, each once: modes x
+        synonyms^length x 2^particles of them.
         """
         concepts = self._concepts(source)
-        _, lexicon, particles = self._lexicon
         for mode in range(len(self.modes)):
-            choices = []
-            for concept in _reorder(concepts, mode):
-                choices.append(lexicon[mode][concept])
-                if concept in particles:
-                    choices.append(["", particles[concept]])
-            for words in itertools.product(*choices):
+            spoken = self._spoken(concepts, mode)
+            for words in itertools.product(*itertools.chain.from_iterable(
+                    (choices, ["", particle] if particle else [""])
+                    for choices, particle in spoken)):
                 target = " ".join(filter(None, words))
                 log_prob = self.log_prob(source, target)
                 if log_prob > -math.inf:
@@ -276,25 +274,20 @@ class ToyTask:
     def sample(self, source: str, rng: np.random.Generator) -> str:
         """A target drawn from p(y|x)."""
         concepts = self._concepts(source)
-        _, lexicon, particles = self._lexicon
         draws = iter(rng.random(1 + 2 * len(concepts)).tolist())
         mode = _pick(self.modes, next(draws))
         words = []
-        for concept in _reorder(concepts, mode):
-            words.append(lexicon[mode][concept][_pick(self.synonym_probs, next(draws))])
-            if next(draws) < self.insertion and concept in particles:
-                words.append(particles[concept])
+        for choices, particle in self._spoken(concepts, mode):
+            words.append(choices[_pick(self.synonym_probs, next(draws))])
+            if next(draws) < self.insertion and particle:
+                words.append(particle)
         return " ".join(words)
 
     def most_likely(self, source: str) -> str:
         """The target with the highest p(y|x): what an exact search would return."""
-        _, lexicon, particles = self._lexicon
-        mode = int(np.argmax(self.modes))
         words = []
-        for concept in _reorder(self._concepts(source), mode):
-            words.append(lexicon[mode][concept][0])
-            if self.insertion > 0.5 and concept in particles:
-                words.append(particles[concept])
+        for choices, particle in self._spoken(self._concepts(source), int(np.argmax(self.modes))):
+            words += [choices[0], particle] if self.insertion > 0.5 and particle else [choices[0]]
         return " ".join(words)
 
     # ---- the corpus -----------------------------------------------------------------------------

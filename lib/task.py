@@ -86,8 +86,7 @@ class Task:
     def train(self) -> Tokenised:
         """Training pairs of at most `max_tokens` subwords a side.
 
-        Errors: DataError for distilled training data that nobody has made yet, and for a pair
-        beyond a model's positions where max_tokens lets it pass.
+        Errors: DataError for distilled text that nobody has made, or a pair that is too long.
         """
         if self.config.train_data == "distilled":
             return self._distilled()

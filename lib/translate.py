@@ -1,8 +1,7 @@
 """Translate standard input line by line: python -m lib.translate --model ga_b < source.txt.
 
 One line out for each line in, in order, and an empty line for an empty one. Input is read in chunks
-of bounded memory; inside a chunk sentences are sorted by length, and every chunk is written out as
-soon as it is done. Progress goes to standard error.
+of bounded memory, each written out as soon as it is done. Progress goes to standard error.
 
 In fp32 a line's translation is the same whatever else is in the input or translated with it, but
 for two hypotheses that tie to the last digits; in bf16 and int8, products are rounded differently
@@ -33,18 +32,10 @@ from lib.layers import LONGEST
 from lib.subword import Vocabulary
 from lib.training.validation import translate
 
-__all__ = ["LineError", "Translator", "main", "read_lines"]
+__all__ = ["Translator", "main", "read_lines"]
 
 CHUNK_LINES, CHUNK_BYTES = 2048, 2**22  # at most so much of the input is in memory
 LONGEST_LINE = 2**20  # bytes: far beyond what a model takes
-
-
-class LineError(DataError):
-    """A line of the input can't be translated; those before it can."""
-
-    def __init__(self, number: int, message: str):
-        super().__init__(message)
-        self.number = number
 
 
 class Translator:
@@ -73,23 +64,26 @@ class Translator:
         procedure.check(self.model, other, self.vocabulary)
 
     @torch.inference_mode()
-    def __call__(self, lines: list[str], first: int = 1) -> list[str]:
-        """Translations of source lines, in order; `first` is the first one's number in messages.
-
-        Errors: LineError, with the line's number, for one longer than a model has positions.
-        """
-        dataset = self.config.dataset
-        rows = self.vocabulary.encode(prepared(dataset, dataset.source, lines))
-        for number, row in enumerate(rows, first):
-            if len(row) >= LONGEST:
-                raise LineError(number, f"line {number} has {len(row)} subwords, models take "
-                                        f"{LONGEST - 1} at most: split it")
+    def __call__(self, lines: list[str]) -> list[str]:
+        """Translations of source lines, each of which `check` lets pass, in order."""
+        rows = self._subwords(lines)
         sizes = [len(row) for row in rows]
         data = Tokenised(np.array([i for row in rows for i in row], np.int32),
                          np.cumsum([0, *sizes]), np.empty(0, np.int32),
                          np.zeros(len(rows) + 1, np.int64), np.arange(len(rows)))
         return translate(self.model, data, self.vocabulary, [self.setting], self.options,
                          self.batch_tokens)[self.setting]
+
+    def check(self, line: str, number: int) -> None:
+        """Errors: DataError, with the line's number, for one longer than a model has positions."""
+        [row] = self._subwords([line])
+        if len(row) >= LONGEST:
+            raise DataError(f"line {number} has {len(row)} subwords, models take {LONGEST - 1} at "
+                            "most: split it")
+
+    def _subwords(self, lines: list[str]) -> list[list[int]]:
+        dataset = self.config.dataset
+        return self.vocabulary.encode(prepared(dataset, dataset.source, lines))
 
 
 def read_lines(source: io.IOBase) -> Iterator[tuple[str, int]]:
@@ -112,13 +106,13 @@ def read_lines(source: io.IOBase) -> Iterator[tuple[str, int]]:
         yield text.removesuffix("\n").removesuffix("\r"), len(line)
 
 
-def _chunks(source: io.IOBase, most: int) -> Iterator[list[tuple[str, int]]]:
+def _chunks(lines: Iterator[tuple[str, int]], most: int) -> Iterator[list[tuple[str, int]]]:
     """Lines in groups of at most `most` lines and about CHUNK_BYTES bytes; those before a line that
-    can't be read come before its error.
+    is refused come before its error.
     """
     group, size, error = [], 0, None
     try:
-        for item in read_lines(source):
+        for item in lines:
             group.append(item)
             size += item[1]
             if len(group) == most or size >= CHUNK_BYTES:
@@ -136,22 +130,21 @@ def translate_stream(translator: Translator, source: io.IOBase, output: io.TextI
                      chunk_lines: int = CHUNK_LINES, progress: bool = True) -> int:
     """Translate all of `source` into `output`; returns the number of lines.
 
-    Errors: those of `read_lines` and `Translator`, once all lines before are out; BrokenPipeError
-    where nobody reads on.
+    Errors: those of `read_lines` and `Translator.check`, once all lines before are out;
+    BrokenPipeError where nobody reads on.
     """
+    def checked() -> Iterator[tuple[str, int]]:
+        for number, (text, size) in enumerate(read_lines(source), 1):
+            translator.check(text, number)
+            yield text, size
+
     done = 0
     with tqdm(total=_size(source), desc="translating", unit="B", unit_scale=True,
               disable=not progress, file=sys.stderr) as bar:
-        for group in _chunks(source, chunk_lines):
-            texts, error = [text for text, _ in group], None
-            try:
-                translated = translator(texts, done + 1)
-            except LineError as refused:
-                translated, error = translator(texts[:refused.number - done - 1], done + 1), refused
+        for group in _chunks(checked(), chunk_lines):
+            translated = translator([text for text, _ in group])
             output.writelines(f"{line}\n" for line in translated)
             output.flush()
-            if error is not None:
-                raise error
             done += len(group)
             bar.update(sum(size for _, size in group))
             bar.set_postfix_str(f"{done} lines")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lib.corpora import archives
-from lib.corpora.archives import Remote, fetch, members, nested_members
+from lib.corpora.archives import Remote, fetch, members
 from lib.errors import DataError
 
 CONTENT = b"one\ntwo\n" * 1000
@@ -232,11 +232,11 @@ def test_nested_members(tmp_path):
     path.write_bytes(tgz({"2016/texts/en/de/en-de.tgz": tgz({"de-en/train.de": b"wrong"}),
                           "2016/texts/de/en/de-en.tgz": inner}))
     wanted = ["de-en/train.en", "de-en/train.de"]
-    assert nested_members(path, "texts/de/en/de-en.tgz", wanted) == [b"e", b"d"]
+    assert members(path, wanted, "texts/de/en/de-en.tgz") == [b"e", b"d"]
     with pytest.raises(DataError, match=r"x\.tgz has no file texts/fr/en/fr-en\.tgz"):
-        nested_members(path, "texts/fr/en/fr-en.tgz", wanted)
+        members(path, wanted, "texts/fr/en/fr-en.tgz")
     with pytest.raises(DataError, match=r"x\.tgz: 2016/texts/de/en/de-en\.tgz has no file other"):
-        nested_members(path, "texts/de/en/de-en.tgz", ["other"])
+        members(path, ["other"], "texts/de/en/de-en.tgz")
 
 
 def test_a_name_that_is_not_there(tmp_path):
@@ -255,4 +255,4 @@ def test_a_damaged_archive_is_named(tmp_path, damage):
     with pytest.raises(DataError, match=r"x\.tgz can't be read as a \.tgz"):
         members(path, ["one"])
     with pytest.raises(DataError, match=r"x\.tgz can't be read as a \.tgz"):
-        nested_members(path, "one", ["two"])
+        members(path, ["two"], "one")

@@ -223,8 +223,13 @@ def test_a_cache_folder_that_refuses_writing_costs_a_warning(small, cache, caplo
     assert "DISCREPANCY_CACHE may name a folder" in caplog.text
 
 
-def test_empty_corpora_are_refused(small):
-    with pytest.raises(DataError, match="holds no sentence pair"):
-        tokenise(SimpleNamespace(source=[], target=[]), Digits(), key="toy-dev")
-    with pytest.raises(DataError, match="raise max_tokens"):
-        tokenise(small, Digits(), max_tokens=1)
+def test_a_bound_that_leaves_no_pair_is_refused(small):
+    with pytest.raises(DataError, match="none of the 3 pairs of toy-train .* raise max_tokens"):
+        tokenise(small, Digits(), key="toy-train", max_tokens=1)
+
+
+def test_rows_by_length_lie_at_evenly_spaced_places(small):
+    data = tokenise(small, Digits())
+    assert data.by_length(3).tolist() == np.argsort(data.target_lengths, kind="stable").tolist()
+    assert data.target_lengths[data.by_length(1)] == np.median(data.target_lengths)
+    assert len(data.by_length(0)) == 0

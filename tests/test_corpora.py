@@ -226,11 +226,6 @@ def test_wrong_settings(data, change, message):
         read(replace(own(data), **change), "train")
 
 
-def test_an_unknown_split(data):
-    with pytest.raises(ConfigError, match="unknown split 'tets': did you mean test"):
-        read(own(data), "tets")
-
-
 @pytest.mark.parametrize(("name", "change", "message"), [
     ("multi30k_de_en", {"test": "test_2016"}, "did you mean test_2016_flickr"),
     ("multi30k_de_en", {"source": "cs"}, "no train in language 'cs', only in de, en, fr"),

@@ -29,7 +29,7 @@ from lib.paths import NOTEBOOKS, ROOT
 from lib.runs import run_folder
 from lib.synthetic import ToyTask
 from lib.task import Task
-from lib.training import checkpoints
+from lib.training import checkpoints, validation
 
 pytestmark = pytest.mark.usefixtures("isolated")
 
@@ -227,13 +227,13 @@ def test_a_damaged_shard_of_another_process_is_missing(config):
 
 
 def test_empty_translations_are_counted_and_left_out_of_training(config, monkeypatch):
-    search = distillation.hypotheses
+    search = validation.hypotheses
 
     def sometimes_empty(*arguments):
         return {k: [ids if len(ids) > 3 else [] for ids in rows]
                 for k, rows in search(*arguments).items()}
 
-    monkeypatch.setattr(distillation, "hypotheses", sometimes_empty)
+    monkeypatch.setattr(validation, "hypotheses", sometimes_empty)
     metrics, found = distil(config, progress=False), text_of(config)
     lines = Task(config).train.lines
     assert metrics["empty"] == sum(not found[line] for line in lines)
@@ -276,7 +276,7 @@ def test_the_texts_are_those_of_the_pairs_that_have_a_translation(config):
 
 
 def test_a_teacher_that_says_nothing_is_refused(config, monkeypatch):
-    monkeypatch.setattr(distillation, "hypotheses", lambda model, source, mask, settings, penalty:
+    monkeypatch.setattr(validation, "hypotheses", lambda model, source, mask, settings, penalty:
                         {setting: [[]] * len(source) for setting in settings})
     with pytest.raises(DataError, match="translates every source to nothing: train it for longer"):
         distil(config, progress=False)
@@ -295,8 +295,6 @@ def test_a_preview_touches_nothing_that_training_reads(config):
 def test_mistakes_are_named(config):
     with pytest.raises(ConfigError, match="unknown teacher 'ga_b'"):
         distil(load_config("ga_b"))
-    with pytest.raises(ConfigError, match="the teacher is the run on raw data"):
-        distil(replace(config, train_data="distilled"))
     for shard in ((0, 2), (3, 2)):
         with pytest.raises(ConfigError, match=f"shard {shard[0]}/{shard[1]}"):
             distil(config, shard)

@@ -32,15 +32,6 @@ def test_every_plan_names_runs_that_exist_each_after_what_it_needs(name):
     assert "tr_s raw s1" in next(j for j in jobs if j.name == "translation").after
 
 
-def test_trials_come_first_one_job_each(tmp_path, monkeypatch):
-    (tmp_path / "mine.yaml").write_text("dataset: toy\nscale: smoke\nseconds: {other: 9}\n"
-                                        "trials: [tr_s, ga_b]\nstages: [{models: tr_s}]\n")
-    monkeypatch.setattr(gpu, "PLANS", tmp_path)
-    names = [each.name for each in Plan.read("mine").jobs]
-    assert names[:8] == [f"{m} trial {n}" for m in ("tr_s", "ga_b") for n in range(1, 5)]
-    assert names[8] == "tr_s raw s1"
-
-
 def test_a_latent_run_waits_for_the_one_that_it_starts_from():
     by_name = {each.name: each for each in Plan.read("rehearsal").jobs}
     assert by_name["ga_b distilled s1"].after == ("tr_s distilled s1", "translation")

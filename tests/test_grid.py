@@ -80,7 +80,7 @@ def test_rules_ask_a_cluster_for_what_they_need(dry):
 
 def test_the_study_of_speed_has_a_node_of_its_own(dry):
     extra = [each["slurm_extra"] for each in asked(dry, "study")]
-    assert sorted(extra) == [""] * 4 + ["--exclusive"] * 2  # 06, 07, 10, 11; 08 on both texts
+    assert sorted(extra) == [""] * 5 + ["--exclusive"] * 2  # 04, 06, 07, 10, 11; 08 on both texts
 
 
 def test_a_changed_resource_leaves_the_others(isolated):
@@ -148,7 +148,8 @@ def test_all_settings_reach_snakemake():
                  overrides={"steps": 3, "accumulate": 2}, processes=2, gpus=0)
     given = grid.words(asked, Place.of(str(PROFILES / "default"), 2))
     settings = dict(word.split("=", 1) for word in given[given.index("--config") + 1:])
-    settings["overrides"] = json.loads(settings["overrides"])
+    for name in ("overrides", "processes", "gpus"):  # as Snakemake reads them
+        settings[name] = json.loads(settings[name])
     assert Grid.of(settings) == asked
 
 

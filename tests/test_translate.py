@@ -142,7 +142,7 @@ def test_an_endless_line_is_refused_before_it_fills_memory():
 
 def test_memory_is_bounded_by_bytes_too(monkeypatch):
     monkeypatch.setattr(command, "CHUNK_BYTES", 10)
-    groups = list(command._chunks(io.BytesIO(b"12345\n" * 7), 3))
+    groups = list(command._chunks(command.read_lines(io.BytesIO(b"12345\n" * 7)), 3))
     assert [len(group) for group in groups] == [2, 2, 2, 1]
 
 
@@ -156,7 +156,7 @@ def test_company_and_order_change_nothing(run, translator):
 def test_a_line_beyond_the_positions_is_named(run, translator):
     long = " ".join([run.task.sources("test")[0]] * 300)
     with pytest.raises(DataError, match=r"line 12 has \d+ subwords, models take 1023 at most"):
-        translator(["", long], first=11)
+        translator.check(long, 12)
 
 
 @pytest.mark.parametrize("long", [0, 2, 4, 5])

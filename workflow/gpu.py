@@ -19,21 +19,20 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 import yaml
 
-from lib.config import MODELS, Config, build, load_config, unknown
+from lib.config import MODELS, Config, build, load_config, run_arguments, unknown
 from lib.distillation import distil
 from lib.errors import ConfigError, ReproError
 from lib.evaluation import evaluate
 from lib.host import allowed_cores, die_with_parent
-from lib.paths import ROOT, cache_root, outputs_root, write_text
+from lib.paths import ROOT, cache_root, outputs_root, read_json
 from lib.runs import RunFolder, find_runs, run_folder
 from lib.training import Trainer, checkpoints
-from lib.training.choice import trials
 from workflow.grid.workflow import Grid
 
 __all__ = ["Job", "Plan", "main", "pack", "work_off"]
@@ -81,8 +80,6 @@ class Plan:
     """what a run may take with nothing beside it: model -> seconds; `other` for the rest"""
     overrides: dict = field(default_factory=dict)
     """settings of params/ for every stage"""
-    trials: tuple[str, ...] = ()
-    """models whose rate, warm-up and dropout are tried before everything else"""
 
     @classmethod
     def read(cls, name: str) -> "Plan":
@@ -98,8 +95,6 @@ class Plan:
         for grid in plan.grids:
             for run in grid.runs:
                 grid.config(run)
-        for model in plan.trials:
-            load_config(model, plan.dataset, plan.scale)
         return plan
 
     @property
@@ -113,52 +108,45 @@ class Plan:
     def jobs(self) -> list[Job]:
         """Every job once, each after those that it needs."""
         jobs: dict[str, Job] = {}
-        for model in self.trials:
-            words = ("-m", "lib.training.trials", "--model", model, "--dataset", self.dataset,
-                     "--scale", self.scale, "--trial")
-            for number in range(1, 1 + len(trials(load_config(model, self.dataset, self.scale)))):
-                name = f"{model} trial {number}"
-                jobs[name] = Job(name, (*words, str(number)), (), self._seconds(model))
         for grid in self.grids:
             for run in grid.runs:
                 self._add(jobs, grid, run)
         return list(jobs.values())
 
-    def _add(self, jobs: dict[str, Job], grid: Grid, run: RunFolder) -> None:
+    def _add(self, jobs: dict[str, Job], grid: Grid, run: RunFolder) -> str:
+        """Put a run's job behind those that it needs; its name."""
         name = f"{run.model} {run.train_data} s{run.seed}"
-        if name in jobs:
-            return
-        needs = []
-        parent = grid.config(run).training.start_from
-        if parent:
-            before = RunFolder(run.dataset, run.scale, parent, run.train_data, run.seed)
-            self._add(jobs, grid, before)
-            needs.append(f"{parent} {run.train_data} s{run.seed}")
-        if run.train_data == "distilled":
-            self._add_translation(jobs, grid)
-            needs.append("translation")
-        jobs[name] = self._job(name, grid, run, needs, ())
+        if name not in jobs:
+            needs = []
+            if parent := grid.config(run).training.start_from:
+                needs.append(self._add(jobs, grid, replace(run, model=parent)))
+            if run.train_data == "distilled":
+                needs.append(self._add_translation(jobs, grid))
+            jobs[name] = self._job(name, grid, run, needs)
+        return name
 
-    def _add_translation(self, jobs: dict[str, Job], grid: Grid) -> None:
-        teacher = grid.teacher_run
-        self._add(jobs, grid, teacher)
-        if "translation" not in jobs:
-            needs = [f"{teacher.model} raw s{teacher.seed}"]
-            jobs["translation"] = self._job("translation", grid, teacher, needs, ["--translation"])
+    def _add_translation(self, jobs: dict[str, Job], grid: Grid) -> str:
+        name, teacher = "translation", grid.teacher_run
+        if name not in jobs:
+            needs = [self._add(jobs, grid, teacher)]
+            jobs[name] = self._job(name, grid, teacher, needs, "--translation")
+        return name
 
     def _job(self, name: str, grid: Grid, run: RunFolder, needs: Sequence[str],
-             more: Sequence[str]) -> Job:
+             *more: str) -> Job:
         words = ("-m", "workflow.gpu", "one", "--dataset", run.dataset, "--scale", run.scale,
                  "--model", run.model, "--train-data", run.train_data, "--seed", str(run.seed),
                  "--overrides", json.dumps(grid.overrides), *more)
-        kind = name if name in self.seconds else run.model
-        return Job(name, words, tuple(needs), self._seconds(kind), scored=not more)
-
-    def _seconds(self, kind: str) -> float:
-        return float(self.seconds.get(kind, self.seconds.get("other", 0)))
+        known = [float(self.seconds[kind]) for kind in (name, run.model, "other")
+                 if kind in self.seconds]
+        return Job(name, words, tuple(needs), known[0] if known else 0.0, scored=not more)
 
 
 # ---- one job, in a process of its own ----
+
+class _TimeIsUp(Exception):
+    """Training ends here, at a validation; its best weights so far are scored."""
+
 
 def one(asked: argparse.Namespace) -> None:
     """Train and score one run, or translate the training set; what is done isn't done again."""
@@ -169,16 +157,13 @@ def one(asked: argparse.Namespace) -> None:
         return
     started = time.perf_counter()
     _train(config, started + asked.seconds)
-    trained = time.perf_counter()
+    trained, folder = time.perf_counter(), run_folder(config)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    if _scored_step(config) != _best_step(config):
+    best = checkpoints.load(folder.best, folder.train_command)["step"]
+    if read_json(folder.metrics).get("step") != best:
         evaluate(config, progress=False)
     print(f"trained {trained - started:.0f} s, scored {time.perf_counter() - trained:.0f} s")
-
-
-class _TimeIsUp(Exception):
-    """Training ends here, at a validation; its best weights so far are scored."""
 
 
 def _train(config: Config, end: float) -> None:
@@ -191,16 +176,6 @@ def _train(config: Config, end: float) -> None:
 
     with contextlib.suppress(_TimeIsUp):
         trainer.run(check)
-
-
-def _best_step(config: Config) -> int:
-    folder = run_folder(config)
-    return checkpoints.load(folder.best, folder.train_command)["step"]
-
-
-def _scored_step(config: Config) -> int | None:
-    path = run_folder(config).metrics
-    return json.loads(path.read_text(encoding="utf-8"))["step"] if path.exists() else None
 
 
 # ---- several jobs at a time, until the clock runs out ----
@@ -216,6 +191,10 @@ class _Work:
         self.took: dict[str, float] = {}
         self.failed: dict[str, str] = {}
         self.pace = 1.0  # of jobs side by side, against what the plan says
+
+    def log(self, name: str) -> Path:
+        """The file of what a job says."""
+        return self.logs / f"{name.replace(' ', '_')}.log"
 
     def fits(self, job: Job) -> bool:
         """Whether it would end in time, at the pace so far."""
@@ -237,7 +216,7 @@ class _Work:
                 words = [*job.words]
                 if job.scored:
                     words += ["--seconds", f"{self.end - time.monotonic() - self.spare:.0f}"]
-                with open(self.logs / f"{job.name.replace(' ', '_')}.log", "w") as log:
+                with open(self.log(job.name), "w") as log:
                     process = subprocess.Popen(
                         [sys.executable, *words], cwd=ROOT, env=environment, stdout=log,
                         stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT,
@@ -251,8 +230,8 @@ class _Work:
                 continue
             del self.running[name]
             seconds = time.monotonic() - since
-            log = (self.logs / f"{name.replace(' ', '_')}.log").read_text(errors="replace")
-            last = next((line for line in reversed(log.splitlines()) if line.strip()), "")
+            said = self.log(name).read_text(errors="replace").split("\n")
+            last = next((line for line in reversed(said) if line.strip()), "")
             if process.returncode:
                 self.failed[name] = last
                 print(f"  {name}: failed after {seconds:.0f} s: {last}", flush=True)
@@ -275,9 +254,8 @@ class _Work:
 def work_off(jobs: Sequence[Job], side_by_side: int, end: float, spare: float = 60.0) -> _Work:
     """Run the jobs, as many side by side, until all have ended or time is up (`end`, monotonic).
 
-    A job whose expected end lies beyond `end` is not begun. A run that is still training `spare`
-    seconds before the end stops there, and its best weights are scored; one that runs over is
-    stopped.
+    A job that would end later is not begun. A run that is still training `spare` seconds before the
+    end stops there, and its best weights are scored.
     """
     logs = cache_root() / "gpu"
     logs.mkdir(parents=True, exist_ok=True)
@@ -327,11 +305,10 @@ def shared_card(side_by_side: int) -> Iterator[None]:
 # ---- what comes back ----
 
 def pack(folder: Path, weights: Sequence[str] = (), largest: int = 15 * MIB) -> list[Path]:
-    """Archives of all finished runs' small files, of the benchmarks and of distilled sets; they are
-    unpacked over `outputs/`.
+    """Archives of all finished runs' small files, benchmarks, trials and distilled sets, to be
+    unpacked over `outputs/`; each holds whole runs and at most about `largest` bytes.
 
-    weights: models whose best weights travel, too, rounded to bf16. Each archive holds whole runs
-    and at most about `largest` bytes.
+    weights: models whose best weights travel, too, rounded to bf16.
     """
     root, groups = outputs_root(), []
     for run in find_runs():
@@ -342,18 +319,18 @@ def pack(folder: Path, weights: Sequence[str] = (), largest: int = 15 * MIB) -> 
     groups += [sorted(made.glob("*")) for made in sorted((root / "distilled").glob("*/*/*"))]
     folder.mkdir(parents=True, exist_ok=True)
     archives: list[Path] = []
-    content, archive = io.BytesIO(), None
-    for files in groups:
-        entries = [(file, _travelling(file)) for file in files if file.is_file()]
-        if archive is None or content.tell() + sum(len(data) for _, data in entries) > largest:
-            _close(archive, content, archives, folder)
-            content = io.BytesIO()
-            archive = tarfile.open(fileobj=content, mode="w:gz")  # noqa: SIM115 (closed in _close)
-        for file, data in entries:
-            entry = tarfile.TarInfo(file.relative_to(root).as_posix())
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    _close(archive, content, archives, folder)
+    with contextlib.ExitStack() as stack:
+        for files in groups:
+            entries = [(file, _travelling(file)) for file in files if file.is_file()]
+            size = sum(len(data) for _, data in entries)
+            if not archives or archives[-1].stat().st_size + size > largest:
+                stack.close()
+                archives.append(folder / f"results_{len(archives) + 1}.tar.gz")
+                archive = stack.enter_context(tarfile.open(archives[-1], "w:gz"))
+            for file, data in entries:
+                entry = tarfile.TarInfo(file.relative_to(root).as_posix())
+                entry.size = len(data)
+                archive.addfile(entry, io.BytesIO(data))
     return archives
 
 
@@ -367,14 +344,6 @@ def _travelling(file: Path) -> bytes:
     data = io.BytesIO()
     torch.save(checkpoint, data)
     return data.getvalue()
-
-
-def _close(archive: tarfile.TarFile | None, content: io.BytesIO, archives: list[Path],
-           folder: Path) -> None:
-    if archive is not None:
-        archive.close()
-        archives.append(folder / f"results_{len(archives) + 1}.tar.gz")
-        archives[-1].write_bytes(content.getvalue())
 
 
 # ---- the command ----
@@ -398,10 +367,7 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
 
 def _job_arguments(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="One job of a plan.")
-    for name in ("model", "dataset", "scale"):
-        parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--train-data", default="raw")
-    parser.add_argument("--seed", type=int, default=1)
+    run_arguments(parser)
     parser.add_argument("--overrides", type=json.loads, default={})
     parser.add_argument("--seconds", type=float, default=math.inf, help="of training, at most")
     parser.add_argument("--translation", action="store_true")
@@ -450,9 +416,6 @@ def _begin_runs(jobs: Sequence[Job], asked: argparse.Namespace, end: float) -> b
     print(f"runs: {time.monotonic() - started:.0f} s; {len(work.took)} of {len(jobs)} jobs ended "
           f"well, {len(work.failed)} failed, {len(work.running)} were stopped, "
           f"{len(work.waiting)} not begun", flush=True)
-    write_text(cache_root() / "gpu" / "took.json", json.dumps(
-        {"side_by_side": asked.side_by_side, "seconds": work.took, "failed": work.failed},
-        indent=2) + "\n")
     return len(work.took) == len(jobs)
 
 

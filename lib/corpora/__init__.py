@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lib.config import Dataset, unknown
 from lib.corpora import formats
-from lib.corpora.archives import POINT_TO, fetch, members, nested_members
+from lib.corpora.archives import POINT_TO, fetch, members
 from lib.corpora.sources import Part, public_sets
 from lib.errors import ConfigError, DataError
 from lib.paths import data_root
@@ -48,18 +48,15 @@ class Pairs:
 def read(dataset: Dataset, split: str) -> Pairs:
     """The sentence pairs of one split: 'train', 'dev' or 'test'.
 
-    Files are looked for below `data_root()/dataset.folder`; those of a public corpus are fetched
-    when they are missing. White space around a sentence is removed. In the training parts of public
-    corpora a pair with a blank side is left out and counted in `Pairs.dropped`; anywhere else it is
-    an error.
+    Files lie below `data_root()/dataset.folder`; missing ones of a public corpus are fetched. In
+    the training parts of public corpora a pair with a blank side is left out and counted in
+    `Pairs.dropped`; anywhere else it is an error.
 
     Errors: DataError for files that are missing, damaged, unaligned, empty or not UTF-8 (with file
-    and line); ConfigError for an unknown split, set or option.
+    and line); ConfigError for an unknown set or option.
     """
-    if split not in SPLITS:
-        raise ConfigError(unknown("split", split, SPLITS))
     if dataset.corpus == "synthetic":
-        return _not_empty(Pairs(*ToyTask.from_options(dataset.options).pairs(split)))
+        return Pairs(*ToyTask.from_options(dataset.options).pairs(split))
     _check_options(dataset)
     if dataset.corpus == "files":
         parts = [_own_files(dataset, stem) for stem in _set_names(dataset, split)]
@@ -154,10 +151,7 @@ def _public_part(part: Part, paths: dict, source: str, target: str) -> _Part:
         texts = (formats.lines(formats.uncompressed(path), str(path)) for path in files)
         return *texts, (str(files[0]), str(files[1]))
     wanted = [part.members[language] for language in (source, target)]
-    if part.inner is None:
-        contents = members(files[0], wanted)
-    else:
-        contents = nested_members(files[0], part.inner, wanted)
+    contents = members(files[0], wanted, part.inner)
     names = [f"{files[0]}: {member}" for member in wanted]
     texts = (_parser(m)(c, n) for m, c, n in zip(wanted, contents, names, strict=True))
     return *texts, (names[0], names[1])
@@ -182,22 +176,17 @@ def _pairs(dataset: Dataset, split: str, source: list[str], target: list[str],
             logger.info("%s: left out %d of %d pairs with a blank side", names[0], dropped,
                         len(source))
             source, target = [s for s, _ in kept], [t for _, t in kept]
-    source = prepared(dataset, dataset.source, source)
-    target = prepared(dataset, dataset.target, target)
-    return _not_empty(Pairs(source, target, dropped, names))
+    if not source:
+        raise DataError(f"{names[0]} and {names[1]} hold no sentence pair: one sentence a line is "
+                        "needed")
+    return Pairs(prepared(dataset, dataset.source, source),
+                 prepared(dataset, dataset.target, target), dropped, names)
 
 
 def _check_aligned(source: list[str], target: list[str], names: tuple[str, str]) -> None:
     if len(source) != len(target):
         raise DataError(f"{names[0]} and {names[1]} are not aligned: {len(source)} and "
                         f"{len(target)} lines; line i of one must translate line i of the other")
-
-
-def _not_empty(pairs: Pairs) -> Pairs:
-    if not pairs:
-        raise DataError(f"{pairs.names[0]} and {pairs.names[1]} hold no sentence pair: "
-                        "one sentence a line is needed")
-    return pairs
 
 
 def _joined(parts: list[Pairs]) -> Pairs:

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import io
 import json
 import logging
 import shlex
@@ -17,7 +16,7 @@ import pooch
 from lib.errors import DataError
 from lib.paths import cache_root, data_root, read_json, replacing, write_cache
 
-__all__ = ["POINT_TO", "Remote", "fetch", "members", "nested_members"]
+__all__ = ["POINT_TO", "Remote", "fetch", "members"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +36,12 @@ class Remote:
 def fetch(folder: str, remotes: Sequence[Remote], later: Sequence[Remote] = ()) -> list[Path]:
     """Paths of `remotes` below `data_root()/folder`, each with the right checksum.
 
-    A file that is missing is downloaded under another name and renamed once its checksum is right,
-    so that nothing half-written ever has the final name. A file that is there is hashed once;
-    afterwards its size and time of change vouch for it. `later` are files that the same corpus
-    needs for other splits: not fetched now, but named where a download fails.
+    A missing file is downloaded, and has its name once its checksum is right. One that is there is
+    hashed once; afterwards its size and time of change vouch for it. `later`: files of other
+    splits, not fetched now, but named where a download fails.
 
-    Errors: DataError when a file is missing and can't be fetched (it names every missing file with
-    the command that gets it), and when a file, there before or just fetched, has another checksum.
+    Errors: DataError for a file that can't be fetched (with the commands that get all missing
+    ones), or has another checksum.
     """
     where = data_root() / folder
     for remote in remotes:
@@ -126,50 +124,43 @@ def _remember(path: Path, remote: Remote) -> None:
     write_cache(_stamp_path(path), lambda temporary: temporary.write_text(stamp, encoding="utf-8"))
 
 
-def members(archive: Path, names: Sequence[str]) -> list[bytes]:
+def members(archive: Path, names: Sequence[str], inner: str | None = None) -> list[bytes]:
     """The contents of `names` in a .tgz, in that order, read in one pass without unpacking it.
 
-    A name matches at the end of a member's path, from a folder's boundary on. Errors: DataError
-    when a name is not in the archive, or the archive can't be read.
+    A name matches at the end of a member's path, from a folder's boundary on. inner: the member
+    that is the .tgz which holds them, where there is one inside the archive.
+
+    Errors: DataError for a name that is not in the archive, or one that can't be read.
     """
-    with _readable(archive), archive.open("rb") as file:
-        return _read_members(file, names, str(archive))
-
-
-def nested_members(archive: Path, inner: str, names: Sequence[str]) -> list[bytes]:
-    """As `members`, from the .tgz that is the member `inner` of the .tgz `archive`."""
-    with _readable(archive), tarfile.open(archive, mode="r|gz") as outer:
-        for member in outer:
-            if _matches(member, inner):
-                return _read_members(outer.extractfile(member), names, f"{archive}: {member.name}")
-    raise DataError(f"{archive} has no file {inner}: put the archive that the corpus's page names "
-                    "in its place")
+    try:
+        with tarfile.open(archive, mode="r|gz") as outer:
+            if inner is None:
+                return _contents(outer, names, str(archive))
+            for member in outer:
+                if _matches(member, inner):
+                    with tarfile.open(fileobj=outer.extractfile(member), mode="r|gz") as nested:
+                        return _contents(nested, names, f"{archive}: {member.name}")
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise DataError(f"{archive} can't be read as a .tgz ({error}): delete it to have it "
+                        "fetched again") from error
+    raise _lacking(str(archive), [inner])
 
 
 def _matches(member: tarfile.TarInfo, name: str) -> bool:
     return member.isfile() and f"/{member.name}".endswith(f"/{name}")
 
 
-def _read_members(file: io.BufferedReader, names: Sequence[str], where: str) -> list[bytes]:
+def _contents(archive: tarfile.TarFile, names: Sequence[str], where: str) -> list[bytes]:
     contents = {}
-    with tarfile.open(fileobj=file, mode="r|gz") as archive:
-        for member in archive:
-            for name in names:
-                if name not in contents and _matches(member, name):
-                    contents[name] = archive.extractfile(member).read()
-            if len(contents) == len(set(names)):
-                break
-    missing = [name for name in names if name not in contents]
-    if missing:
-        raise DataError(f"{where} has no file {', '.join(missing)}: put the archive that the "
-                        "corpus's page names in its place")
-    return [contents[name] for name in names]
+    for member in archive:
+        for name in names:
+            if name not in contents and _matches(member, name):
+                contents[name] = archive.extractfile(member).read()
+        if len(contents) == len(set(names)):
+            return [contents[name] for name in names]
+    raise _lacking(where, [name for name in names if name not in contents])
 
 
-@contextlib.contextmanager
-def _readable(archive: Path):
-    try:
-        yield
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise DataError(f"{archive} can't be read as a .tgz ({error}): delete it to have it "
-                        "fetched again") from error
+def _lacking(where: str, names: Sequence[str]) -> DataError:
+    return DataError(f"{where} has no file {', '.join(names)}: put the archive that the corpus's "
+                     "page names in its place")

@@ -63,19 +63,16 @@ def segments(data: bytes, name: str) -> list[str]:
 
 
 def tagged_lines(data: bytes, name: str) -> list[str]:
-    """The sentences of an IWSLT `train.tags` file: its lines but for those of a talk's metadata.
-
-    The two languages have different metadata, so alignment holds only between what is returned.
+    """The sentences of an IWSLT `train.tags` file: its lines but for a talk's metadata, which the
+    two languages don't share.
     """
     return [_one_line(line) for line in decode(data, name).removesuffix("\n").split("\n")
             if not _TAG.match(line)]
 
 
 def tmx(path: Path, source: str, target: str) -> tuple[list[str], list[str]]:
-    """Sentences of two languages from a TMX file, streamed, so that memory holds one unit at once.
-
-    A unit that lacks a language gives an empty line there. Errors: DataError when the file is not
-    well-formed XML or is a damaged .gz.
+    """Sentences of two languages from a TMX file, streamed; a unit that lacks one gives an empty
+    line there. Errors: DataError when the file is not well-formed XML or is a damaged .gz.
     """
     texts = {source: [], target: []}
     try:
@@ -111,10 +108,6 @@ def _one_line(text: str) -> str:
 
 
 def normalise_romanian(text: str) -> str:
-    """Romanian as Sennrich et al. (2016) prepare it: without diacritics.
-
-    Cedilla forms of s and t become the comma forms (U+015E/F -> U+0218/9, U+0162/3 -> U+021A/B),
-    then diacritics go (U+0218/9 -> S/s, U+021A/B -> T/t, U+0102/3 and U+00C2/E2 -> A/a,
-    U+00CE/EE -> I/i).
+    """Romanian as Sennrich et al. (2016) prepare it: without diacritics, of s and t in either form.
     """
     return text.translate(_CEDILLA_TO_COMMA).translate(_DIACRITICS)

@@ -28,11 +28,11 @@ from sacrebleu.metrics import CHRF
 from tqdm.auto import tqdm
 
 from lib import runtime, subword
-from lib.batching import Tokenised, collate, evaluation_batches
+from lib.batching import Tokenised
 from lib.bleu import bleu
 from lib.config import TEACHERS, Config, load_config, load_dataset, unknown
 from lib.corpora import read
-from lib.decoding import Options, hypotheses
+from lib.decoding import Options
 from lib.distillation.alignment import complexity
 from lib.errors import ConfigError, DataError, ReproError
 from lib.evaluation.scoring import TrainedRun, load_run
@@ -40,6 +40,7 @@ from lib.paths import DistilledFolder, read_json, write_bytes, write_json
 from lib.synthetic import ToyTask
 from lib.task import TEACHER_SEED, distilled_targets
 from lib.training import checkpoints
+from lib.training.validation import translate
 
 __all__ = ["distil", "distilled_set", "distilled_texts", "main"]
 
@@ -97,22 +98,18 @@ def distil(config: Config, shard: tuple[int, int] = (1, 1), lines: int = 0,
 
     Writes the folder `distilled_set(config)`: `train.<target language>.gz` with as many lines as
     the training set has pairs (empty where a pair is too long for training, or the teacher wrote
-    nothing: training leaves it out), `config.json`, `metrics.json`. What is there already and was
-    made with the same settings by the same teacher isn't made again. Returns what metrics.json
-    holds (`_scores`); None while shards of other processes are missing.
+    nothing: training leaves it out), `config.json`, `metrics.json`. What is whole already and of
+    the same teacher and settings isn't made again. Returns what metrics.json holds (`_scores`);
+    None while shards of other processes are missing.
 
-    config: the teacher's run, any Transformer trained on raw data. shard: (i, n) decodes every n-th
-    shard from the i-th, i in 1..n: one of n processes. lines: translate only the first so many
-    pairs, into a folder of its own that no training reads; 0 for all.
+    config: the teacher's run on raw data. shard: (i, n) decodes every n-th shard from the i-th.
+    lines: only the first so many pairs, into a folder that no training reads; 0 for all.
 
-    Errors: CheckpointError for a teacher that isn't trained; ConfigError for one that can't search
-    or learned from distilled data itself, and for a shard outside 1..n.
+    Errors: CheckpointError for a teacher that isn't trained; ConfigError for one that can't search,
+    and for a shard outside 1..n.
     """
     if config.model not in TEACHERS:
         raise ConfigError(unknown("teacher", config.model, TEACHERS))
-    if config.train_data != "raw":
-        raise ConfigError(f"teacher {config.model} has train_data = {config.train_data}: the "
-                          "teacher is the run on raw data")
     if not 1 <= shard[0] <= shard[1] or lines < 0:
         raise ConfigError(f"shard {shard[0]}/{shard[1]}, lines = {lines}: give i/n with i from 1 "
                           "to n, and 0 or more lines")
@@ -155,7 +152,6 @@ def _job(config: Config, lines: int) -> _Job:
 
 # ---- decoding -----------------------------------------------------------------------------------
 
-@torch.no_grad()
 def _decode(job: _Job, numbers: range, progress: bool) -> None:
     """Translate the shards that aren't there yet."""
     rows = [np.arange(k * SHARD_LINES, min((k + 1) * SHARD_LINES, len(job.sources)))
@@ -164,31 +160,22 @@ def _decode(job: _Job, numbers: range, progress: bool) -> None:
             if _read_shard(job.shard(k)) is None]
     total, left = sum(map(len, rows)), sum(len(of) for _, of in todo)
     with tqdm(total=total, initial=total - left, desc=f"distilling {job.folder.dataset}",
-              unit="sentence", disable=not progress, mininterval=1.0) as bar:
+              unit="sentence", disable=not progress) as bar:
         for number, of in todo:
             started = time.perf_counter()
-            lines = _translate(job, job.sources.take(of), bar)
+            lines = _translate(job, job.sources.take(of))
             content = {"lines": lines, "seconds": time.perf_counter() - started}
             write_bytes(job.shard(number), _compressed(json.dumps(content, ensure_ascii=False)))
+            bar.update(len(of))
 
 
-def _translate(job: _Job, data: Tokenised, bar: tqdm) -> list[str]:
-    """The teacher's beam-search translation of one shard, in corpus order, longest first."""
-    model, setting = job.teacher.model, f"beam{job.settings['beam']}"
-    where = next(model.parameters()).device
-    lines, options = [""] * len(data), Options(job.settings["length_penalty"])
-
-    def decode(rows: np.ndarray) -> None:
-        batch = collate(data, rows, 1).to(where)
-        with runtime.autocast(job.settings["precision"], where):
-            ids = hypotheses(model, batch.source, batch.source_mask, [setting], options)[setting]
-        for row, line in zip(rows, job.teacher.task.vocabulary.decode(ids), strict=True):
-            lines[row] = line.removeprefix("\ufeff").strip()
-        bar.update(len(rows))
-
-    for rows in evaluation_batches(data, job.settings["batch_tokens"], 1):
-        runtime.halving(decode, rows)
-    return lines
+def _translate(job: _Job, data: Tokenised) -> list[str]:
+    """The teacher's beam-search translation of one shard, in corpus order."""
+    setting, options = f"beam{job.settings['beam']}", Options(job.settings["length_penalty"])
+    with runtime.autocast(job.settings["precision"]):
+        lines = translate(job.teacher.model, data, job.teacher.task.vocabulary, [setting], options,
+                          job.settings["batch_tokens"])[setting]
+    return [line.removeprefix("\ufeff").strip() for line in lines]
 
 
 def _read_shard(path: Path) -> dict | None:
@@ -241,12 +228,9 @@ def _join(job: _Job, parts: list[dict]) -> dict:
 
 
 def _scores(job: _Job, translations: list[str]) -> dict:
-    """The teacher's text against the references that it stands in for.
-
-    `bleu`, `identical` (the share of lines that are the reference's), `empty` and `too_long` (pairs
-    left out); `complexity` of the raw and the distilled text of the same pairs
-    (`lib.distillation.alignment`), and for toy `modes`, the share of each mode that `lib.synthetic`
-    draws (the last one: none).
+    """The teacher's text against the references that it stands in for: `bleu`, `identical` (share
+    of lines), `empty` and `too_long` (pairs left out), `complexity` of the raw and the distilled
+    text of the same pairs, and for toy `modes`, the share of each mode (the last one: none).
     """
     rows = [row for row, line in enumerate(translations) if line]
     if not rows:

@@ -85,9 +85,8 @@ class _Side:
 
 @dataclass(frozen=True)
 class _Links:
-    """Every meeting of a source word with a target word in a chunk of pairs.
-
-    A group is one target word of one pair, and its links are the pair's source words.
+    """Every meeting of a source word with a target word in a chunk of pairs; a group is one target
+    word of one pair, with its source words.
     """
 
     cell: Int64[np.ndarray, " links"]  # x * |V_y| + y, later the place of it among all that meet
@@ -134,9 +133,8 @@ def complexity(source: Sequence[str], target: Sequence[str]) -> Complexity:
 
 def entropies_by_word(source: Sequence[str], raw: Sequence[str],
                       distilled: Sequence[str]) -> pd.DataFrame:
-    """H(y|x) in nats of every source word, towards two targets of the same lines.
-
-    Columns `occurrences`, `raw` and `distilled`, the most frequent word first; no word is named.
+    """H(y|x) in nats of every source word, towards two targets of the same lines: columns
+    `occurrences`, `raw` and `distilled`, the most frequent word first.
     """
     tables = {"raw": fit(source, raw), "distilled": fit(source, distilled)}
     columns = {name: table.entropies() for name, table in tables.items()}

@@ -13,13 +13,7 @@ from sacrebleu.metrics import CHRF
 
 from lib import runtime
 from lib.batching import Tokenised, collate, evaluation_batches, padded_length
-from lib.bleu import (
-    bleu,
-    bleu_from_counts,
-    bleu_statistics,
-    resample_weights,
-    with_interval,
-)
+from lib.bleu import bleu, bleu_from_counts, bleu_statistics, resample_weights, with_interval
 from lib.config import Config, unknown
 from lib.decoding import Options
 from lib.errors import ConfigError
@@ -69,16 +63,14 @@ def evaluate(config: Config, progress: bool = True) -> dict:
     sentences = _sentences(run, lines[config.evaluation.headline], samples, progress)
     if config.evaluation.mbr_samples:
         sentences["hypothesis_mbr"] = lines[mbr_setting(config)]
-    tokenizer = config.dataset.bleu_tokenizer
-    counts = {setting: bleu_statistics(lines[setting], references, tokenizer=tokenizer)
-              for setting in settings}
+    scores, counts = _scores(lines, references, config.dataset.bleu_tokenizer)
     metrics = {
         "model": config.model, "family": config.architecture.family,
         "objective": config.objective, "likelihood": run.model.likelihood,
         "dataset": config.dataset.name, "scale": config.scale, "train_data": config.train_data,
         "seed": config.seed, "parameters": count_parameters(run.model), "step": run.step,
         "dev_bleu": run.dev_bleu, "training": _training(config),
-        "bleu": _scores(lines, references, tokenizer, counts),
+        "bleu": scores,
         "headline": config.evaluation.headline,
         "log_likelihood": accountings(sentences, samples),
         "convergence": convergence(sentences, samples),
@@ -127,10 +119,8 @@ def _best_by_likelihood(config: Config, run: TrainedRun, samples: int, progress:
     lines = _translations(other, run.task.test, [setting], progress)
     sentences = _sentences(other, lines[setting], samples, progress, resumable=False)
     write_text(folder.sentences_ll, sentences.to_csv(index=False, float_format=f"%.{FIGURES}g"))
-    references, tokenizer = run.task.references("test"), config.dataset.bleu_tokenizer
-    return {"step": other.step, "dev_bleu": other.dev_bleu,
-            "bleu": _scores(lines, references, tokenizer, {setting: bleu_statistics(
-                lines[setting], references, tokenizer=tokenizer)}),
+    scores, _ = _scores(lines, run.task.references("test"), config.dataset.bleu_tokenizer)
+    return {"step": other.step, "dev_bleu": other.dev_bleu, "bleu": scores,
             "log_likelihood": accountings(sentences, samples)}
 
 
@@ -184,13 +174,15 @@ def _speed(run: TrainedRun, setting: str) -> float:
 
 
 def _scores(lines: dict[str, list[str]], references: list[str], tokenizer: str,
-            counts: dict[str, np.ndarray]) -> dict[str, dict]:
-    """BLEU and chrF of each setting, with 95% intervals over resampled test sentences.
+            ) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
+    """BLEU and chrF of each setting, with 95% intervals over resampled test sentences; and BLEU's
+    counts of each setting and sentence.
 
-    `counts`: BLEU's, of each setting and sentence. `gain` is over the first setting (greedy search,
-    or no refinement), on the same resamples.
+    `gain` is over the first setting (greedy search, or no refinement), on the same resamples.
     """
     weights, entries, first = resample_weights(len(references), RESAMPLES), {}, None
+    counts = {setting: bleu_statistics(texts, references, tokenizer=tokenizer)
+              for setting, texts in lines.items()}
     for setting, texts in lines.items():
         score, signature = bleu(texts, references, tokenizer)
         drawn = bleu_from_counts(weights @ counts[setting])
@@ -200,16 +192,14 @@ def _scores(lines: dict[str, list[str]], references: list[str], tokenizer: str,
             first = score.score, drawn
         else:
             entries[setting] |= with_interval("gain", score.score - first[0], drawn - first[1])
-    return entries
+    return entries, counts
 
 
 @torch.no_grad()
 def _diagnostics(run: TrainedRun, sentences: pd.DataFrame, references: list[str]) -> dict:
-    """What shows a collapsed or undertrained latent model: KL, reconstruction, BLEU through q. Of a
-    masked model `policy`, its strict log-likelihood in the order that its own search takes.
-
-    `bleu_posterior` decodes z = mean of q(z|y, x) at the reference; `share_lengths_right` is how
-    often the predicted padded length is the reference's.
+    """What shows a collapsed or undertrained latent model: KL, reconstruction, BLEU through q (z =
+    mean of q(z|y, x) at the reference), how often the predicted padded length is the reference's.
+    Of a masked model `policy`, its strict log-likelihood in the order that its own search takes.
     """
     if "policy_log_prob" in sentences:
         policy = sentences.assign(log_prob=sentences["policy_log_prob"])

@@ -241,20 +241,16 @@ def _resume(config: Config, head: dict) -> tuple[list[dict], float]:
 
 def read_audit(config: Config, wanted: AuditSettings | None = None,
                ) -> tuple[pd.DataFrame, dict] | None:
-    """audit.csv and audit.json of a run; None where there is no such finished audit.
-
-    It must be of the weights and the test text that metrics.json scored, and have the settings
-    `wanted` or finer.
-    Errors: DataError for a damaged file.
+    """audit.csv and audit.json of a run; None without a finished audit, as fine as `wanted`, of the
+    weights and the test text that metrics.json scored. Errors: DataError for a damaged file.
     """
     stored = _stored(config, wanted)
     return None if stored is None or not stored[2] else stored[:2]
 
 
 def complete(configs: Iterable[Config], wanted: AuditSettings, progress: bool = True) -> None:
-    """Audit those evaluated runs with latent variables whose weights are here and that have no
-    audit as fine as `wanted`. One that was stopped halfway is left as it is, with a warning that
-    names the command that finishes it.
+    """Audit the evaluated runs with latent variables whose weights are here, and that have no audit
+    as fine as `wanted`. One that was stopped halfway is left; a warning names its command.
     """
     for config in configs:
         folder = run_folder(config)
@@ -283,13 +279,12 @@ def _stored(config: Config, wanted: AuditSettings | None) -> tuple[pd.DataFrame,
         return None
     try:
         description = json.loads((folder.path / "audit.json").read_text(encoding="utf-8"))
-        metrics = json.loads(folder.metrics.read_text(encoding="utf-8"))
         settings = _settings(description)
         frame = pd.read_csv(folder.path / "audit.csv")
-        scored = {name: metrics[name] for name in ("step", "dev_bleu")}
-        scored |= {name: metrics["test_set"][name] for name in ("references", "sources")
-                   if name in metrics["test_set"]}  # not in an older file
-        same = all(description.get(name) == value for name, value in scored.items())
+        metrics = folder.read_metrics()
+        scored = {"step": metrics.step, "dev_bleu": metrics.dev_bleu,
+                  "references": metrics.test_set.references, "sources": metrics.test_set.sources}
+        same = all(value in ("", description.get(name)) for name, value in scored.items())
     except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
         raise DataError(f"the audit in {folder.path} is damaged ({error!r}): remove audit.csv and "
                         f"audit.json there and run {_command(config)} again") from error
@@ -301,10 +296,9 @@ def _stored(config: Config, wanted: AuditSettings | None) -> tuple[pd.DataFrame,
 def summarise(frame: pd.DataFrame) -> dict[str, float | int]:
     """Means over the sentences of an audit, nats per sentence; errors are standard errors.
 
-    `ais_minus_iw`: by how much annealing raises the importance-weighted bound. `gap`: upper minus
-    lower bound on the simulated sentences. Per padded token: `released_minus_ais` on the
-    references, and on the simulated sentences `released_minus_upper`, by how much the released
-    estimate exceeds what the log-likelihood can be at most (`released_above_upper` of them).
+    `gap`: upper minus lower bound on the simulated sentences. Per padded token:
+    `released_minus_ais` on the references; on the simulated sentences `released_minus_upper`, what
+    the released estimate has over the upper bound (`released_above_upper` of them).
     """
     last = max((c for c in frame if c.startswith("iw_bound_")), key=lambda c: int(c[9:]))
     tokens = frame["n_tokens_padded"]

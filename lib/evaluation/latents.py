@@ -19,16 +19,14 @@ CHUNK = 256  # samples decoded at once
 @torch.no_grad()
 def latent_samples(model, source: Int[Tensor, "1 source"],
                    source_mask: Bool[Tensor, "1 source"] | None, target: Int[Tensor, "1 length"],
-                   samples: int, *, refinements: int = 4, generator: torch.Generator | None = None,
+                   samples: int, *, refinements: int = 4, generator: torch.Generator,
                    ) -> dict[str, Float[Tensor, "samples length d_latent"]]:
     """`samples` draws of z from each of KINDS, for one sentence pair at the reference's length.
 
     prior: z ~ p(z|x). approximate posterior: z ~ q(z|y, x) at the reference y. delta posterior:
     where refinement (Lee et al. 2020, 2.2) takes the very samples of the prior: `refinements`
-    times y = argmax p(y|z, x), then z = mean of q(z|y, x). It has no noise of its own, so its
-    spread is that of its starting points, and samples that decode alike fall on one point. All
-    three have the reference's padded length (the predicted one may differ), so that they lie in
-    one space.
+    times y = argmax p(y|z, x), then z = mean of q(z|y, x), without noise of its own. All three
+    have the reference's padded length.
 
     Errors: ConfigError for a model without latents, or counts that are too small.
     """
@@ -53,8 +51,8 @@ def _settle(model, memory, z: Tensor, refinements: int) -> Tensor:
     return z
 
 
-def sentence_samples(run: TrainedRun, sentence: int, samples: int, *, refinements: int = 4,
-                     seed: int = 0) -> dict[str, Float[np.ndarray, "samples values"]]:
+def sentence_samples(run: TrainedRun, sentence: int, samples: int, *, refinements: int,
+                     ) -> dict[str, Float[np.ndarray, "samples values"]]:
     """`latent_samples` of a test sentence (its line from 0), flattened: {kind: [samples, values]}.
 
     Errors: ConfigError for a line that the test set doesn't have.
@@ -64,7 +62,7 @@ def sentence_samples(run: TrainedRun, sentence: int, samples: int, *, refinement
         raise ConfigError(f"sentence = {sentence}: the test set has lines 0 to {len(data) - 1}")
     where = next(run.model.parameters()).device
     batch = collate(data, np.array([sentence]), run.model.multiple).to(where)
-    generator = torch.Generator(where).manual_seed(seed)
+    generator = torch.Generator(where).manual_seed(0)
     with runtime.autocast(run.config.training.precision, where):
         drawn = latent_samples(run.model, batch.source, batch.source_mask, batch.target, samples,
                                refinements=refinements, generator=generator)

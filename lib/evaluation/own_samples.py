@@ -99,8 +99,7 @@ def draw_samples(run: TrainedRun, settings: SampleSettings, progress: bool = Tru
 def _draw(run: TrainedRun, data: Tokenised, settings: SampleSettings,
           ) -> tuple[list[list[int]], Float[np.ndarray, " draws"], Bool[np.ndarray, " draws"]]:
     """Draws of some sentences, those of a sentence together; log w_0 of what each was made with,
-    without the length (NaN for exact likelihoods); False for a latent model's draw that isn't
-    padded as its string is.
+    without the length (NaN for exact likelihoods); whether it is padded as its string is.
     """
     model, where = run.model, next(run.model.parameters()).device
     batch = collate(data, np.arange(len(data)), model.multiple).to(where)
@@ -170,8 +169,7 @@ def _pairs(data: Tokenised, rows: Sequence[int], strings: Sequence[Sequence[int]
 # ---- what is on disk ----
 
 def own_samples(config: Config, settings: SampleSettings, progress: bool = True) -> pd.DataFrame:
-    """`draw_samples` of a run: what its folder holds, if that is as fine as asked and of the
-    weights that metrics.json scored, else drawn anew from its checkpoint and kept.
+    """`read_samples`, or else `draw_samples` from the run's checkpoint, which are kept.
 
     Errors: CheckpointError for a run that has neither; DataError for damaged files.
     """
@@ -214,8 +212,8 @@ def read_samples(config: Config, wanted: SampleSettings) -> pd.DataFrame | None:
 def available(configs: Iterable[Config], wanted: SampleSettings) -> list[Config]:
     """Those of evaluated runs that have samples as fine as `wanted`, or a checkpoint to draw from.
     """
-    return [config for config in configs if run_folder(config).metrics.exists()
-            and (run_folder(config).best.exists() or read_samples(config, wanted) is not None)]
+    return [config for config in configs if (run := run_folder(config)).metrics.exists()
+            and (run.best.exists() or read_samples(config, wanted) is not None)]
 
 
 def one_each(frame: pd.DataFrame, draw: int = 0) -> pd.DataFrame:

@@ -30,9 +30,8 @@ def some_lines(lines: int, count: int) -> Int[np.ndarray, " chosen"]:
 
 @torch.no_grad()
 def refined_sentences(run: TrainedRun, steps: int, *, samples: int = 10, sentences: int = 0,
-                      seed: int = 0, progress: bool = True) -> pd.DataFrame:
-    """Every test sentence (or `sentences` of them) after every step 0 ... `steps`, in fp32, so that
-    a step's bounds can be compared with those of the step before.
+                      progress: bool = True) -> pd.DataFrame:
+    """Every test sentence (or `sentences` of them) after every step 0 ... `steps`, in fp32.
 
     Columns: line, k, hypothesis; in nats per sentence log_p_y and log_p_z, whose sum is the proxy
     bound, and elbo, the evidence lower bound of log p(y, T|x) of the hypothesis itself by `samples`
@@ -52,7 +51,7 @@ def refined_sentences(run: TrainedRun, steps: int, *, samples: int = 10, sentenc
             traced = trace(model, source, mask, steps)
             strings = [list(of) for of in zip(*traced.hypotheses, strict=True)]
             bounds = candidates.importance_scores(model, source, mask, model.encode(source, mask),
-                                                  strings, samples, seed, elbo)
+                                                  strings, samples, 0, elbo)
             columns = {"log_p_y": traced.log_p_y, "log_p_z": traced.log_p_z, "elbo": bounds.T,
                        "changed": traced.changed, "lowered": traced.lowered}
             columns = {name: values.cpu().numpy() for name, values in columns.items()}
@@ -67,7 +66,7 @@ def refined_sentences(run: TrainedRun, steps: int, *, samples: int = 10, sentenc
 
 
 def outputs_by_setting(run: TrainedRun, settings: Sequence[str], *,
-                       teacher: TrainedRun | None = None, sentences: int = 0, seed: int = 0,
+                       teacher: TrainedRun | None = None, sentences: int = 0,
                        progress: bool = True) -> pd.DataFrame:
     """The test sentences (or `sentences` of them) under several decoding settings.
 
@@ -77,8 +76,8 @@ def outputs_by_setting(run: TrainedRun, settings: Sequence[str], *,
     lines = some_lines(len(run.task.test), sentences)
     where = next(run.model.parameters()).device
     with runtime.autocast(run.config.training.precision, where):
-        options = Options(run.config.evaluation.length_penalty, seed,
-                          None if teacher is None else teacher.model)
+        options = Options(run.config.evaluation.length_penalty,
+                          teacher=None if teacher is None else teacher.model)
         outputs = translate(run.model, run.task.test.take(lines), run.task.vocabulary, settings,
                             options, progress=f"{run.config.model}, {len(settings)} settings"
                             if progress else None)

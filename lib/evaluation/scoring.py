@@ -1,8 +1,7 @@
 """The likelihood of a test set under a trained run: every sentence, every accounting, how tight.
 
 The pass over the sentences, hours long at the paper's scale, keeps what it has scored beside the
-checkpoints and goes on from there. A sentence's draws depend on the seed and its line alone, so
-that however the set is cut into batches or shards, its numbers are the same.
+checkpoints and goes on from there. A sentence's draws depend on the seed and its line alone.
 """
 
 import logging
@@ -82,12 +81,11 @@ def likelihoods(run: TrainedRun, data: Tokenised, samples: int, seed: int = 0,
                 progress: bool = True, resumable: bool = False) -> pd.DataFrame:
     """Log-probability terms of every pair, in corpus order; sums over a sentence, in nats.
 
-    Exact likelihoods: in fp32. Others: the importance-weighted bound with
-    `samples` draws from the posterior, in the run's precision, and beside it the ELBO, the released
-    code's estimate, the effective sample size, the largest normalised weight, and the bound with
-    1, 10, 100, ... and samples / 10 of the same draws (`iw_bound_<K>`), to see whether it has
-    converged; of masked models also `policy_log_prob`, in the order that their search takes.
-    `attrs["seconds"]` of the table: how long the scoring took, interruptions left out.
+    Exact likelihoods: in fp32. Others: the importance-weighted bound of `samples` draws, in the
+    run's precision, and beside it the ELBO, the released code's estimate, the effective sample
+    size, the largest normalised weight, and the bound at each K of `ladder` (`iw_bound_<K>`); of
+    masked models also `policy_log_prob`, in the order that their search takes. `attrs["seconds"]`:
+    how long the scoring took, interruptions left out.
     """
     model, exact = run.model, run.model.likelihood == "exact"
     samples, resumable = 1 if exact else samples, resumable and not exact
@@ -149,10 +147,8 @@ def _scored_before(path: Path, settings: dict) -> tuple[list[dict], float]:
 
 def _side_by_side(score: Callable[[np.ndarray], list[dict]], groups: list[np.ndarray],
                   workers: int) -> Iterator[list[dict]]:
-    """`score` of every group, in order, from that many threads whose products have one thread each.
-
-    The products of a few sentences are too small to share, so a thread a group beats threads a
-    product. A sentence's numbers don't depend on where it is scored.
+    """`score` of every group, in order, by that many threads: the products of a few sentences are
+    too small to share.
     """
     if workers == 1:
         yield from map(score, groups)
@@ -167,9 +163,8 @@ def _side_by_side(score: Callable[[np.ndarray], list[dict]], groups: list[np.nda
 
 def likelihood_batches(data: Tokenised, tokens: int, multiple: int,
                        sequences: int = SEQUENCES) -> list[np.ndarray]:
-    """`evaluation_batches`, with one padded target length each where targets are padded at all.
-
-    Then nothing is masked on the target side and no sample computes padding: longest first.
+    """`evaluation_batches`, with one padded target length each where targets are padded at all, so
+    that no sample computes padding.
     """
     if multiple == 1 or not len(data):
         return evaluation_batches(data, tokens, multiple, sequences) if len(data) else []
@@ -183,10 +178,7 @@ def likelihood_batches(data: Tokenised, tokens: int, multiple: int,
 
 @torch.no_grad()
 def _score(run: TrainedRun, batch: Batch, samples: int, seed: int, positions: int) -> list[dict]:
-    """The rows of one batch; every sentence draws from a generator of its own.
-
-    A batch of few positions takes more samples at once on a GPU, which `positions` fill.
-    """
+    """The rows of one batch; `positions` fill a GPU, by more samples at once of few sentences."""
     model, exact = run.model, run.model.likelihood == "exact"
     where, generators = next(model.parameters()).device, None
     if not exact:
@@ -232,8 +224,8 @@ def table_rows(columns: dict[str, torch.Tensor]) -> list[dict]:
 def accountings(sentences: pd.DataFrame, samples: int) -> dict[str, dict]:
     """Mean, standard error over sentences, and number of samples, by accounting.
 
-    Where the model gives some sentences probability 0, no mean is finite: `mean` is then None,
-    `impossible` says how many they are, and `mean_of_possible` what the others have.
+    Where `impossible` sentences have probability 0, `mean` is None, and `mean_of_possible` is that
+    of the others.
     """
     possible = np.isfinite(sentences["log_prob"].to_numpy(np.float64))
     ratios = {name: _ratio(*likelihood_terms(sentences[possible], name)) for name in ACCOUNTINGS}
@@ -256,9 +248,8 @@ def convergence(sentences: pd.DataFrame, samples: int) -> dict:
 
     `bounds`: the strict and the paper accounting at every K of `ladder` and at `samples`.
     `rise`: what the last decade of K adds, per token, with its paired standard error over
-    sentences. `lower_bound` is True, and the number must be read as one, where the strict bound
-    rises by more than its own standard error or by more than 0.01 nats a token and decade; False
-    says that K is large enough for this test set, not that the bound is exact. Also the median
+    sentences. `lower_bound`: whether the strict bound rises by more than its own standard error or
+    than 0.01 nats a token and decade; else K is large enough for this test set. Also the median
     effective sample size and the mean largest normalised weight.
     """
     if "elbo" not in sentences or sentences["elbo"].isna().all():
@@ -292,8 +283,6 @@ def convergence(sentences: pd.DataFrame, samples: int) -> dict:
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> dict[str, float | None]:
-    """Ratio of two sums over sentences with its standard error, as metrics.json holds them: None
-    for a standard error that doesn't exist, that of one sentence.
-    """
+    """Ratio of two sums over sentences, and its standard error: None for one sentence."""
     mean, error = ratio_of_sums(top, bottom)
     return {"mean": mean, "standard_error": None if math.isnan(error) else error}

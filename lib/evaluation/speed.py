@@ -65,9 +65,8 @@ def work(data: Tokenised, rows: Sequence, where: torch.device | str = "cpu") -> 
 
 def free(name: str, model: nn.Module, setting: str, weights: str = "auto",
          length_penalty: float = 0.6) -> System:
-    """A trained model that decides itself how long its outputs are.
-
-    On a GPU through `GraphedDecoder`, where the setting can be.
+    """A trained model that decides itself how long its outputs are; on a GPU through graphs, where
+    the setting can be.
     """
     frozen, options = freeze(model, weights), Options(length_penalty)
     system = partial(System, name, setting, weights, count_parameters(model))
@@ -122,10 +121,8 @@ def controlled(name: str, model: nn.Module, setting: str, weights: str = "auto",
 
 
 def _keep_moving(model: nn.Module) -> list[int]:
-    """Make each step's output differ from the last one's; returns a list that grows by a decoding.
-
-    The number of every second output's subwords is raised by one: no output settles, at the cost of
-    two sums of a few integers.
+    """Make each step's output differ from the last one's, so that none settles: the number of every
+    second output's subwords is raised by one. Returns a list that grows by a decoding.
     """
     decode, vocabulary, steps = model.decode, len(model.embedding.weight), []
 
@@ -203,10 +200,9 @@ def time_runs(configs: Sequence[Config], sentences: int = 24, size: int = 32, ro
                          config.evaluation.length_penalty)
                     for setting in run.model.timed_settings(config.evaluation)]
     data = run.task.test
-    order = np.argsort(data.target_lengths, kind="stable")
-    alone = order[((np.arange(sentences) + 0.5) / sentences * len(order)).astype(int)]
-    middle = len(order) // 2 - size // 2
-    works = work(data, [*alone[:, None], order[max(0, middle):middle + size]], runtime.device())
+    middle = len(data) // 2 - size // 2
+    together = np.argsort(data.target_lengths, kind="stable")[max(0, middle):middle + size]
+    works = work(data, [*data.by_length(sentences)[:, None], together], runtime.device())
     return measure(systems, works, rounds, progress)
 
 
@@ -214,8 +210,7 @@ KEYS = ["system", "setting", "weights", "parameters", "batch"]  # what tells spe
 
 
 def speeds(times: pd.DataFrame) -> pd.DataFrame:
-    """A row a system and batch size: sentences a second and a CPU-second, medians over rounds.
-
+    """A row a system and batch size: sentences a second and a CPU-second, medians over rounds;
     `low` and `high` are the slowest and the fastest round.
     """
     sums = times.assign(sentences=times["batch"]).groupby([*KEYS, "round"], sort=False)[

@@ -166,9 +166,9 @@ class Trainer:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold the run's lock, at the state that it was left in by whoever trained it before.
+        """Have the first process hold the run's lock, at the state that it was left in.
 
-        The first process holds it. Errors: TrainingError where another training does.
+        Errors: TrainingError where another training holds it.
         """
         lock = RunLock(self.folder.checkpoints / "lock")
         if refusal := parallel.from_first(lock.take):
@@ -283,10 +283,7 @@ class Trainer:
                         on_validation(row)
 
     def _order(self) -> list:
-        """Groups of rows of the current epoch; seed and epoch decide them.
-
-        A group is one batch; of fixed shapes, all batches of a step.
-        """
+        """Groups of rows of the current epoch: a batch each, or of fixed shapes a step."""
         how = self.model.multiple, self.config.seed, self.epoch
         if self._fixed is not None:
             return fixed_batches(self.data, self._positions, *how)
@@ -411,8 +408,7 @@ class Trainer:
     def _replica_for(self, rows: np.ndarray, weight: float) -> nn.Module:
         """What gives this step's losses; anew where the weights or their use change outside Adam.
 
-        The first process initialises what depends on data, from the step's first batch; the others
-        get its weights, as whenever a replica is made.
+        The first process initialises what depends on data; the others get its weights.
         """
         due = self.model.initialisations(self.step, self.settings)
         if self._replica is None or due:
@@ -436,9 +432,8 @@ class Trainer:
     # ---- validation ----
 
     def validate(self) -> dict:
-        """Score the averaged weights on dev, extend history.csv, and write the checkpoints.
-
-        The first process does, the others wait for the scores: all of them decide alike.
+        """Score the averaged weights on dev, extend history.csv, and write the checkpoints: the
+        first process does, the others wait for the scores.
         """
         s = self.settings
         self.settle()
@@ -496,9 +491,7 @@ def train_in_processes(config: Config, processes: int, overrides: Mapping | None
     """`train` by `processes` processes of this machine, started by torchrun; waits for them.
 
     overrides: those that `config` was loaded with. `on_validation` is called with each new row of
-    history.csv, its values as text. However this ends, no process of it is left.
-
-    Errors: TrainingError with the processes' last words.
+    history.csv, its values as text. Errors: TrainingError with the processes' last words.
     """
     words = [f"--{name.replace('_', '-')}={value}" for name, value in (
         ("model", config.model), ("dataset", config.dataset.name), ("scale", config.scale),

@@ -36,8 +36,7 @@ class TrialFolder(RunFolder):
 def trials(config: Config) -> dict[str, Config]:
     """Name -> settings of every trial for a model on raw text, in the order of the file.
 
-    Errors: ConfigError for a file that isn't there, no list of values, an unknown setting or a
-    value out of range.
+    Errors: ConfigError for a file that isn't there or has a mistake.
     """
     path = PARAMS / "search" / f"{config.scale}.yaml"
     where = f"params/search/{path.name}"

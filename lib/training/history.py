@@ -24,11 +24,8 @@ BEST_BY = {"bleu": ("dev_bleu", "dev_ll"), "ll": ("dev_ll", "dev_bleu")}
 
 
 def best(rows: Sequence[dict], kl_weight: float, by: str = "bleu") -> int | None:
-    """Which validation is the best at this KL weight, the run's last (at a smaller one a model is
-    another); None before any.
-
-    by: `bleu`, the highest dev BLEU and among equals the highest dev LL; `ll`, the other way round.
-    Of equals in both the first.
+    """Which validation is the first best at this KL weight (another one is of another model); None
+    before any. By dev BLEU and among equals by dev LL, or the other way round.
     """
     order = BEST_BY[by]
     places = [place for place, row in enumerate(rows) if row["kl_weight"] == kl_weight]

@@ -31,6 +31,7 @@ __all__ = ["first_goes_ahead", "from_first", "is_first", "joined", "local", "pro
 MEETING = timedelta(minutes=2)  # for all processes to have started
 WAITING = timedelta(hours=12)  # for the first one to have validated, or tokenised a corpus
 GRACE = 20.0  # seconds that torchrun has to end its processes
+POLL = 0.5  # seconds between two looks at them
 
 Item, Made = TypeVar("Item"), TypeVar("Made")
 
@@ -106,9 +107,8 @@ def totals(terms: dict[str, Tensor]) -> dict[str, float]:
 
 
 def from_first(make: Callable[[], Made]) -> Made:
-    """What `make` returns in the first process, in every process; the others wait for it.
-
-    It must be plain Python. A ReproError that it raises is raised in all of them.
+    """What `make` returns (plain Python) in the first process, in every process; a ReproError of
+    its is raised in all of them.
     """
     if not dist.is_initialized():
         return make()
@@ -150,8 +150,8 @@ class _Losses(nn.Module):
 def replicate(model: nn.Module, unused: bool) -> nn.Module:
     """A module that gives the model's loss terms when called, its gradients averaged over all.
 
-    Every process starts from the first one's weights. `unused`: some parameters get no gradient
-    for now (a prior while the KL weight is 0); make a new replica when that changes.
+    `unused`: some parameters get no gradient for now (a prior while the KL weight is 0); make a new
+    replica when that changes.
     """
     losses = _Losses(model)
     if not dist.is_initialized():
@@ -169,13 +169,11 @@ def local(replica: nn.Module, last: bool):
 # ---- starting ----
 
 def run(count: int, words: Sequence[str], threads: int,
-        on_tick: Callable[[], None] = lambda: None, poll: float = 0.5) -> None:
+        on_tick: Callable[[], None] = lambda: None) -> None:
     """`count` processes of `python WORDS` under torchrun, each with so many threads; waits.
 
-    However this ends, none of them is left: where this process is killed, the kernel ends torchrun,
-    which ends them; where torchrun is killed, they end by themselves (`joined`).
-
-    Errors: TrainingError with their last words.
+    However this or torchrun ends, none of them is left. Errors: TrainingError with their last
+    words.
     """
     command = (sys.executable, "-m", "torch.distributed.run", "--standalone",
                "--nproc-per-node", str(count), *words)
@@ -187,7 +185,7 @@ def run(count: int, words: Sequence[str], threads: int,
         try:
             while process.poll() is None:
                 on_tick()
-                time.sleep(poll)
+                time.sleep(POLL)
         finally:
             _end(process)
         on_tick()

@@ -60,11 +60,9 @@ def check_free(folder: RunFolder, config: Config) -> None:
 
 def fingerprints(task: Task, dev_sentences: int, parent: Mapping[str, Tensor] | None,
                  ) -> dict[str, str]:
-    """sha256 (hexadecimal) of each thing that a run with this task reads.
-
-    `training_text`: both sides of the whole original training set; `distilled_text`: the teacher's
-    targets, for a run on them; `dev_text`: the pairs that are validated on; `start_from`: the
-    weights of another model, where the run starts from them and they are still there.
+    """sha256 (hexadecimal) of each thing that a run with this task reads: the whole original
+    `training_text`, the teacher's `distilled_text`, the `dev_text` that is validated on, and the
+    weights to `start_from`, where there are such.
     """
     sides = [task.sources("dev"), task.references("dev")]
     digests = {"training_text": text_hash(task.sources("train"), task.references("train")),

@@ -20,12 +20,12 @@ __all__ = ["main", "run_trial"]
 logger = logging.getLogger(__name__)
 
 
-def run_trial(config: Config, trial: str, progress: bool = True) -> None:
+def run_trial(config: Config, trial: str) -> None:
     """Train one trial to its end, or go on where it was stopped.
 
     Errors: ConfigError for a trial that ends before a validation at the last KL weight.
     """
-    trainer = Trainer(trials(config)[trial], progress, trial_folder(config, trial))
+    trainer = Trainer(trials(config)[trial], folder=trial_folder(config, trial))
     trainer.run()
     if not trainer.best_row():
         raise ConfigError(f"trial {trial} ended before a validation at the last KL weight: raise "

@@ -28,8 +28,8 @@ def translate(model, data: Tokenised, vocabulary: Vocabulary, settings: Sequence
     """Detokenised hypotheses of every setting, in corpus order, one line each for any reader of
     lines (`subword.one_line`). Targets aren't looked at.
 
-    `batch_tokens`, of the longest side with padding, are translated together; 0: as many as suit
-    the device, `DECODING_TOKENS` on a CPU.
+    batch_tokens: how many, of the longest side with padding, are translated together; 0: as many
+    as suit the device.
     """
     where = next(model.parameters()).device
     options = replace(options, vocabulary=vocabulary)

@@ -16,7 +16,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -35,17 +34,14 @@ SNAKEFILE = ROOT / "workflow" / "Snakefile"
 
 def words(grid: Grid, place: Place) -> list[str]:
     """The command line that Snakemake is given."""
-    settings = {"dataset": grid.dataset, "scale": grid.scale, "models": " ".join(grid.models),
-                "train_data": " ".join(grid.train_data), "students": " ".join(grid.students),
-                "seeds": " ".join(map(str, grid.seeds)),
-                "seeded": " ".join(grid.seeded), "seeded_data": " ".join(grid.seeded_data),
-                "accountings": " ".join(grid.accountings),
-                "overrides": json.dumps(grid.overrides), "processes": str(grid.processes),
-                "gpus": str(grid.gpus)}
+    settings = {name: " ".join(map(str, value)) if isinstance(value, tuple) else value
+                for name, value in vars(grid).items()}
+    if grid.overrides:
+        settings["overrides"] = json.dumps(grid.overrides)
     # --nolock: our own lock, which a killed workflow doesn't leave behind, stands in its place
     return ["--snakefile", str(SNAKEFILE), "--directory", str(working_folder()),
             *place.words(grid), "--nolock", "--quiet", "all", "--config",
-            *(f"{name}={value}" for name, value in settings.items() if value and value != "{}")]
+            *(f"{name}={value}" for name, value in settings.items() if value not in ("", {}))]
 
 
 @contextlib.contextmanager
@@ -161,14 +157,9 @@ def main(arguments: list[str] | None = None) -> int:
         show(f"Failed after {took}. What failed is named above; the same command tries it again.")
         return 1
     show(f"Done after {took}.")
-    for what, where in _where(grid):
-        show(f"  {what}: {shown(where)}")
-    return 0
-
-
-def _where(grid: Grid) -> list[tuple[str, Path]]:
-    """Where to look: what lies there, and the path."""
     root = outputs_root()
-    return [("figures, tables and runs in one page", root / "README.md"),
-            ("tables", root / "tables"), ("figures", root / "figures"),
-            ("runs, with their executed notebooks", root / "runs" / grid.dataset / grid.scale)]
+    show(f"  figures, tables and runs in one page: {shown(root / 'README.md')}\n"
+         f"  tables: {shown(root / 'tables')}\n  figures: {shown(root / 'figures')}\n"
+         "  runs, with their executed notebooks: "
+         f"{shown(root / 'runs' / grid.dataset / grid.scale)}")
+    return 0

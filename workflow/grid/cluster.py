@@ -59,10 +59,8 @@ def job_prefix(grid: Grid) -> str:
 
 
 def no_jobs_left(grid: Grid) -> None:
-    """Errors: ConfigError where jobs of the grid are in SLURM's queue; to be called in its lock.
-
-    They are of a workflow that was killed. Submitted again, their runs would be trained twice in
-    one folder; stopped without asking, hours in a queue would be lost.
+    """Errors: ConfigError where jobs of the grid, of a workflow that was killed, are in SLURM's
+    queue: submitted again, their runs would be trained twice in one folder.
     """
     asked = ["squeue", "--me", "--noheader", "--format", "%i %j"]
     try:

@@ -33,8 +33,7 @@ COMMANDS = {"python": (sys.executable,), "papermill": (sys.executable, "-c", PAP
 def run_line(words: list[str], starter: int) -> tuple[int, str]:
     """Run the words as a process; returns its exit code, and what a person should read if not 0.
 
-    `starter`: the process whose end ends this one; as a rule `os.getppid()`. A line in Python
-    doesn't hold its output back, so that its traceback comes last.
+    `starter`: the process whose end ends this one; as a rule `os.getppid()`.
     """
     command = [*COMMANDS.get(words[0], words[:1]), *words[1:]]
     with tempfile.TemporaryFile() as said:

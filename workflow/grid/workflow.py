@@ -5,18 +5,29 @@ cache says that a line has ended well on this machine; neither is in git, so tha
 makes everything itself. Deleting a run's checkpoints folder takes its stamps along.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
 import math
 import os
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
 
-from lib.config import LATENT, MODELS, Config, build, family_of, load_config, unknown
+from lib.config import (
+    LATENT,
+    MODELS,
+    Config,
+    build,
+    family_of,
+    load_config,
+    load_dataset,
+    parse_overrides,
+    unknown,
+)
 from lib.errors import ConfigError
 from lib.paths import NOTEBOOKS, ROOT, DistilledFolder, cache_root, outputs_root
 from lib.runs import RunFolder
@@ -67,26 +78,21 @@ class Grid:
         Lists may be texts, "tr_s ga_b"; the overrides may be YAML or JSON. Errors: ConfigError for
         an unknown name (with the nearest right one), type or value.
         """
-        values = dict(values)
-        if values.get("overrides") is not None:
-            values["overrides"] = _overrides(values["overrides"])
+        values = {name: value for name, value in values.items() if value is not None}
         for name in ("models", "train_data", "students", "seeds", "seeded", "seeded_data",
                      "accountings"):
-            if isinstance(values.get(name), str):
-                values[name] = values[name].split()
-            elif isinstance(values.get(name), int):
-                values[name] = [values[name]]
+            if isinstance(values.get(name), str | int):
+                values[name] = str(values[name]).split()
         if "seeds" in values:
-            values["seeds"] = [_whole(seed, "seeds") for seed in values["seeds"]]
-        for name in ("processes", "gpus"):
-            if values.get(name) is not None:
-                values[name] = _whole(values[name], name)
+            values["seeds"] = _typed([*values["seeds"]])
+        if "overrides" in values:
+            read = values["overrides"]
+            values["overrides"] = _typed(parse_overrides(read) if isinstance(read, str) else read)
         for root in (outputs_root(), cache_root()):
             if set("{}") & set(shown(root)):
                 raise ConfigError(f"grid: {root}: Snakemake takes braces in a path for wildcards, "
                                   "so neither the outputs nor the cache may lie there")
-        grid = build(cls, {name: value for name, value in values.items() if value is not None},
-                     "grid")
+        grid = build(cls, values, "grid")
         for name in ("models", "train_data", "seeds", "accountings"):
             if not getattr(grid, name):
                 raise ConfigError(f"grid: {name} is empty, name at least one")
@@ -134,14 +140,13 @@ class Grid:
     @property
     def distilled(self) -> DistilledFolder:
         """The teacher's translation of the training set."""
-        teacher = load_config(self.models[0], self.dataset, self.scale).dataset.teacher
+        teacher = load_dataset(self.dataset).teacher
         return DistilledFolder(self.dataset, self.scale, teacher, TEACHER_SEED)
 
     @property
     def distilled_text(self) -> Path:
         """The file that says that the distilled set is there."""
-        dataset = load_config(self.models[0], self.dataset, self.scale).dataset
-        return self.distilled.text(dataset.target)
+        return self.distilled.text(load_dataset(self.dataset).target)
 
     @property
     def teacher_run(self) -> RunFolder:
@@ -153,15 +158,8 @@ class Grid:
         parent = self.config(run).training.start_from
         files = [self.distilled_text] if run.train_data == "distilled" else []
         if parent:
-            before = RunFolder(run.dataset, run.scale, parent, run.train_data, run.seed)
-            files.append(before.checkpoints / "trained")
+            files.append(replace(run, model=parent).checkpoints / "trained")
         return [shown(path) for path in files]
-
-    @property
-    def latent(self) -> list[RunFolder]:
-        """The runs that the picture of the latent space shows, none if the grid lacks one."""
-        first = [RunFolder(self.dataset, self.scale, model, "raw", 1) for model in DRAWN]
-        return first if set(first) <= set(self.runs) else []
 
     def studies(self) -> dict[str, dict]:
         """The notebooks on all runs together that this grid can feed, with their parameters.
@@ -174,22 +172,25 @@ class Grid:
         flow = "fl_b" if "fl_b" in latent else "fl_s"
         baseline = "tr_b" if "tr_b" in self.models else "tr_s"
         teacher = self.teacher_run.model
-        asked = {
-            "06_likelihood_audit": {} if latent else None,
-            "07_refinement": {"teacher": teacher, "compared": [
-                model for model in (teacher, "ga_b", flow) if model in of["raw"]]},
-            "08_speed": {"baseline": baseline},
-            "08_speed_distilled": {"train_data": "distilled", "baseline": baseline},
-            "10_objective_or_factorisation": {} if CROSSED & set(of["raw"]) else None,
-            "11_two_sided": {} if len(of["raw"]) > 1 else None,
-            "12_calibration": {} if self.scale != "smoke" else None}  # that is a demonstration
-        if not latent or teacher not in of["raw"]:
-            asked["07_refinement"] = None
-        for name, data in (("08_speed", "raw"), ("08_speed_distilled", "distilled")):
-            if baseline not in of[data]:
-                asked[name] = None
-        return {name: parameters for name, parameters in asked.items()
-                if parameters is not None and (ROOT / self.notebook(name)).exists()}
+        asked: dict[str, dict] = {}
+        if set(DRAWN) <= set(latent):
+            asked["04_latent_space"] = {}
+        if latent:
+            asked["06_likelihood_audit"] = {}
+        if latent and teacher in of["raw"]:
+            asked["07_refinement"] = {"teacher": teacher, "compared": [
+                model for model in (teacher, "ga_b", flow) if model in of["raw"]]}
+        if baseline in of["raw"]:
+            asked["08_speed"] = {"baseline": baseline}
+        if baseline in of["distilled"]:
+            asked["08_speed_distilled"] = {"train_data": "distilled", "baseline": baseline}
+        if CROSSED & set(of["raw"]):
+            asked["10_objective_or_factorisation"] = {}
+        if len(of["raw"]) > 1:
+            asked["11_two_sided"] = {}
+        if self.scale != "smoke":  # which is a demonstration
+            asked["12_calibration"] = {}
+        return asked
 
     @staticmethod
     def notebook(study: str) -> str:
@@ -236,37 +237,12 @@ def _as_option(parameters: dict) -> str:
     return f"-y {shlex.quote(text.strip())}" if parameters else ""
 
 
-def _overrides(given: object) -> dict:
-    """The overrides in their types, of YAML's text or of Snakemake, which has texts for numbers."""
-    try:
-        read = yaml.safe_load(given) if isinstance(given, str) else given
-    except yaml.YAMLError as error:
-        raise ConfigError(f"grid: overrides: {given!r} is not valid YAML: "
-                          f"{' '.join(str(error).split())}") from None
-    if read is not None and not isinstance(read, dict):
-        raise ConfigError(f"grid: overrides: {given!r} must hold names and values, as in "
-                          "'{samples: 200}'")
-    return _typed(read or {})
-
-
 def _typed(value):
-    """`value` with numbers and booleans for the texts that stand for them."""
+    """`value` with numbers and booleans for the texts that stand for them, as Snakemake has it."""
     if isinstance(value, dict):
         return {str(key): _typed(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_typed(item) for item in value]
-    if isinstance(value, str):
-        for kind in (int, float):
-            try:
-                return kind(value)
-            except ValueError:
-                continue
-        return {"true": True, "false": False}.get(value.lower(), value)
+    with contextlib.suppress(ValueError, AttributeError):  # other text, or no text
+        return json.loads(value.lower())
     return value
-
-
-def _whole(text: str | int, name: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ConfigError(f"grid: {name}: {text!r} must be a whole number") from None
