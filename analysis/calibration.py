@@ -96,10 +96,9 @@ def verdict(counted: pd.DataFrame, trained: pd.DataFrame, calibrated: pd.DataFra
         agree, _, apart = ((table["order"] == order).sum() for order in ORDERS)
         within.append(f"agree in {agree} and disagree in {apart} {state}")
         between.append(f"{counted[f'disagree, {state}'].sum():.0f} {state}")
-    return (f"Of {len(trained)} trainings whose checkpoints with the best dev LL and the best dev "
-            f"BLEU differ, LL and BLEU order the two alike or not: they {', '.join(within)}. Of "
-            f"{counted['pairs'].sum():.0f} pairs of systems they disagree in "
-            f"{', '.join(between)}.")
+    return (f"Of {len(trained)} trainings with two checkpoints, the best by dev LL and the best by "
+            f"dev BLEU, test LL and BLEU {', '.join(within)}. Of {counted['pairs'].sum():.0f} "
+            f"pairs of systems they disagree in {', '.join(between)}.")
 
 
 def drawing(table: pd.DataFrame) -> Figure:
