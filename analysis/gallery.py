@@ -160,7 +160,11 @@ def _page(root: Path, *, whole: bool) -> str:
                       "round / leave undecided:", markdown(findings.answer(places))]
         for item in of:
             parts += _shown(item, whole=whole)
-        parts += _verdicts(found, whole=whole) if first and places else []
+        if first and places:
+            parts += ["## The paper's findings, tested here", markdown(findings.overview(found))]
+            for finding in findings.FINDINGS if whole else ():
+                parts += [f"### {finding.number}. {finding.claim}",
+                          markdown(findings.evidence_table(finding.number, found))]
     if runs := find_runs():
         parts += ["## Runs", "BLEU is the headline setting's, LL strict, in nats per token.",
                   "\n".join(["| run | BLEU | LL | files |", "|---|---:|---:|---|",
@@ -178,15 +182,6 @@ def _shown(item: Item, *, whole: bool) -> list[str]:
         return [f"- [{item.caption}]({link})"]
     table = item.path.read_text(encoding="utf-8") if item.path.suffix == ".md" else ""
     return [f"### {item.caption}", table, f"[{item.path.name}]({link})"]
-
-
-def _verdicts(found: list[findings.Verdict], *, whole: bool) -> list[str]:
-    """The paper's findings; whole: with the numbers behind each verdict."""
-    parts = ["## The paper's findings, tested here", markdown(findings.overview(found))]
-    for finding in findings.FINDINGS if whole else ():
-        parts += [f"### {finding.number}. {finding.claim}",
-                  markdown(findings.evidence_table(finding.number, found))]
-    return parts
 
 
 def _run(run: RunFolder, root: Path) -> str:
