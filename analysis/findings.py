@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from analysis import calibration, objective, published, scatter, style
+from analysis import calibration, objective, published, scatter, style, within_training
 from analysis.data import ceiling
 from analysis.kinds import KINDS, PRIORS, RAW_DISTILLED, WITHIN
 from analysis.published import FINDINGS, Finding
@@ -28,13 +28,6 @@ from analysis.style import family_name
 from analysis.systems import average_seeds, best_of_families, collect
 from analysis.tables import MISSING, interval, markdown
 from analysis.training_variance import SENTENCES, Difference
-from analysis.within_training import (
-    compact_checkpoints,
-    compact_phases,
-    count_orders,
-    count_phases,
-    trajectories,
-)
 from lib.config import LATENT, family_of, load_config, model_name
 from lib.paths import outputs_root
 from lib.runs import find_runs
@@ -442,13 +435,13 @@ def page(of: Sequence[tuple[str, str]]) -> str:
               "What the second model of a pair has above the first, which differs from it in one "
               "factor (notebooks/10_objective_or_factorisation.ipynb).",
               markdown(_by_corpus(effects, objective.compact)),
-              "## Within one training", count_phases(phases),
-              markdown(compact_phases(phases, ("dataset", "scale", "train_data"))),
+              "## Within one training", within_training.count_phases(phases),
+              markdown(within_training.compact_phases(phases, ("dataset", "scale", "train_data"))),
               "### Two checkpoints of one training",
               "What choosing the checkpoint by dev LL costs: each is the best of its training in "
               "what it was chosen by, so that the other can hardly be better in that; the sizes "
-              "tell. " + count_orders(checkpoints),
-              markdown(_by_corpus(checkpoints, compact_checkpoints)),
+              "tell. " + within_training.count_orders(checkpoints),
+              markdown(_by_corpus(checkpoints, within_training.compact_checkpoints)),
               "### At one temperature each",
               "The same with the logits of each checkpoint divided by one temperature, fitted on "
               "dev (notebooks/12_calibration.ipynb), of trainings whose weights were at hand.",
@@ -480,7 +473,7 @@ def picture(of: Sequence[tuple[str, str]]) -> None:
     style.save(scatter.of_corpora(frames, ceilings), "answer",
                pd.concat(frames.values())[columns])
     runs = {title: frame["run"].tolist() for title, frame in frames.items()}
-    style.save(trajectories(runs), "within_training", pd.concat([
+    style.save(within_training.trajectories(runs), "within_training", pd.concat([
         run.read_history()[["step", "dev_ll", "dev_bleu", "kl_weight"]].assign(
             corpus=title, model=run.model, train_data=run.train_data, seed=run.seed)
         for title, of_title in runs.items() for run in of_title]))

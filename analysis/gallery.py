@@ -175,7 +175,11 @@ def _page(root: Path, *, whole: bool) -> str:
                       "round / leave undecided:", markdown(findings.answer(places))]
         for kind in dict.fromkeys(item.kind for item in of):
             parts += (_whole if whole else _linked)([item for item in of if item.kind == kind])
-        parts += _verdicts(found, whole=whole) if first and places else []
+        if first and places:
+            parts += ["## The paper's findings, tested here", markdown(findings.overview(found))]
+            for finding in findings.FINDINGS if whole else ():
+                parts += [f"### {finding.number}. {finding.claim}",
+                          markdown(findings.evidence_table(finding.number, found))]
     if runs := find_runs():
         parts += ["## Runs", "BLEU is the headline decoding's, LL strict, in nats per token.",
                   "\n".join(["| run | decoding | BLEU | LL | training ended by |",
@@ -211,15 +215,6 @@ def _whole(of: list[Item]) -> list[str]:
         else:
             parts += [item.path.read_text(encoding="utf-8") if item.path.suffix == ".md" else "",
                       f"[{item.path.name}]({item.link})"]
-    return parts
-
-
-def _verdicts(found: list[findings.Verdict], *, whole: bool) -> list[str]:
-    """The paper's findings; whole: with the numbers behind each verdict."""
-    parts = ["## The paper's findings, tested here", markdown(findings.overview(found))]
-    for finding in findings.FINDINGS if whole else ():
-        parts += [f"### {finding.number}. {finding.claim}",
-                  markdown(findings.evidence_table(finding.number, found))]
     return parts
 
 
