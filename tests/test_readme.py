@@ -145,9 +145,6 @@ def test_a_temperature_turns_what_overfitting_had_turned():
     assert toy.loc["ll", "ll_calibrated"] > toy.loc["bleu", "ll_calibrated"]
     [falls] = re.findall(r"Na-B's LL rises while its BLEU falls by ([\d.]+)", README)
     assert float(falls) == round(toy.loc["bleu", "bleu"] - toy.loc["ll", "bleu"], 1)
-    latent = pd.read_csv(TABLES / "table1_multi30k_de_en_mini_strict.csv").query(
-        "family in ['gaussian', 'flow'] and train_data == 'raw'")["log_likelihood"].min()
-    assert table.loc["ct_b", "raw", 1, "bleu"]["ll_calibrated"] < latent  # "the worse one"
 
 
 def test_no_pair_of_the_toy_models_trained_from_scratch_disagrees():
