@@ -6,11 +6,11 @@ import pandas as pd
 
 from lib.bleu import tokenizer_of
 from lib.errors import DataError
+from lib.likelihood.accounting import accounting_named
 from lib.subword import text_fingerprint
 
-__all__ = ["PER_TOKEN", "check", "check_text"]
+__all__ = ["check", "check_text"]
 
-PER_TOKEN = ("paper", "strict", "released")  # accountings per subword: a vocabulary's own scale
 BOUNDED = (("gaussian", "flow"), ("masked",))  # families whose likelihood is a bound at some K
 
 
@@ -30,7 +30,7 @@ def check(frame: pd.DataFrame, accountings: Iterable[str] = ()) -> None:
         if "signature" in runs:
             _check_one(runs.assign(tokenizer=runs["signature"].map(tokenizer_of)), "tokenizer",
                        f"{where} BLEU of runs is by different tokenisers (")
-        if set(accountings) & set(PER_TOKEN):
+        if any(accounting_named(name).per_subword for name in accountings):
             _check_one(runs, "vocabulary", f"{where} likelihoods per subword of different "
                        "vocabularies have no common scale, per_sentence and bits_per_char have (")
         for families in BOUNDED:
