@@ -1,8 +1,9 @@
 """How much of a trained model's likelihood its confidence costs: one temperature, fitted on dev.
 
 Dividing the logits of all subwords by a temperature T makes a model less sure and leaves the order
-of the subwords as it is: greedy search and refinement write the same at any T, beams nearly so.
-Likelihood that is lost to over-confidence is lost for nothing that such a search would see. T is
+of the subwords as it is: greedy search and refinement write the same at any T. Likelihood that is
+lost to over-confidence is lost for nothing that such a search would see. A search that multiplies
+probabilities (a beam, Da's lookahead) may write something else, Ct's beam a good deal. T is
 fitted by the strict log-likelihood of the dev set, to each checkpoint that a run keeps (the best by
 dev BLEU and by dev LL), and the test set is scored and translated once, at that T. Source: Guo et
 al. (2017), section 4.2, temperature scaling; here of every subword of a sentence.
@@ -27,7 +28,7 @@ from lib.training.validation import translate
 
 __all__ = ["SAMPLES", "calibrate", "complete", "fit_temperature", "tempered"]
 
-SAMPLES = 100  # K of a bound at the temperature; as trained it is read at the same K
+SAMPLES = 100  # K of a bound at the temperature
 FIT_SAMPLES = 16  # K of a bound while the temperature is fitted; the same draws at each
 RANGE = (0.5, 4.0)  # of temperatures
 PRECISION = 0.01  # of the temperature's logarithm
