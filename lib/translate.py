@@ -14,6 +14,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -36,6 +37,8 @@ __all__ = ["Translator", "main", "read_lines"]
 
 CHUNK_LINES, CHUNK_BYTES = 2048, 2**22  # at most so much of the input is in memory
 LONGEST_LINE = 2**20  # bytes: far beyond what a model takes
+
+Line = TypeVar("Line")  # its text, or its subwords
 
 
 class Translator:
@@ -63,10 +66,13 @@ class Translator:
         self.options = Options(config.evaluation.length_penalty, seed, other)
         procedure.check(self.model, other, self.vocabulary)
 
-    @torch.inference_mode()
     def __call__(self, lines: list[str]) -> list[str]:
-        """Translations of source lines, each of which `check` lets pass, in order."""
-        rows = self._subwords(lines)
+        """Translations of source lines, in order."""
+        return self.of_subwords(self._subwords(lines))
+
+    @torch.inference_mode()
+    def of_subwords(self, rows: list[list[int]]) -> list[str]:
+        """Translations of source lines that are cut into subwords, in order."""
         sizes = [len(row) for row in rows]
         data = Tokenised(np.array([i for row in rows for i in row], np.int32),
                          np.cumsum([0, *sizes]), np.empty(0, np.int32),
@@ -74,12 +80,14 @@ class Translator:
         return translate(self.model, data, self.vocabulary, [self.setting], self.options,
                          self.batch_tokens)[self.setting]
 
-    def check(self, line: str, number: int) -> None:
-        """Errors: DataError, with the line's number, for one longer than a model has positions."""
+    def check(self, line: str, number: int) -> list[int]:
+        """A line's subwords. Errors: DataError, with its number, for more than a model's positions.
+        """
         [row] = self._subwords([line])
         if len(row) >= LONGEST:
             raise DataError(f"line {number} has {len(row)} subwords, models take {LONGEST - 1} at "
                             "most: split it")
+        return row
 
     def _subwords(self, lines: list[str]) -> list[list[int]]:
         dataset = self.config.dataset
@@ -106,9 +114,9 @@ def read_lines(source: io.IOBase) -> Iterator[tuple[str, int]]:
         yield text.removesuffix("\n").removesuffix("\r"), len(line)
 
 
-def _chunks(lines: Iterator[tuple[str, int]], most: int) -> Iterator[list[tuple[str, int]]]:
-    """Lines in groups of at most `most` lines and about CHUNK_BYTES bytes; those before a line that
-    is refused come before its error.
+def _chunks(lines: Iterator[tuple[Line, int]], most: int) -> Iterator[list[tuple[Line, int]]]:
+    """Lines with their bytes, in groups of at most `most` lines and about CHUNK_BYTES bytes; those
+    before a line that is refused come before its error.
     """
     group, size, error = [], 0, None
     try:
@@ -133,16 +141,14 @@ def translate_stream(translator: Translator, source: io.IOBase, output: io.TextI
     Errors: those of `read_lines` and `Translator.check`, once all lines before are out;
     BrokenPipeError where nobody reads on.
     """
-    def checked() -> Iterator[tuple[str, int]]:
-        for number, (text, size) in enumerate(read_lines(source), 1):
-            translator.check(text, number)
-            yield text, size
+    checked = ((translator.check(text, number), size)
+               for number, (text, size) in enumerate(read_lines(source), 1))
 
     done = 0
     with tqdm(total=_size(source), desc="translating", unit="B", unit_scale=True,
               disable=not progress, file=sys.stderr) as bar:
-        for group in _chunks(checked(), chunk_lines):
-            translated = translator([text for text, _ in group])
+        for group in _chunks(checked, chunk_lines):
+            translated = translator.of_subwords([row for row, _ in group])
             output.writelines(f"{line}\n" for line in translated)
             output.flush()
             done += len(group)
