@@ -413,11 +413,7 @@ def show(*numbers: int) -> Markdown:
 
 
 def page(of: Sequence[tuple[str, str]]) -> str:
-    """outputs/findings.md: a section a finding, with what the paper's own tables show.
-
-    Scale `smoke` isn't in it where there is any other.
-    """
-    of = [place for place in of if place[1] != DEMONSTRATION] or of
+    """outputs/findings.md: a section a finding, with what the paper's own tables show."""
     found = verdicts(*of)
     parts = ["# The paper's findings, tested here", __doc__.split("\n\n")[1].replace("\n", " "),
              f"Scale `{DEMONSTRATION}` is a demonstration, too short for evidence, and isn't here. "
@@ -480,12 +476,16 @@ def picture(of: Sequence[tuple[str, str]]) -> None:
 
 
 def main() -> Path:
-    """Write outputs/findings.md and the figure of all corpora; returns where the page is."""
+    """Write outputs/findings.md and the figure of all corpora; returns where the page is.
+
+    Demonstrations are in neither where there is anything else.
+    """
     path = outputs_root() / "findings.md"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(places()), encoding="utf-8")
-    if of := places(demonstrations=False):
-        picture(of)
+    evidence = places(demonstrations=False)
+    path.write_text(page(evidence or places()), encoding="utf-8")
+    if evidence:
+        picture(evidence)
     return path
 
 

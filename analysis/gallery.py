@@ -9,8 +9,8 @@ from itertools import groupby
 from pathlib import Path
 
 from analysis import findings, html_report
-from analysis.tables import MISSING, markdown, signed
-from analysis.training_table import ENDED
+from analysis.tables import markdown, signed
+from analysis.training_table import ended
 from lib.config import MODELS, datasets, model_name
 from lib.likelihood.accounting import ACCOUNTINGS
 from lib.paths import outputs_root
@@ -221,9 +221,8 @@ def _whole(of: list[Item]) -> list[str]:
 def _run(run: RunFolder, root: Path) -> str:
     metrics, folder = run.read_metrics(), run.path.relative_to(root).as_posix()
     name = f"{model_name(run.model)}, {run.dataset} {run.scale} {run.train_data} s{run.seed}"
-    ended = ENDED.get(metrics.training.get("ended_by"), MISSING)
     cells = [f"[{name}]({folder}/)", metrics.headline, f"{metrics.own.score:.1f}",
-             signed(metrics.log_likelihood["strict"].mean, 3), ended]
+             signed(metrics.log_likelihood["strict"].mean, 3), ended(run)]
     return f"| {' | '.join(cells)} |"
 
 

@@ -6,12 +6,13 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from analysis.tables import MISSING
 from lib.config import load_config
 from lib.flops import tokens_a_step, training_flops
 from lib.runs import RunFolder, at_full_kl
 from lib.task import Task
 
-__all__ = ["compact_training", "training_table"]
+__all__ = ["compact_training", "ended", "training_table"]
 
 ENDED = {"patience": "converged", "steps": "limit", "": "stopped"}
 """metrics.json's word for what ended a training -> the tables'."""
@@ -31,20 +32,32 @@ def training_table(runs: Iterable[RunFolder], task: Task) -> pd.DataFrame:
     return pd.DataFrame([_row(run, task, costs) for run in runs])
 
 
+def ended(run: RunFolder) -> str:
+    """What ended a training, of `ENDED`; of a run that didn't keep it by its number of steps."""
+    known = run.read_metrics().training.get("ended_by")
+    if known is None and run.history.exists():
+        settings = _settings(run)
+        last = int(run.read_history()["step"].iloc[-1])
+        known = "steps" if last >= settings.get("steps", math.inf) else ""
+    return ENDED.get(known, MISSING)
+
+
+def _settings(run: RunFolder) -> dict:
+    return json.loads(run.config.read_text("utf-8"))["training"] if run.config.exists() else {}
+
+
 def _row(run: RunFolder, task: Task, costs: dict[str, float]) -> dict:
     history = run.read_history()
     tokens, teraflops = _cost(run, task, costs)
-    settings = json.loads(run.config.read_text("utf-8"))["training"] if run.config.exists() else {}
-    steps, start = int(history["step"].iloc[-1]), settings.get("start_from", "")
-    ended = run.read_metrics().training.get(
-        "ended_by", "steps" if steps >= settings.get("steps", math.inf) else "")
+    start = _settings(run).get("start_from", "")
     parent = RunFolder(run.dataset, run.scale, start, run.train_data, run.seed)
     before = 0.0 if not start else (
         _cost(parent, task, costs)[1] if parent.history.exists() else math.nan)
     full = at_full_kl(history)
     by_bleu, by_ll = (full.loc[full[name].idxmax()] for name in ("dev_bleu", "dev_ll"))
     return {"dataset": run.dataset, "scale": run.scale, "model": run.model,
-            "train_data": run.train_data, "seed": run.seed, "steps": steps, "ended": ENDED[ended],
+            "train_data": run.train_data, "seed": run.seed, "steps": int(history["step"].iloc[-1]),
+            "ended": ended(run),
             "tokens": tokens, "start": start, "teraflops": teraflops,
             "teraflops_with_start": teraflops + before, "best_bleu_step": int(by_bleu["step"]),
             "dev_bleu": by_bleu["dev_bleu"], "best_ll_step": int(by_ll["step"]),
