@@ -5,35 +5,34 @@ temperature a checkpoint, fitted on dev (`lib.evaluation.temperature`), that los
 is left of a disagreement isn't confidence.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.objective import resampled
-from analysis.resampling import bootstrap
 from analysis.scatter import name_points
 from analysis.significance import ORDERS, concordance, pairs
 from analysis.style import family_keys, finish, key, style, text_keys
 from analysis.tables import signed
-from lib.bleu import tokenizer_of
+from analysis.within_training import RUN
+from lib.bleu import bleu, tokenizer_of
 from lib.config import model_name
-from lib.paths import read_json
+from lib.likelihood.accounting import likelihood_terms, ratio_of_sums
 from lib.runs import CALIBRATED
 
 __all__ = ["STATES", "calibrated_runs", "checkpoints", "compact", "drawing", "orders", "verdict"]
 
 STATES = ("as trained", "at its temperature")
 BY = {"bleu": "best dev BLEU", "ll": "best dev LL"}
-RUN = ["dataset", "scale", "model", "train_data", "seed"]
 
 
 def calibrated_runs(frame: pd.DataFrame, by: str = "bleu") -> pd.DataFrame:
     """The rows of `systems.collect` whose runs have a temperature, of the best checkpoint by dev
     BLEU or of that by dev LL, too.
     """
-    return frame[[by in read_json(run.calibration) for run in frame["run"]]].reset_index(drop=True)
+    return frame[[by in run.read_calibration() for run in frame["run"]]].reset_index(drop=True)
 
 
 def checkpoints(frame: pd.DataFrame, references: Sequence[str]) -> pd.DataFrame:
@@ -44,15 +43,16 @@ def checkpoints(frame: pd.DataFrame, references: Sequence[str]) -> pd.DataFrame:
     """
     rows = []
     for run, signature in zip(frame["run"], frame["signature"], strict=True):
-        content = read_json(run.calibration)
+        content = run.read_calibration()
         for by in CALIBRATED.keys() & content.keys():
-            tables = [run.read_sentences(by=by, calibrated=state) for state in (False, True)]
-            drawn = bootstrap(tables, references, "strict", resamples=1,
-                              tokenizer=tokenizer_of(signature))["strict"]
-            rows.append({name: getattr(run, name) for name in RUN} | {
-                "by": by, "step": content[by]["step"], "temperature": content[by]["temperature"],
-                "ll": drawn.likelihood[0], "ll_calibrated": drawn.likelihood[1],
-                "bleu": drawn.bleu[0], "bleu_calibrated": drawn.bleu[1]})
+            row = {name: getattr(run, name) for name in RUN} | {
+                "by": by, "step": content[by]["step"], "temperature": content[by]["temperature"]}
+            for calibrated, end in ((False, ""), (True, "_calibrated")):
+                table = run.read_sentences(by=by, calibrated=calibrated)
+                row[f"ll{end}"], _ = ratio_of_sums(*likelihood_terms(table, "strict"))
+                row[f"bleu{end}"] = bleu(table["hypothesis"].tolist(), list(references),
+                                         tokenizer_of(signature))[0].score
+            rows.append(row)
     columns = [*RUN, "by", "step", "temperature", "ll", "ll_calibrated", "bleu", "bleu_calibrated"]
     return pd.DataFrame(rows, columns=columns).sort_values([*RUN, "by"], ignore_index=True)
 
@@ -111,7 +111,7 @@ def drawing(table: pd.DataFrame) -> Figure:
     panels, named = figure.subplots(1, 2, sharey=True), []
     for axes, state, end in zip(panels, STATES, ("", "_calibrated"), strict=True):
         for _, run in table.groupby(RUN, sort=False):
-            _line(axes, run, {"x": f"ll{end}", "y": f"bleu{end}"})
+            _line(axes, run, f"ll{end}", f"bleu{end}")
         best = table[table["by"] == "bleu"].sort_values("train_data", ascending=False)
         named.append((axes, best.reset_index(drop=True), f"ll{end}", f"bleu{end}"))
         axes.set_title(state, loc="left")
@@ -127,13 +127,12 @@ def drawing(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _line(axes: Axes, run: pd.DataFrame, columns: Mapping[str, str]) -> None:
+def _line(axes: Axes, run: pd.DataFrame, *columns: str) -> None:
     """One run's checkpoints, the best by dev LL first."""
     model, data = run[["model", "train_data"]].iloc[0]
     colour, marker = style(model)
     fill = "white" if data == "distilled" else colour
-    points = run.sort_values("by", ascending=False)
-    x, y = (points[columns[name]].to_numpy() for name in ("x", "y"))
+    x, y = run.sort_values("by", ascending=False)[list(columns)].to_numpy().T
     axes.plot(x, y, color=colour, lw=1.2, alpha=0.7, zorder=1)
     axes.plot(x[:-1], y[:-1], marker, color=colour, ms=3, zorder=2)
     axes.plot(x[-1], y[-1], marker, color=colour, mfc=fill, mew=1.5, ms=8, zorder=3)

@@ -22,7 +22,7 @@ from lib.config import family_of, model_name
 from lib.runs import RunFolder, at_full_kl
 from lib.training.history import Validations
 
-__all__ = ["PHASES", "across_checkpoints", "checkpoint_pairs", "compact_checkpoints",
+__all__ = ["PHASES", "RUN", "across_checkpoints", "checkpoint_pairs", "compact_checkpoints",
            "compact_phases", "count_orders", "count_phases", "trajectories", "two_checkpoints"]
 
 PHASES = ("rising", "falling")

@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from lib.config import Config
 from lib.errors import DataError
-from lib.paths import outputs_root, path_in, read_arrays
+from lib.paths import outputs_root, path_in, read_arrays, read_json
 
 __all__ = ["Likelihood", "Metrics", "RunFolder", "Score", "TestSet", "at_full_kl", "find_runs",
            "run_folder"]
@@ -47,8 +47,8 @@ class RunFolder:
     history = path_in("history.csv")  # a row a validation, as CSV
     validations = path_in("validations.npz")  # every dev sentence's terms of its sums
     metrics = path_in("metrics.json")  # BLEU, likelihoods and speed on the test set, as JSON
-    sentences = path_in("sentences.csv")  # a row a test sentence, as CSV
-    sentences_ll = path_in("sentences_ll.csv")  # the same for best_ll.pt, if of another step
+    sentences = path_in(SENTENCES["bleu"])  # a row a test sentence, as CSV
+    sentences_ll = path_in(SENTENCES["ll"])  # the same for best_ll.pt, if of another step
     calibration = path_in("calibration.json")  # temperatures (`lib.evaluation.temperature`)
     bleu_counts = path_in("bleu_counts.npz")  # of each sentence and decoding setting
     checkpoints = path_in("checkpoints")  # not in git but for the quick start's
@@ -108,6 +108,13 @@ class RunFolder:
         if column not in table:
             raise DataError(f"{path} has no column {column}: {self.evaluate_command}")
         return table.assign(hypothesis=table[column])
+
+    def read_calibration(self) -> dict:
+        """What calibration.json holds; {} where there is none of the weights that were scored."""
+        content = read_json(self.calibration)
+        metrics, scored = self.read_metrics(), content.get("bleu", {})
+        same = (scored.get("step"), scored.get("dev_bleu")) == (metrics.step, metrics.dev_bleu)
+        return content if same else {}
 
     def read_history(self) -> pd.DataFrame:
         """history.csv, a row a validation: `step`, `seconds`, every term of the loss as `train_`

@@ -16,7 +16,10 @@ def sure(run: RunFolder, *, trained: float, tempered: float, by: str = "bleu") -
     """Give a checkpoint of a run `trained` nats a token and, at its temperature, `tempered`."""
     table = pd.read_csv(run.sentences)
     content = json.loads(run.calibration.read_text()) if run.calibration.exists() else {}
-    content |= {"samples": 1, by: {"step": 10, "dev_bleu": 1.0, "temperature": 1.5}}
+    metrics = json.loads(run.metrics.read_text()) | {"step": 20, "dev_bleu": 1.0}
+    run.metrics.write_text(json.dumps(metrics))
+    content |= {"samples": 1, by: {"step": 20 if by == "bleu" else 10, "dev_bleu": 1.0,
+                                   "temperature": 1.5}}
     run.calibration.write_text(json.dumps(content))
     for path, nats in ((run.sentences if by == "bleu" else run.sentences_ll, trained),
                        (run.path / CALIBRATED[by], tempered)):
@@ -45,6 +48,14 @@ def test_only_what_has_a_temperature_is_compared_and_in_both_states_alike(frame)
     assert row["agree, as trained"] == row["disagree, at its temperature"] == 0
 
 
+def test_a_temperature_of_other_weights_is_no_temperature(frame):
+    run = frame["run"][0]
+    metrics = json.loads(run.metrics.read_text()) | {"dev_bleu": 2.0}  # trained anew since
+    run.metrics.write_text(json.dumps(metrics))
+    assert run.read_calibration() == {}
+    assert calibration.calibrated_runs(frame)["model"].tolist() == ["tr_s"]
+
+
 def test_a_row_a_checkpoint_by_hand(frame):
     run = frame["run"][0]
     run.sentences_ll.write_bytes(run.sentences.read_bytes())
@@ -63,7 +74,7 @@ def test_a_row_a_checkpoint_by_hand(frame):
 def test_the_verdict_counts_both_states(frame):
     run = frame["run"][0]
     metrics = json.loads(run.metrics.read_text())
-    metrics |= {"step": 20, "best_ll": {"step": 10, "bleu": {}}}
+    metrics |= {"best_ll": {"step": 10, "bleu": {}}}
     run.metrics.write_text(json.dumps(metrics))
     table = pd.read_csv(run.sentences)
     sure(run, trained=1.0, tempered=1.5, by="ll")  # the better LL as trained, the worse at T

@@ -28,7 +28,8 @@ from lib.subword import text_fingerprint
 from lib.training.history import stale
 from lib.training.validation import DECODING_TOKENS, translate
 
-__all__ = ["decoding_settings", "evaluate", "mbr_setting"]
+__all__ = ["FIGURES", "decoding_settings", "evaluate", "mbr_setting", "sentence_table",
+           "translations"]
 
 TIMED = 256  # test sentences, evenly spaced, that a decoding setting's speed is measured on
 RESAMPLES = 1000  # of the test sentences, for intervals
@@ -58,9 +59,9 @@ def evaluate(config: Config, progress: bool = True) -> dict:
     references = run.task.references("test")
     samples = 1 if run.model.likelihood == "exact" else config.evaluation.samples
     _check_not_coarser(run, samples)
-    lines = _translations(run, run.task.test, settings, progress)
+    lines = translations(run, run.task.test, settings, progress)
     speed = {setting: _speed(run, setting) for setting in settings}
-    sentences = _sentences(run, lines[config.evaluation.headline], samples, progress)
+    sentences = sentence_table(run, lines[config.evaluation.headline], samples, progress)
     if config.evaluation.mbr_samples:
         sentences["hypothesis_mbr"] = lines[mbr_setting(config)]
     scores, counts = _scores(lines, references, config.dataset.bleu_tokenizer)
@@ -94,8 +95,8 @@ def evaluate(config: Config, progress: bool = True) -> dict:
     return metrics
 
 
-def _sentences(run: TrainedRun, hypotheses: list[str], samples: int, progress: bool,
-               resumable: bool = True) -> pd.DataFrame:
+def sentence_table(run: TrainedRun, hypotheses: list[str], samples: int, progress: bool,
+                   resumable: bool = True) -> pd.DataFrame:
     """The rows of sentences.csv."""
     sentences = likelihoods(run, run.task.test, samples, progress=progress, resumable=resumable)
     sentences["hypothesis"] = hypotheses
@@ -116,8 +117,8 @@ def _best_by_likelihood(config: Config, run: TrainedRun, samples: int, progress:
     if other.step == run.step:
         folder.sentences_ll.unlink(missing_ok=True)
         return {"step": other.step}
-    lines = _translations(other, run.task.test, [setting], progress)
-    sentences = _sentences(other, lines[setting], samples, progress, resumable=False)
+    lines = translations(other, run.task.test, [setting], progress)
+    sentences = sentence_table(other, lines[setting], samples, progress, resumable=False)
     write_text(folder.sentences_ll, sentences.to_csv(index=False, float_format=f"%.{FIGURES}g"))
     scores, _ = _scores(lines, run.task.references("test"), config.dataset.bleu_tokenizer)
     return {"step": other.step, "dev_bleu": other.dev_bleu, "bleu": scores,
@@ -155,8 +156,8 @@ def _check_not_coarser(run: TrainedRun, samples: int) -> None:
                           "fewer: delete it first, or set DISCREPANCY_OUTPUTS to another folder")
 
 
-def _translations(run: TrainedRun, data: Tokenised, settings: list[str],
-                  progress: bool = False) -> dict[str, list[str]]:
+def translations(run: TrainedRun, data: Tokenised, settings: list[str],
+                 progress: bool = False) -> dict[str, list[str]]:
     """Hypotheses of all settings; refinement runs once, to the last step that is asked for."""
     with runtime.autocast(run.config.training.precision):
         return translate(run.model, data, run.task.vocabulary, settings,
@@ -169,7 +170,7 @@ def _speed(run: TrainedRun, setting: str) -> float:
     whole = run.task.test
     data = whole.take(some_lines(len(whole), TIMED))
     started = time.perf_counter()
-    _translations(run, data, [setting])
+    translations(run, data, [setting])
     return len(data) / (time.perf_counter() - started)
 
 

@@ -17,14 +17,12 @@ from dataclasses import replace
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from lib import runtime
 from lib.config import Config
-from lib.decoding import Options
+from lib.evaluation import FIGURES, sentence_table, translations
 from lib.evaluation.scoring import TrainedRun, likelihoods, load_run
 from lib.likelihood.accounting import likelihood_terms
-from lib.paths import read_json, write_json, write_text
+from lib.paths import write_json, write_text
 from lib.runs import CALIBRATED, run_folder
-from lib.training.validation import translate
 
 __all__ = ["SAMPLES", "calibrate", "complete", "fit_temperature", "tempered"]
 
@@ -75,16 +73,11 @@ def calibrate(config: Config, samples: int = SAMPLES, progress: bool = True) -> 
         run = load_run(config, by)
         temperature, before, after = fit_temperature(run)
         run = tempered(run, temperature)
-        sentences = likelihoods(run, run.task.test, content["samples"], progress=progress)
-        with runtime.autocast(config.training.precision):
-            sentences["hypothesis"] = translate(
-                run.model, run.task.test, run.task.vocabulary, [setting],
-                Options(config.evaluation.length_penalty),
-                progress=f"test, {setting}" if progress else None)[setting]
-        sentences["n_chars"] = [len(line) for line in run.task.references("test")]
+        lines = translations(run, run.task.test, [setting], progress)[setting]
+        sentences = sentence_table(run, lines, content["samples"], progress, resumable=False)
         bounds = [name for name in sentences if name.startswith("iw_bound_")]
         write_text(folder.path / CALIBRATED[by], sentences[[*COLUMNS, *bounds]].to_csv(
-            index=False, float_format="%.6g"))
+            index=False, float_format=f"%.{FIGURES}g"))
         content[by] = {"step": run.step, "dev_bleu": run.dev_bleu, "temperature": temperature,
                        "dev_ll": before, "dev_ll_calibrated": after}
     write_json(folder.calibration, content)
@@ -97,6 +90,5 @@ def complete(configs: Iterable[Config], samples: int = SAMPLES, progress: bool =
         folder = run_folder(config)
         if not (folder.metrics.exists() and folder.best.exists()):
             continue
-        done, metrics = read_json(folder.calibration), folder.read_metrics()
-        if done.get("bleu", {}).get("step") != metrics.step:
+        if not folder.read_calibration():
             calibrate(config, samples, progress)
