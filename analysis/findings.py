@@ -98,9 +98,9 @@ class Verdict:
 
 def places(*, demonstrations: bool = True) -> list[tuple[str, str]]:
     """Every (dataset, scale) whose models were compared; scale `smoke` is a demonstration."""
-    found = sorted(tuple(path.stem.removeprefix("significance_").rpartition("_")[::2])
+    places = sorted(tuple(path.stem.removeprefix("significance_").rpartition("_")[::2])
                    for path in (outputs_root() / "tables").glob("significance_*.csv"))
-    return [place for place in found if demonstrations or place[1] != DEMONSTRATION]
+    return [place for place in places if demonstrations or place[1] != DEMONSTRATION]
 
 
 def verdicts(*of: tuple[str, str]) -> list[Verdict]:
@@ -110,10 +110,10 @@ def verdicts(*of: tuple[str, str]) -> list[Verdict]:
 
 def _verdicts(dataset: str, scale: str) -> list[Verdict]:
     def verdict(finding: Finding, accounting: str, result: Result) -> Verdict:
-        found = Verdict(finding, dataset, scale, accounting, UNTESTED)
+        outcome = Verdict(finding, dataset, scale, accounting, UNTESTED)
         if isinstance(result, str):
-            return replace(found, needs=result)
-        return replace(found, verdict=decide(result[0]), evidence=tuple(result[1]))
+            return replace(outcome, needs=result)
+        return replace(outcome, verdict=decide(result[0]), evidence=tuple(result[1]))
 
     pairs = _read(f"significance_{dataset}_{scale}")
     systems = average_seeds(collect(find_runs(dataset, scale)))[0]
@@ -122,14 +122,14 @@ def _verdicts(dataset: str, scale: str) -> list[Verdict]:
                     for pair in pairs[[end, f"{end}_data"]].to_numpy()}
         keys = zip(systems["model"], systems["train_data"], strict=True)
         systems = systems[[key in compared for key in keys]]
-    found = []
+    outcomes = []
     for finding, test in zip(FINDINGS[:3], (_within, _across, _distillation), strict=True):
         for accounting in SHOWN:
             own = None if pairs is None else pairs[pairs["accounting"] == accounting]
-            found.append(verdict(finding, accounting, test(own, systems) if own is not None and
+            outcomes.append(verdict(finding, accounting, test(own, systems) if own is not None and
                                  len(own) else "two evaluated models, and "
                                  "notebooks/05_correlation.ipynb run on them"))
-    return [*found, verdict(FINDINGS[3], "", _refinement(dataset, scale)),
+    return [*outcomes, verdict(FINDINGS[3], "", _refinement(dataset, scale)),
             verdict(FINDINGS[4], "", _speed(dataset, scale))]
 
 
@@ -369,13 +369,13 @@ def answer(of: Iterable[tuple[str, str]]) -> pd.DataFrame:
     return table.dropna(axis=1, how="all").fillna(MISSING)
 
 
-def overview(found: Sequence[Verdict]) -> pd.DataFrame:
+def overview(outcomes: Sequence[Verdict]) -> pd.DataFrame:
     """A row a finding, a column a (dataset, scale): the verdicts, once where they are the same
     under every accounting, and what the intervals behind them are over.
     """
     rows = [{"finding": f"{finding.number}. {finding.claim}"} for finding in FINDINGS]
     cells: dict[tuple, dict[str, str]] = {}
-    for verdict in found:
+    for verdict in outcomes:
         cell = cells.setdefault((verdict.finding.number, f"{verdict.dataset} {verdict.scale}"), {})
         cell[verdict.accounting] = verdict.verdict + (
             f" (over {verdict.over})" if verdict.over else "")
@@ -385,7 +385,7 @@ def overview(found: Sequence[Verdict]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def evidence_table(number: int, found: Sequence[Verdict]) -> pd.DataFrame:
+def evidence_table(number: int, outcomes: Sequence[Verdict]) -> pd.DataFrame:
     """The numbers behind a finding, a row a number.
 
     Columns: corpus, trained on, quantity, and the value with its 95% interval under each accounting
@@ -393,7 +393,7 @@ def evidence_table(number: int, found: Sequence[Verdict]) -> pd.DataFrame:
     after it says whether it is as the finding claims, and what would decide it.
     """
     rows: dict[tuple, dict] = {}
-    for verdict in found:
+    for verdict in outcomes:
         for part in verdict.evidence if verdict.finding.number == number else ():
             row = rows.setdefault((verdict.place, part.train_data, part.quantity), {
                 "corpus": verdict.place, "trained on": part.train_data, "quantity": part.quantity})
@@ -414,17 +414,18 @@ def show(*numbers: int) -> Markdown:
 
 def page(of: Sequence[tuple[str, str]]) -> str:
     """outputs/findings.md: a section a finding, with what the paper's own tables show."""
-    found = verdicts(*of)
+    outcomes = verdicts(*of)
     parts = ["# The paper's findings, tested here", __doc__.split("\n\n")[1].replace("\n", " "),
              f"Scale `{DEMONSTRATION}` is a demonstration, too short for evidence, and isn't here. "
-             f"{MULTIPLICITY} {published.CAVEAT}", markdown(overview(found))]
+             f"{MULTIPLICITY} {published.CAVEAT}", markdown(overview(outcomes))]
     for finding in FINDINGS:
         parts += [f"## {finding.number}. {finding.claim}", f"The paper's {finding.place}, counted:",
                   markdown(published.counted(finding.number))]
-        table = evidence_table(finding.number, found)
+        table = evidence_table(finding.number, outcomes)
         parts += ["Here:", markdown(table)] if len(table) else []
         parts += dict.fromkeys(f"{verdict.place}: not testable yet; it needs {verdict.needs}."
-                               for verdict in found if verdict.finding == finding and verdict.needs)
+                               for verdict in outcomes
+                               if verdict.finding == finding and verdict.needs)
     effects, phases, checkpoints, tempered = (_joined(name, of) for name in (
         "objective", "checkpoint_pairs", "two_checkpoints", "calibration"))
     parts += ["## The paper's open question: the decoder's factorisation, or the objective?",

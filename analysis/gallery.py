@@ -128,10 +128,10 @@ def items(root: Path) -> dict[str, list[Item]]:
     files += [path for path in (root / "tables").glob("*.csv")
               if not path.with_suffix(".md").exists()]
     order = list(KINDS)
-    found = sorted(filter(None, map(describe, files)),
-                   key=lambda item: (order.index(item.kind), item.path.name))
+    described = sorted(filter(None, map(describe, files)),
+                       key=lambda item: (order.index(item.kind), item.path.name))
     return {question: list(of) for question, of in groupby(
-        found, key=lambda item: KINDS[item.kind][0])}
+        described, key=lambda item: KINDS[item.kind][0])}
 
 
 def main() -> Path:
@@ -154,7 +154,7 @@ def _page(root: Path, *, whole: bool) -> str:
     demonstrations.
     """
     questions, places = items(root), findings.places()
-    found = findings.verdicts(*places)
+    outcomes = findings.verdicts(*places)
     parts = [f"# {TITLE}", LEAD if whole else f"{LEAD} [report.html](report.html) holds it on one "
              "page, [findings.md](findings.md) the numbers behind each verdict."]
     if not whole and questions:
@@ -176,10 +176,10 @@ def _page(root: Path, *, whole: bool) -> str:
         for kind in dict.fromkeys(item.kind for item in of):
             parts += (_whole if whole else _linked)([item for item in of if item.kind == kind])
         if first and places:
-            parts += ["## The paper's findings, tested here", markdown(findings.overview(found))]
+            parts += ["## The paper's findings, tested here", markdown(findings.overview(outcomes))]
             for finding in findings.FINDINGS if whole else ():
                 parts += [f"### {finding.number}. {finding.claim}",
-                          markdown(findings.evidence_table(finding.number, found))]
+                          markdown(findings.evidence_table(finding.number, outcomes))]
     if runs := find_runs():
         parts += ["## Runs", "BLEU is the headline decoding's, LL strict, in nats per token.",
                   "\n".join(["| run | decoding | BLEU | LL | training ended by |",

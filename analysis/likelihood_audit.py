@@ -52,8 +52,8 @@ def audited_runs(dataset: str, scale: str, train_data: str = "raw", seed: int = 
         folder, family = run_folder(config), config.architecture.family
         if not (folder.metrics.exists() and folder.sentences.exists()):
             continue
-        found = read_audit(config, wanted)
-        runs.append(AuditedRun(model, family, folder.read_sentences(), found and found[0],
+        audit = read_audit(config, wanted)
+        runs.append(AuditedRun(model, family, folder.read_sentences(), audit and audit[0],
                                folder.read_metrics().log_likelihood["strict"].samples))
     if not runs:
         first = RunFolder(dataset, scale, MODELS[0], train_data, seed)

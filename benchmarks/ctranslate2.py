@@ -121,6 +121,6 @@ class Engine:
             named, beam_size=width, length_penalty=0.0, return_scores=True, max_batch_size=0,
             max_input_length=0, **limits)
         numbers = {name: i for i, name in SPECIAL.items()}
-        found = [[numbers[t] if t in numbers else int(t) for t in r.hypotheses[0]]
-                 for r in results]
-        return found, [r.scores[0] for r in results]
+        hypotheses = [[numbers[t] if t in numbers else int(t) for t in r.hypotheses[0]]
+                      for r in results]
+        return hypotheses, [r.scores[0] for r in results]

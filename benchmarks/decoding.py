@@ -80,14 +80,14 @@ def outside(transformer: torch.nn.Module, folder: Path, weights: str,
 
 def systems(names: Sequence[str], folder: Path) -> list[speed.System]:
     """Ours in the machine's own precision and in int8, and CTranslate2 where it is installed."""
-    found = []
+    rows = []
     for name in names:
         made = random_model(name)
-        found += [speed.controlled(name, made, setting, weights)
+        rows += [speed.controlled(name, made, setting, weights)
                   for weights in ("auto", "int8") for setting in SETTINGS[name]]
         if made.decoding == "stepwise" and ctranslate2.is_installed():
-            found += [outside(made, folder, weights) for weights in ("float32", "int8")]
-    return found
+            rows += [outside(made, folder, weights) for weights in ("float32", "int8")]
+    return rows
 
 
 def run(alone: int = ALONE, together: int = TOGETHER, size: int = SIZE, rounds: int = ROUNDS,
@@ -123,12 +123,12 @@ def cost(names: Sequence[str] = tuple(SETTINGS), lines: int = 0) -> pd.DataFrame
             for setting in SETTINGS[name]:
                 plain = None
                 for weights in ("fp32", "bf16", "int8"):
-                    found = translate(freeze(trained.model, weights), data,
+                    lines = translate(freeze(trained.model, weights), data,
                                       trained.task.vocabulary, [setting],
                                       Options(config.evaluation.length_penalty),
                                       progress=f"{dataset} {name} {setting} {weights}")[setting]
-                    score, signature = bleu(found, references[:len(data)])
-                    drawn = resampled_bleu(found, references[:len(data)], resamples)[1]
+                    score, signature = bleu(lines, references[:len(data)])
+                    drawn = resampled_bleu(lines, references[:len(data)], resamples)[1]
                     plain = plain or (score.score, drawn)
                     rows.append({"dataset": dataset, "scale": scale, "model": name,
                                  "setting": setting, "weights": weights, "bleu": score.score,

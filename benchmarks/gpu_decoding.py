@@ -124,10 +124,10 @@ def _timed(bench: Bench, system: Callable[[], speed.System], batch: int) -> dict
     warm = time.perf_counter() - started
     watch_memory(bench.where)
     table = speed.measure([made], works, bench.sizes.rounds, progress=False)
-    (found,) = speed.speeds(table).to_dict("records")
+    (row,) = speed.speeds(table).to_dict("records")
     shown = ("parameters", "sentences_per_second", "low", "high", "rounds")
-    return {**{name: found[name] for name in shown}, "peak_mib": peak_memory(bench.where),
-            "warm_s": warm, "milliseconds": 1e3 / found["sentences_per_second"],
+    return {**{name: row[name] for name in shown}, "peak_mib": peak_memory(bench.where),
+            "warm_s": warm, "milliseconds": 1e3 / row["sentences_per_second"],
             "target_length": table["target_length"].mean()}
 
 
@@ -157,8 +157,8 @@ def _decode(bench: Bench, name: str, setting: str, data: Tokenised, tokens: int)
                 refine(model, *given, [procedure.steps], lengths)
                 made += int(lengths.sum())
             else:
-                found = beam_search(model, *given, procedure.width, 0.6, batch.target_tokens)[0]
-                made += sum(map(len, found)) + len(found)
+                made += sum(len(words) + 1 for words in beam_search(
+                    model, *given, procedure.width, 0.6, batch.target_tokens)[0])
     return made
 
 

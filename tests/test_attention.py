@@ -32,9 +32,9 @@ def plain(query, key, value, bias, causal=False):
     return (scores.softmax(-1) @ value.double()).transpose(1, 2)
 
 
-def compare(found, expected, leaves, tolerance):
-    weigh = torch.randn(found.shape, generator=torch.Generator().manual_seed(1)).to(found.device)
-    ours = [found, *torch.autograd.grad((found.float() * weigh).sum(), leaves)]
+def compare(actual, expected, leaves, tolerance):
+    weigh = torch.randn(actual.shape, generator=torch.Generator().manual_seed(1)).to(actual.device)
+    ours = [actual, *torch.autograd.grad((actual.float() * weigh).sum(), leaves)]
     theirs = [expected, *torch.autograd.grad((expected * weigh).sum(), leaves)]
     for a, b in zip(ours, theirs, strict=True):
         scale = float(b.detach().abs().max())
@@ -48,8 +48,8 @@ def compare(found, expected, leaves, tolerance):
 def test_to_a_source(queries, keys, heads, width, masked, dtype, tolerance, where="cuda"):
     *leaves, bias = inputs(queries, keys, heads, width, dtype, where)
     leaves, bias = [x.requires_grad_() for x in leaves], bias if masked else None
-    found = attention.attention(*leaves, bias, False, 0.0)
-    compare(found, plain(*leaves, bias), leaves, tolerance)
+    actual = attention.attention(*leaves, bias, False, 0.0)
+    compare(actual, plain(*leaves, bias), leaves, tolerance)
 
 
 @pytest.mark.gpu
@@ -59,8 +59,8 @@ def test_to_a_source(queries, keys, heads, width, masked, dtype, tolerance, wher
 def test_to_itself(queries, keys, heads, width, masked, causal, dtype, tolerance, where="cuda"):
     qkv = torch.randn(BATCH, keys, 3, heads, width).to(where, dtype).requires_grad_()
     bias = inputs(queries, keys, heads, width, dtype, where)[-1] if masked else None
-    found = attention.self_attention(qkv, bias, causal, 0.0)
-    compare(found, plain(*qkv.permute(2, 0, 3, 1, 4), bias, causal), [qkv], tolerance)
+    actual = attention.self_attention(qkv, bias, causal, 0.0)
+    compare(actual, plain(*qkv.permute(2, 0, 3, 1, 4), bias, causal), [qkv], tolerance)
 
 
 @pytest.mark.gpu
@@ -91,9 +91,9 @@ def test_layers_are_the_same_with_it_and_without(monkeypatch):
     x = torch.randn(BATCH, 9, 40).cuda()
     bias = mask_bias(ragged(torch.tensor([9, 4, 1]))).cuda()
     source = [torch.randn(BATCH, 2, 9, 20).cuda() for _ in range(2)]
-    found = to_itself(x, bias), to_source(x, tuple(source), bias)
+    actual = to_itself(x, bias), to_source(x, tuple(source), bias)
     monkeypatch.setattr(attention, "fits", lambda *_: False)
-    for ours, theirs in zip(found, (to_itself(x, bias), to_source(x, tuple(source), bias)),
+    for ours, theirs in zip(actual, (to_itself(x, bias), to_source(x, tuple(source), bias)),
                             strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     monkeypatch.undo()

@@ -32,7 +32,7 @@ def execute(folder, name, **parameters):
     return nbformat.read(executed, as_version=4)
 
 
-def said(book) -> str:
+def printed(book) -> str:
     """All text that the notebook shows."""
     parts = []
     for cell in book.cells:
@@ -63,14 +63,14 @@ def test_training_leaves_its_history_and_checkpoints(place):
     assert history["step"].tolist() == [4, 8, 12]
     assert folder.best.exists() and folder.last.exists()
     assert json.loads(folder.config.read_text())["training"]["steps"] == 12
-    assert "12 of 12 steps to go" in said(trained)
+    assert "12 of 12 steps to go" in printed(trained)
 
 
 def test_training_again_says_that_it_is_finished(place):
     before = RunFolder("toy", "smoke", "ga_b").last.read_bytes()
     again = execute(place[0], "02_train", model="ga_b", overrides=TINY)
-    assert "finished already" in said(again)
-    assert "a second" not in said(again) and "0/?" not in said(again)
+    assert "finished already" in printed(again)
+    assert "a second" not in printed(again) and "0/?" not in printed(again)
     assert RunFolder("toy", "smoke", "ga_b").last.read_bytes() == before
 
 
@@ -80,7 +80,7 @@ def test_training_in_two_processes_from_the_notebook(place):
     folder = RunFolder("toy", "smoke", "tr_s", seed=2)
     assert json.loads(folder.config.read_text())["processes"] == 2
     assert pd.read_csv(folder.history)["step"].tolist() == [4, 8]
-    assert "8 steps in" in said(trained)
+    assert "8 steps in" in printed(trained)
 
 
 def test_evaluation_writes_what_it_shows(place):
@@ -88,25 +88,25 @@ def test_evaluation_writes_what_it_shows(place):
     assert set(metrics["bleu"]) == {"k0", "k1", "k2", "k4", "k8", "mbr2-chrf"}
     assert metrics["log_likelihood"]["strict"]["samples"] == 3
     assert len(pd.read_csv(RunFolder("toy", "smoke", "ga_b").sentences)) == 1000
-    assert f"{metrics['log_likelihood']['strict']['mean']:.3f} nats per token" in said(place[2])
-    assert "nats per sentence" in said(place[2])
+    assert f"{metrics['log_likelihood']['strict']['mean']:.3f} nats per token" in printed(place[2])
+    assert "nats per sentence" in printed(place[2])
 
 
 def test_data_notebook_counts_the_corpus(place):
-    text = said(execute(place[0], "01_data", sentence=3))
+    text = printed(execute(place[0], "01_data", sentence=3))
     assert "20,000 training pairs" in text and "right translations" in text
     assert (place[0] / "figures/corpus_toy_smoke.png").exists()
 
 
 def test_latent_space_takes_other_models(place):
-    text = said(execute(place[0], "04_latent_space", models=["ga_b"], samples=12, sentence=5))
+    text = printed(execute(place[0], "04_latent_space", models=["ga_b"], samples=12, sentence=5))
     points = pd.read_csv(place[0] / "figures/latent_space_toy_smoke_ga_b_5_n12.csv")
     assert points.groupby("kind")["count"].sum().tolist() == [12, 12, 12]
     assert "Ga-B: refinement takes 12 samples" in text
 
 
 def test_correlation_reads_whatever_runs_exist(place):
-    text = said(execute(place[0], "05_correlation", accounting="bits_per_char"))
+    text = printed(execute(place[0], "05_correlation", accounting="bits_per_char"))
     table = pd.read_csv(place[0] / "tables/table1_toy_smoke_bits_per_char.csv")
     metrics = json.loads(RunFolder("toy", "smoke", "ga_b").metrics.read_text())
     assert table["model"].tolist() == ["ga_b"]
@@ -118,7 +118,7 @@ def test_correlation_reads_whatever_runs_exist(place):
 
 def test_the_model_on_one_page_takes_a_flow(place, monkeypatch):
     monkeypatch.setenv("DISCREPANCY_OUTPUTS", str(ROOT / "outputs"))
-    text = said(execute(place[0], "00_model", model="fl_b", sentence=3, samples=20))
+    text = printed(execute(place[0], "00_model", model="fl_b", sentence=3, samples=20))
     assert "| importance-weighted bound, K = 20 |" in text and "the truth" in text
 
 
@@ -175,13 +175,13 @@ def test_shipped_checkpoints_evaluate_to_their_metrics(committed, model):
 @pytest.mark.parametrize("model", ["ga_b", "fl_b"])
 def test_bf16_products_move_a_bound_by_less_than_its_error(committed, model):
     """Latent models are scored in the run's precision, Transformers in fp32: no side gains."""
-    found = {}
+    tables = {}
     for precision in ("fp32", "bf16"):
         run = load_run(load_config(model, precision=precision))
         data = run.task.test.take(np.arange(0, 1000, 10))
-        found[precision] = likelihoods(run, data, 20, progress=False)  # the same draws
-    strict = {name: table["log_prob"] + table["log_p_length"] for name, table in found.items()}
-    gap, tokens = strict["bf16"] - strict["fp32"], found["fp32"]["n_tokens"].sum()
+        tables[precision] = likelihoods(run, data, 20, progress=False)  # the same draws
+    strict = {name: table["log_prob"] + table["log_p_length"] for name, table in tables.items()}
+    gap, tokens = strict["bf16"] - strict["fp32"], tables["fp32"]["n_tokens"].sum()
     assert 0 < gap.abs().max() < 0.5  # nats a sentence; 0: nothing was rounded
     assert abs(gap.sum() / tokens) < 0.003  # nats a token: the smallest gap reported is 0.01
 

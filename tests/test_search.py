@@ -47,15 +47,15 @@ def log_probs(model, source: list[int], targets: list[list[int]]) -> torch.Tenso
 
 
 def greedy_by_hand(model, source: list[int], longest: int) -> list[int]:
-    found = []
-    while len(found) < longest - 1:
-        scores = log_probs(model, source, [[*found, v] for v in range(VOCABULARY)])
+    prefix = []
+    while len(prefix) < longest - 1:
+        scores = log_probs(model, source, [[*prefix, v] for v in range(VOCABULARY)])
         scores[[PAD, BOS]] = -torch.inf
         best = int(scores.argmax())
         if best == EOS:
             break
-        found.append(best)
-    return found
+        prefix.append(best)
+    return prefix
 
 
 def test_length_normaliser_by_hand():
@@ -77,8 +77,8 @@ def test_greedy_is_the_loop_by_hand(model, sources):
 
 def test_beam_of_one_is_greedy(model, sources):
     for penalty in (0.0, 1.0):
-        found, _ = beam_search(model, *sources_of(sources), width=1, length_penalty=penalty)
-        assert found == greedy(model, *sources_of(sources))
+        actual, _ = beam_search(model, *sources_of(sources), width=1, length_penalty=penalty)
+        assert actual == greedy(model, *sources_of(sources))
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.6, 2.0])
@@ -94,14 +94,14 @@ def test_a_wide_beam_is_enumeration(penalty, seed):
         scored = {}
         for length in range(longest):
             strings = [list(words) for words in product((3, 4, 5), repeat=length)]
-            found = log_probs(model, source, [[*words, EOS] for words in strings])
-            for words, score in zip(strings, found.tolist(), strict=True):
+            actual = log_probs(model, source, [[*words, EOS] for words in strings])
+            for words, score in zip(strings, actual.tolist(), strict=True):
                 scored[tuple(words)] = score / length_normaliser(length + 1, penalty)
         assert len(scored) == 40
         expected.append(max(scored.items(), key=lambda item: item[1]))
-    found, scores = beam_search(model, *sources_of(sources), width=64, length_penalty=penalty,
+    actual, scores = beam_search(model, *sources_of(sources), width=64, length_penalty=penalty,
                                 longest=longest)
-    assert found == [list(words) for words, _ in expected]
+    assert actual == [list(words) for words, _ in expected]
     torch.testing.assert_close(scores, torch.tensor([score for _, score in expected]))
 
 
@@ -116,13 +116,13 @@ def searched_by_hand(model, source: list[int], width: int, penalty: float,
         if at + 1 == longest:
             totals[:, [v for v in range(VOCABULARY) if v != EOS]] = -torch.inf
         order = totals.flatten().argsort(descending=True)[:width].tolist()
-        found = [(float(totals.flatten()[i]), [*beam[i // VOCABULARY][1], i % VOCABULARY])
-                 for i in order if totals.flatten()[i] > -torch.inf]
-        ends = [(total, words) for total, words in found if words[-1] == EOS]
+        extended = [(float(totals.flatten()[i]), [*beam[i // VOCABULARY][1], i % VOCABULARY])
+                    for i in order if totals.flatten()[i] > -torch.inf]
+        ends = [(total, words) for total, words in extended if words[-1] == EOS]
         free -= len(ends)
         for total, words in ends:
             best = max(best, (total / length_normaliser(at + 1, penalty), words[:-1]))
-        beam = [(total, words) for total, words in found if words[-1] != EOS][:max(0, free)]
+        beam = [(total, words) for total, words in extended if words[-1] != EOS][:max(0, free)]
         if not beam:
             break
     return best[1], best[0]
@@ -137,21 +137,21 @@ def test_beam_search_is_its_rules_by_hand(sources, width, penalty, longest):
     model = model_of(AUTOREGRESSIVE, VOCABULARY, spread=0.15)
     expected = [searched_by_hand(model, s, width, penalty, longest or longest_target(len(s) + 1))
                 for s in sources]
-    found, scores = beam_search(model, *sources_of(sources), width, penalty, longest)
-    assert found == [words for words, _ in expected]
+    actual, scores = beam_search(model, *sources_of(sources), width, penalty, longest)
+    assert actual == [words for words, _ in expected]
     torch.testing.assert_close(scores, torch.tensor([score for _, score in expected]))
 
 
 @pytest.mark.parametrize("every", [3, 8, 100])
 def test_it_changes_nothing_how_often_the_host_looks(model, sources, every, monkeypatch):
     """What is done stays as it is while it waits for the next look."""
-    def found():
+    def decode_all():
         return (*(beam_search(model, *sources_of(sources), width) for width in (1, 4)),
                 sample(model, *sources_of(sources), 3, seed=2))
 
-    expected = found()
+    expected = decode_all()
     monkeypatch.setattr(module, "LOOK_EVERY", {"cpu": every})
-    *beams, drawn = found()
+    *beams, drawn = decode_all()
     assert drawn == expected[2]
     for (words, scores), (others, theirs) in zip(beams, expected, strict=False):
         assert words == others
@@ -176,8 +176,8 @@ def test_a_length_penalty_lengthens(model, sources):
 @pytest.mark.parametrize("penalty", [0.0, 0.6])
 @pytest.mark.parametrize("width", [1, 2, 4])
 def test_scores_are_normalised_log_probs(model, sources, width, penalty):
-    found, scores = beam_search(model, *sources_of(sources), width=width, length_penalty=penalty)
-    for source, words, score in zip(sources, found, scores.tolist(), strict=True):
+    actual, scores = beam_search(model, *sources_of(sources), width=width, length_penalty=penalty)
+    for source, words, score in zip(sources, actual, scores.tolist(), strict=True):
         exact = float(log_probs(model, source, [[*words, EOS]])[0])
         lp = length_normaliser(len(words) + 1, penalty)
         assert score == pytest.approx(exact / lp, abs=1e-11)
@@ -201,9 +201,9 @@ def test_the_company_of_a_sentence_changes_nothing(model, sources, width, monkey
     alone = [search([s]) for s in sources]
     expected = [words for (words,), _ in alone]
     assert not kept
-    found, scores = search(sources)
+    actual, scores = search(sources)
     assert kept, "no sentence left the batch: the test shows nothing"
-    assert found == expected
+    assert actual == expected
     torch.testing.assert_close(scores, torch.cat([score for _, score in alone]))
     order = torch.randperm(len(sources)).tolist()
     assert search([sources[i] for i in order])[0] == [expected[i] for i in order]
@@ -215,9 +215,9 @@ def test_a_long_neighbour_lends_no_length():
     """Where the model would never stop, each sentence stops at the limit of its own length."""
     model = endless()
     short, long = [3, 4], [3, 4, 5, 6, 7, 3, 4, 5]
-    found, _ = beam_search(model, *sources_of([short, long]), width=3)
-    assert [len(words) + 1 for words in found] == [longest_target(3), longest_target(9)]
-    assert found[0] == beam_search(model, *sources_of([short]), width=3)[0][0]
+    actual, _ = beam_search(model, *sources_of([short, long]), width=3)
+    assert [len(words) + 1 for words in actual] == [longest_target(3), longest_target(9)]
+    assert actual[0] == beam_search(model, *sources_of([short]), width=3)[0][0]
 
 
 def endless() -> torch.nn.Module:
@@ -248,8 +248,8 @@ def test_padding_and_beginning_are_never_produced(sources):
         model.decoder.norm.bias[0] = 20.0
         model.embedding.weight[[PAD, BOS], 0] = 2.0
     for width in (1, 4):
-        found, _ = beam_search(model, *sources_of(sources), width=width)
-        assert not any({PAD, BOS, EOS} & set(words) for words in found)
+        actual, _ = beam_search(model, *sources_of(sources), width=width)
+        assert not any({PAD, BOS, EOS} & set(words) for words in actual)
 
 
 # Sampling ------------------------------------------------------------------------------------
@@ -278,17 +278,17 @@ def next_probs(model, source, prefix, temperature=1.0, nucleus=1.0) -> np.ndarra
 
 def string_probs(model, source, longest, **how) -> dict[tuple, float]:
     """The probability of every string that sampling can end with."""
-    found, open_ = {}, {(): 1.0}
+    closed, open_ = {}, {(): 1.0}
     for _ in range(longest - 1):
         continued = {}
         for prefix, mass in open_.items():
             for v, p in enumerate(next_probs(model, source, prefix, **how)):
                 if v == EOS:
-                    found[prefix] = mass * p
+                    closed[prefix] = mass * p
                 elif p:
                     continued[(*prefix, v)] = mass * p
         open_ = continued
-    return found | open_  # at the limit EOS is certain
+    return closed | open_  # at the limit EOS is certain
 
 
 @pytest.mark.parametrize("how", [{}, {"temperature": 0.6}, {"nucleus": 0.8},

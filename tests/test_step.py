@@ -87,13 +87,13 @@ def test_three_steps_are_those_of_eager_training(model, keeps_pace, monkeypatch,
     config = small(model, **changes)
     groups = [np.arange(9), np.arange(20, 26), np.arange(40, 55)]
     eager, expected = trained(monkeypatch, isolated, config, groups, False)
-    found, terms = trained(monkeypatch, isolated, config, groups, True)
+    actual, terms = trained(monkeypatch, isolated, config, groups, True)
     for here, there in zip(terms, expected, strict=True):
         assert here == pytest.approx(there, rel=1e-9)
     assert [set(t) == set(terms[0]) for t in terms] == [True, *[model[:2] not in ("ga", "fl")] * 2]
-    assert_same_state(eager, found, 1e-9)
+    assert_same_state(eager, actual, 1e-9)
     for name in eager.sums:
-        assert found.sums[name] == pytest.approx(eager.sums[name], rel=1e-9)
+        assert actual.sums[name] == pytest.approx(eager.sums[name], rel=1e-9)
 
 
 @EXACT
@@ -110,10 +110,10 @@ def test_random_numbers_are_those_of_eager_training(model, monkeypatch, isolated
     full = full[source[full] == source[full][0]]
     rows = np.resize(full, 256 // source[full][0])
     eager, expected = trained(monkeypatch, isolated, config, [rows] * 3, False)
-    found, terms = trained(monkeypatch, isolated, config, [rows] * 3, True)
+    actual, terms = trained(monkeypatch, isolated, config, [rows] * 3, True)
     for here, there in zip(terms, expected, strict=True):
         assert here == pytest.approx(there, rel=1e-9)
-    assert_same_state(eager, found, 1e-9)
+    assert_same_state(eager, actual, 1e-9)
 
 
 # Batches of fixed shapes ---------------------------------------------------------------------
@@ -139,13 +139,13 @@ def test_filling_up_changes_neither_loss_nor_gradient(architecture, smoothing, w
     expected, g_expected = gradients(model, collate(data, rows, model.multiple), settings, plain)
     for parts in (1, 2, 3):
         batches = collate_fixed(data, rows, model.multiple, 100, parts)
-        found = [gradients(model, batch, settings, weight) for batch in batches]
+        actual = [gradients(model, batch, settings, weight) for batch in batches]
         for name, value in expected.items():
-            torch.testing.assert_close(sum(terms[name] for terms, _ in found), value, rtol=1e-10,
+            torch.testing.assert_close(sum(terms[name] for terms, _ in actual), value, rtol=1e-10,
                                        atol=1e-10)
-        assert all(set(g) == set(g_expected) for _, g in found)
+        assert all(set(g) == set(g_expected) for _, g in actual)
         for name, value in g_expected.items():
-            torch.testing.assert_close(sum(g[name] for _, g in found), value, rtol=1e-8,
+            torch.testing.assert_close(sum(g[name] for _, g in actual), value, rtol=1e-8,
                                        atol=1e-10, msg=name)
 
 
@@ -155,9 +155,9 @@ def test_a_batch_of_fillers_counts_nothing(architecture):
     model, data = model_of(architecture, 11), tokenised(ragged(3, 11, 5))
     *_, empty = collate_fixed(data, np.arange(2), model.multiple, 100, 4)
     assert (empty.target_tokens == 0).all() and (empty.index == -1).all()
-    terms, found = gradients(model, empty, load_config("ga_b").training, 1.0)
+    terms, actual = gradients(model, empty, load_config("ga_b").training, 1.0)
     assert all(float(value.detach()) == 0.0 for value in terms.values())
-    assert all((g == 0).all() for g in found.values())
+    assert all((g == 0).all() for g in actual.values())
 
 
 class Masks:
@@ -179,11 +179,11 @@ def test_fixed_batches_hold_every_row_once_in_few_shapes(multiple, tokens):
     assert [g.tolist() for g in groups] == [g.tolist() for g in again]
     other = fixed_batches(data, tokens, multiple, seed=1, epoch=1)
     assert [g.tolist() for g in groups] != [g.tolist() for g in other]
-    found, short = set(), 0
+    actual, short = set(), 0
     for rows in groups:
         [batch] = collate_fixed(data, rows, multiple, tokens)
         assert batch.source.shape == batch.target.shape and batch.fixed
-        found.add(tuple(batch.source.shape))
+        actual.add(tuple(batch.source.shape))
         short += len(rows) < len(batch)
         plain = collate(data, rows, multiple)
         assert batch.index[:len(rows)].tolist() == plain.index.tolist()
@@ -192,9 +192,9 @@ def test_fixed_batches_hold_every_row_once_in_few_shapes(multiple, tokens):
             rows)
         assert int(batch.target_mask.sum()) == int((plain.target != 0).sum())
     assert short <= 1
-    assert len(found) <= 12 and all(len(batch) * width <= tokens for batch, width in
-                                    ((range(rows), width) for rows, width in found))
-    assert {width % 4 for _, width in found} == {0}
+    assert len(actual) <= 12 and all(len(batch) * width <= tokens for batch, width in
+                                    ((range(rows), width) for rows, width in actual))
+    assert {width % 4 for _, width in actual} == {0}
 
 
 # Nothing asked of the host, nothing lost on the way ------------------------------------------
@@ -352,17 +352,17 @@ def on_gpu(architecture, graphs: bool, dropout: float = 0.1, where: str = "cuda"
     for number, weight in enumerate([*STEPS, *STEPS], 1):
         short = np.maximum(data.source_lengths, data.target_lengths) < 10
         rows = np.flatnonzero(short == bool(number % 2))[:9]
-        found = stepper(number, lambda parts, rows=rows: collate_fixed(
+        actual = stepper(number, lambda parts, rows=rows: collate_fixed(
             data, rows, model.multiple, 400, parts), Scalars(1e-3, weight, 1 / 50, 0.9))
-        terms.append({name: float(value) for name, value in found.items()})
+        terms.append({name: float(value) for name, value in actual.items()})
     weights = {name: p.detach().cpu() for name, p in model.named_parameters()}
     return stepper, terms, weights, {n: v.cpu() for n, v in stepper.average.values.items()}
 
 
-def assert_close(found, expected, tolerance=1e-4):
-    for here, there in zip(found[1], expected[1], strict=True):
+def assert_close(actual, expected, tolerance=1e-4):
+    for here, there in zip(actual[1], expected[1], strict=True):
         assert here == pytest.approx(there, rel=tolerance)
-    for values, same in zip(found[2:], expected[2:], strict=True):
+    for values, same in zip(actual[2:], expected[2:], strict=True):
         for name, value in same.items():
             torch.testing.assert_close(values[name], value, rtol=0, atol=tolerance, msg=name)
 
@@ -372,9 +372,9 @@ def assert_close(found, expected, tolerance=1e-4):
 @ARCHITECTURES
 def test_replayed_steps_are_plain_ones(architecture):
     """Dropout and noise included: both ways draw the same numbers."""
-    found, expected = on_gpu(architecture, True), on_gpu(architecture, False)
-    assert (found[0].captured, expected[0].captured) == (4 + 2, 0)
-    assert_close(found, expected)
+    actual, expected = on_gpu(architecture, True), on_gpu(architecture, False)
+    assert (actual[0].captured, expected[0].captured) == (4 + 2, 0)
+    assert_close(actual, expected)
 
 
 @pytest.mark.gpu
@@ -392,10 +392,10 @@ def test_a_replayed_step_draws_from_its_own_seed(architecture):
     stepper = taken(model)
 
     def loss(number):
-        found = stepper(number, lambda parts: collate_fixed(data, np.arange(9), model.multiple,
+        actual = stepper(number, lambda parts: collate_fixed(data, np.arange(9), model.multiple,
                                                             400, parts),
                         Scalars(0.0, 1.0, 0.01, 0.9))
-        return float(found["loss"])
+        return float(actual["loss"])
 
     first = [loss(number) for number in (1, 2, 3, 1, 2, 3)]
     assert stepper.captured == 2 and len(set(first[:3])) == 3
@@ -439,6 +439,6 @@ def test_memory_that_runs_out_on_a_gpu_halves_the_batches():
     free, _ = torch.cuda.mem_get_info()
     taken_up = torch.empty(free - 600 * 2**20, dtype=torch.uint8, device="cuda")
     with pytest.warns(UserWarning, match="memory doesn't suffice"):
-        found = stepper(2, batches, Scalars(1e-3, 1.0, 1e-4, 0.9))
-    assert stepper.parts > 1 and np.isfinite(float(found["loss"]))
+        actual = stepper(2, batches, Scalars(1e-3, 1.0, 1e-4, 0.9))
+    assert stepper.parts > 1 and np.isfinite(float(actual["loss"]))
     del taken_up

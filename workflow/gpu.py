@@ -39,7 +39,7 @@ __all__ = ["Job", "Plan", "main", "pack", "work_off"]
 
 PLANS = ROOT / "workflow" / "plans"
 PARTS = ("tests", "benchmarks", "runs")
-BENCHMARKS = {  # and what each is told in a rehearsal
+BENCHMARKS = {  # and what each is given in a rehearsal
     "benchmarks.gpu_training": ("--models", "tr_s", "--scales", "smoke", "--variants", "eager",
                                 "graphs", "--seconds", "0.2", "--minutes", "0.3"),
     "benchmarks.gpu_decoding": ("--minutes", "0.4")}
@@ -230,8 +230,8 @@ class _Work:
                 continue
             del self.running[name]
             seconds = time.monotonic() - since
-            said = self.log(name).read_text(errors="replace").split("\n")
-            last = next((line for line in reversed(said) if line.strip()), "")
+            lines = self.log(name).read_text(errors="replace").split("\n")
+            last = next((line for line in reversed(lines) if line.strip()), "")
             if process.returncode:
                 self.failed[name] = last
                 print(f"  {name}: failed after {seconds:.0f} s: {last}", flush=True)

@@ -77,15 +77,15 @@ class Display(logging.Handler):
         self.waiting[rule] -= 1
         self.done += 1
         if log and self.stopped:
-            said = f"stopped after {seconds:.0f} s"
+            ending = f"stopped after {seconds:.0f} s"
         elif log:
             self.failed += 1
             self.retried.add(job)
-            said = f"FAILED after {seconds:.0f} s, see {log}"
+            ending = f"FAILED after {seconds:.0f} s, see {log}"
         else:
             self.took.setdefault(rule, []).append(seconds)
-            said = f"{seconds:.0f} s"
-        show(f"[{self.done:2d}/{self.all}] {name:<26} {said}")
+            ending = f"{seconds:.0f} s"
+        show(f"[{self.done:2d}/{self.all}] {name:<26} {ending}")
 
     def tick(self) -> None:
         """Draw the bar again."""

@@ -36,9 +36,9 @@ def run_line(words: list[str], starter: int) -> tuple[int, str]:
     `starter`: the process whose end ends this one; as a rule `os.getppid()`.
     """
     command = [*COMMANDS.get(words[0], words[:1]), *words[1:]]
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as output:
         try:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said,
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output,
                                        stderr=subprocess.STDOUT, start_new_session=True,
                                        preexec_fn=die_with_parent,
                                        env=os.environ | {"PYTHONUNBUFFERED": "1"})
@@ -54,8 +54,8 @@ def run_line(words: list[str], starter: int) -> tuple[int, str]:
         reason = _finish(words)
         if process.returncode == 0:
             return 0, ""
-        said.seek(0)
-        lines = said.read().decode("utf-8", "replace").rstrip().split("\n")
+        output.seek(0)
+        lines = output.read().decode("utf-8", "replace").rstrip().split("\n")
         return process.returncode, reason or "\n".join(lines[-SHOWN:])
 
 
