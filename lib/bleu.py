@@ -41,9 +41,8 @@ def bleu(lines: list[str], references: list[str], tokenizer: str = DEFAULT,
     return score, str(metric.get_signature())
 
 
-def bleu_statistics(hypotheses: Sequence[str], references: Sequence[str], *,
-                    lowercase: bool = False, tokenizer: str = DEFAULT,
-                    ) -> Int[np.ndarray, "sentences 10"]:
+def bleu_statistics(hypotheses: Sequence[str], references: Sequence[str],
+                    tokenizer: str = DEFAULT) -> Int[np.ndarray, "sentences 10"]:
     """SacreBLEU's own counts a sentence: lengths of hypothesis and reference, matching n-grams of
     orders 1 to 4, all n-grams of orders 1 to 4 (one reference).
     """
@@ -52,7 +51,7 @@ def bleu_statistics(hypotheses: Sequence[str], references: Sequence[str], *,
                         "references of the test set that the run was evaluated on")
     if not len(references):
         raise DataError("the test set is empty: there is nothing to compute BLEU on")
-    metric = BLEU(lowercase=lowercase, effective_order=True, force=True, tokenize=tokenizer)
+    metric = BLEU(effective_order=True, force=True, tokenize=tokenizer)
     scores = (metric.sentence_score(hypothesis, [reference])
               for hypothesis, reference in zip(hypotheses, references, strict=True))
     return np.array([[score.sys_len, score.ref_len, *score.counts, *score.totals]

@@ -223,9 +223,10 @@ class Dataset:
         _choice(self, "teacher", TEACHERS)
         if self.tokenizer is not None:
             _choice(self, "tokenizer", TOKENIZERS)
-            if not _installed(self.tokenizer):
-                raise ConfigError(f"tokenizer = {self.tokenizer} needs a package: pip install "
-                                  f"'{PACKAGES[self.tokenizer][1]}'")
+        module, package = PACKAGES.get(self.bleu_tokenizer, ("sacrebleu", "sacrebleu"))
+        if importlib.util.find_spec(module) is None:
+            raise ConfigError(f"dataset {self.name}: tokenizer = {self.bleu_tokenizer} needs a "
+                              f"package: pip install '{package}', or choose another")
         check_least(self, max_tokens=1)
         for scale in SCALES:
             size = self.vocabulary.get(scale)
@@ -236,16 +237,9 @@ class Dataset:
     @property
     def bleu_tokenizer(self) -> str:
         """SacreBLEU's tokeniser for the target: `tokenizer`, or that of the language (Chinese,
-        Japanese, Korean, where its package is installed), else 13a.
+        Japanese, Korean), else 13a.
         """
-        language = re.split("[-_]", self.target.lower())[0]
-        name = self.tokenizer or OF_LANGUAGE.get(language, "13a")
-        return name if _installed(name) else "13a"
-
-
-def _installed(tokenizer: str) -> bool:
-    module = PACKAGES.get(tokenizer, ("sacrebleu",))[0]
-    return importlib.util.find_spec(module) is not None
+        return self.tokenizer or OF_LANGUAGE.get(re.split("[-_]", self.target.lower())[0], "13a")
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,9 @@ def test_what_is_no_profile_is_named(tmp_path):
     (tmp_path / "config.yaml").write_text("executor: [slurm")
     with pytest.raises(ConfigError, match="can't be read: while parsing"):
         Place.of(str(tmp_path), 1)
+    (tmp_path / "config.yaml").write_text("- executor\n- slurm\n")
+    with pytest.raises(ConfigError, match="holds no settings: give lines like `executor: slurm`"):
+        Place.of(str(tmp_path), 1)
 
 
 def test_a_python_that_snakemake_cannot_start_on_a_cluster_is_refused(monkeypatch):

@@ -298,15 +298,15 @@ def test_the_tokeniser_follows_the_target_language(monkeypatch, target, asked, e
     assert found.bleu_tokenizer == expected
 
 
-def test_a_tokeniser_that_is_not_installed(monkeypatch):
-    """That of the language gives way to 13a; the one that was asked for does not."""
+def test_a_tokeniser_that_is_not_installed_is_never_replaced_in_silence(monkeypatch):
+    """Whether it was asked for or follows from the language."""
+    toy = load_dataset("toy")
     monkeypatch.setattr("importlib.util.find_spec",
                         lambda name: name if name == "sacrebleu" else None)
-    toy = load_dataset("toy")
-    for target in ("ja", "ko"):
-        assert dataclasses.replace(toy, target=target).bleu_tokenizer == "13a"
-    with pytest.raises(ConfigError, match=r"needs a package: pip install .sacrebleu\[ja\]"):
-        dataclasses.replace(toy, tokenizer="ja-mecab")
+    for changes in ({"tokenizer": "ja-mecab"}, {"target": "ja"}):
+        with pytest.raises(ConfigError, match=r"needs a package: pip install .sacrebleu\[ja\]"):
+            dataclasses.replace(toy, **changes)
+    assert dataclasses.replace(toy, target="ja", tokenizer="char").bleu_tokenizer == "char"
 
 
 def test_a_tokeniser_belongs_to_the_settings_where_it_is_not_the_usual_one():

@@ -83,6 +83,12 @@ def test_what_would_not_end_in_time_is_not_begun(isolated, tmp_path):
     assert not touched.exists()
 
 
+def test_the_pace_is_that_of_all_that_has_ended(isolated, tmp_path):
+    work = gpu._Work([], 2, time.monotonic() + 100, tmp_path, 0.0)
+    work.planned, work.took = {"a": 10.0, "b": 10.0}, {"a": 30.0, "b": 10.0, "unplanned": 9.0}
+    assert work.fits(job("c", seconds=45.0)) and not work.fits(job("c", seconds=55.0))
+
+
 def test_what_runs_over_is_stopped(isolated):
     work = gpu.work_off([job("slow", "import time; time.sleep(600)")], 1, time.monotonic() + 1)
     [(_, process, _)] = work.running.values()

@@ -190,15 +190,17 @@ class _Work:
         self.running: dict[str, tuple[Job, subprocess.Popen, float]] = {}
         self.took: dict[str, float] = {}
         self.failed: dict[str, str] = {}
-        self.pace = 1.0  # of jobs side by side, against what the plan says
+        self.planned: dict[str, float] = {}  # seconds by the plan, of what has ended
 
     def log(self, name: str) -> Path:
         """The file of what a job says."""
         return self.logs / f"{name.replace(' ', '_')}.log"
 
     def fits(self, job: Job) -> bool:
-        """Whether it would end in time, at the pace so far."""
-        return time.monotonic() + job.seconds * self.pace < self.end
+        """Whether it would end in time, at the pace of what has ended against the plan."""
+        planned = sum(self.planned.values())
+        pace = sum(self.took[name] for name in self.planned) / planned if planned else 1.0
+        return time.monotonic() + job.seconds * max(0.5, pace) < self.end
 
     def start(self) -> None:
         """Begin what may begin."""
@@ -238,7 +240,7 @@ class _Work:
             else:
                 self.took[name] = seconds
                 if job.seconds:
-                    self.pace = max(0.5, seconds / job.seconds)
+                    self.planned[name] = job.seconds
                 print(f"  {name}: {seconds:.0f} s ({last})", flush=True)
 
     def stop(self) -> None:

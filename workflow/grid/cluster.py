@@ -36,6 +36,9 @@ class Place:
         except (OSError, yaml.YAMLError) as error:
             raise ConfigError(f"the profile {folder} can't be read: "
                               f"{' '.join(str(error).split())}") from None
+        if not isinstance(settings, dict):
+            raise ConfigError(f"the profile {folder} holds no settings: give lines like "
+                              "`executor: slurm`")
         executor = settings.get("executor", "local")
         if executor != "local" and not re.fullmatch(r"[\w/.+-]+", sys.executable):
             raise ConfigError(f"a cluster's jobs can't start {sys.executable}, as Snakemake doesn't"
