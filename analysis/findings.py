@@ -23,11 +23,11 @@ from analysis.data import ceiling
 from analysis.kinds import KINDS, PRIORS, RAW_DISTILLED, WITHIN
 from analysis.published import FINDINGS, Finding
 from analysis.settings import difference, scores
-from analysis.significance import MULTIPLICITY, ORDERS, SHOWN, concordance, pair_difference
+from analysis.significance import MULTIPLICITY, ORDERS, SHOWN, pair_difference
 from analysis.style import family_name
 from analysis.systems import average_seeds, best_of_families, collect
 from analysis.tables import MISSING, interval, markdown
-from analysis.training_variance import SENTENCES, Difference
+from analysis.training_variance import OVER, Difference
 from lib.config import LATENT, family_of, load_config, model_name
 from lib.paths import outputs_root
 from lib.runs import find_runs
@@ -44,6 +44,7 @@ DATA = ("raw", "distilled")
 DEMONSTRATION = "smoke"  # a scale that is no evidence
 FAR = {"sentences": 20_000, "seeds": 100}  # beyond these the size of a difference tells more
 NAN = math.nan
+SAME = "the same"
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ class Verdict:
     @property
     def over(self) -> str:
         """What the intervals behind it are over: training counts only where it does in all."""
-        kinds = {part.over for part in self.evidence if part.over}
-        return SENTENCES if SENTENCES in kinds else "".join(kinds)
+        kinds = {kind for part in self.evidence if part.over for kind in part.over.split(" / ")}
+        return min(kinds, key=OVER.index, default="")
 
 
 def places(*, demonstrations: bool = True) -> list[tuple[str, str]]:
@@ -139,10 +140,10 @@ Result = tuple[list[str], list[Evidence]] | str
 
 
 def _within(pairs: pd.DataFrame, _systems: pd.DataFrame) -> Result:
-    """1: within a family LL and BLEU rank models alike."""
-    same = pairs[pairs["kind"] == WITHIN]
+    """1: within a family of the paper's, LL and BLEU rank models alike."""
+    same = pairs[(pairs["kind"] == WITHIN) & pairs["first"].map(family_of).isin(FAMILIES)]
     if same.empty:
-        return "two models of one family trained on the same text"
+        return "two models of one of the paper's families trained on the same text"
     answer = _most(same["order"].map(dict(zip(ORDERS, (YES, UNDECIDED, NO), strict=True))).tolist())
     over = " / ".join(sorted(set(same["over"])))
     evidence = [replace(part, over=over) for part in _counts(
@@ -164,7 +165,7 @@ def _half_decided(pairs: pd.DataFrame) -> str:
                            for what in ("sentences", "seeds")}).fillna(0)
     middle = wanted.sort_values(["sentences", "seeds"]).iloc[len(pairs) // 2].replace(0, NAN)
     needs = Difference(NAN, NAN, NAN, "", middle["seeds"], middle["sentences"]).needs
-    return f"would be decided with {needs}"
+    return f"more than half would be decided with {needs}"
 
 
 def _across(pairs: pd.DataFrame, systems: pd.DataFrame) -> Result:
@@ -353,14 +354,17 @@ def _gap(pairs: pd.DataFrame, one: tuple[str, str], other: tuple[str, str], name
 
 # ---- what is shown ----
 
-def answer(of: Iterable[tuple[str, str]]) -> pd.DataFrame:
+def answer(of: Iterable[tuple[str, str]], name: str = "concordance",
+           accountings: Sequence[str] = SHOWN) -> pd.DataFrame:
     """How many pairs of models log-likelihood and BLEU order alike / the other way round / leave
     undecided: a row a corpus and accounting, a column a kind of pair that there is.
+
+    name: of the tables of `significance.concordance`.
     """
     rows = []
     for dataset, scale in of:
-        summary = concordance(_read(f"significance_{dataset}_{scale}"))
-        for accounting in SHOWN:
+        summary = _read(f"{name}_{dataset}_{scale}")
+        for accounting in accountings if summary is not None else ():
             counts = summary[summary["accounting"] == accounting].groupby("kind")[
                 ["agree", "disagree", "undecided"]].sum()
             rows.append({"corpus": f"{dataset}, {scale}", "LL": accounting} | {
@@ -402,6 +406,11 @@ def evidence_table(number: int, outcomes: Sequence[Verdict]) -> pd.DataFrame:
             outlook = f"({part.outlook})" if part.outlook else ""
             row[verdict.accounting or "value"] = " ".join(
                 filter(None, (value, part.answer, outlook)))
+    accountings = list(dict.fromkeys(of.accounting or "value" for of in outcomes
+                                     if of.finding.number == number))
+    for row in rows.values():  # BLEU is the same under all
+        if len(accountings) > 1 and len({row.get(name) for name in accountings}) == 1:
+            row |= dict.fromkeys(accountings[1:], SAME)
     return pd.DataFrame(rows.values()).fillna("")
 
 
@@ -426,19 +435,31 @@ def page(of: Sequence[tuple[str, str]]) -> str:
         parts += dict.fromkeys(f"{verdict.place}: not testable yet; it needs {verdict.needs}."
                                for verdict in outcomes
                                if verdict.finding == finding and verdict.needs)
-    effects, phases, checkpoints, tempered = (_joined(name, of) for name in (
-        "objective", "checkpoint_pairs", "two_checkpoints", "calibration"))
+    effects, phases, checkpoints, tempered, table2 = (_joined(name, of) for name in (
+        "objective", "checkpoint_pairs", "two_checkpoints", "calibration", "table2"))
     parts += ["## The paper's open question: the decoder's factorisation, or the objective?",
               "What the second model of a pair has above the first, which differs from it in one "
               "factor (notebooks/10_objective_or_factorisation.ipynb).",
               markdown(_by_corpus(effects, objective.compact)),
               "## Within one training", within_training.count_phases(phases),
               markdown(within_training.compact_phases(phases, ("dataset", "scale", "train_data"))),
+              "### The paper's Table 2",
+              "The correlation r of LL and BLEU across the checkpoints of one training, on "
+              f"{published.column('wmt14_en_de')}:",
+              markdown(published.table(2).pivot_table(
+                  index="model", columns="train_data", values="pearson", sort=False,
+              ).reset_index()[["model", "raw", "distilled"]]),
+              "Here, apart for the checkpoints up to the best dev LL and from it on, as well: the "
+              "least and the largest r, and in brackets of how many trainings.",
+              markdown(within_training.compact_correlations(table2)),
               "### Two checkpoints of one training",
               "What choosing the checkpoint by dev LL costs: each is the best of its training in "
               "what it was chosen by, so that the other can hardly be better in that; the sizes "
               "tell. " + within_training.count_orders(checkpoints),
               markdown(_by_corpus(checkpoints, within_training.compact_checkpoints)),
+              "Pairs of models, each at its checkpoint of the best dev LL instead, of runs that "
+              "kept it: agree / disagree / undecided.",
+              markdown(answer(of, "concordance_at_best_ll", SHOWN[:1])),
               "### At one temperature each",
               "The same with the logits of each checkpoint divided by one temperature, fitted on "
               "dev (notebooks/12_calibration.ipynb), of trainings whose weights were at hand.",

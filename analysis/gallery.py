@@ -32,6 +32,8 @@ QUESTIONS = {
                             "and dev BLEU order alike, up to the best likelihood and from it on",
         "two_checkpoints": "Within one training: the checkpoint with the best dev log-likelihood "
                            "against that with the best dev BLEU",
+        "concordance_at_best_ll": "How many pairs of models both order alike where each is at its "
+                                  "checkpoint with the best dev log-likelihood",
         "ll_against_bleu": "Log-likelihood against BLEU of every model under another accounting",
         "ll_against_mbr": "Log-likelihood against BLEU of minimum Bayes risk, which draws from the "
                           "model instead of searching it",

@@ -155,7 +155,8 @@ def table2(checkpoints: pd.DataFrame) -> pd.DataFrame:
     "mean", with the means of the coefficients and `pearson_sd`. Adds `seeds`, `accounting` and,
     where the paper has the data set, `published_pearson`.
     """
-    means = ["pearson", "spearman", "kendall", "pearson_changes"]
+    means = ["pearson", "spearman", "kendall", "pearson_changes", "pearson_rising",
+             "pearson_falling"]
     parts = []
     for key, group in checkpoints.groupby(GROUP, sort=False):
         parts.append(group.assign(seed=group["seed"].astype(str), seeds=1))
@@ -225,11 +226,11 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
 
 def compact_checkpoints(table: pd.DataFrame) -> pd.DataFrame:
     """`table2` for reading: a row a system (the mean where it has several seeds), Pearson's r with
-    its interval, and that of the changes.
+    its interval, that of the changes, and those up to the best dev LL and from it on.
     """
     kept = ["model", "train_data", "seeds", "n", "pearson", "pearson_low", "pearson_high",
-            "pearson_sd", "pearson_changes", "pearson_changes_low", "pearson_changes_high",
-            "published_pearson"]
+            "pearson_sd", *(f"pearson_{part}{end}" for part in ("changes", "rising", "falling")
+                            for end in ("", "_low", "_high")), "published_pearson"]
     return intervals(systems(table).reindex(columns=kept), digits=2).dropna(axis=1, how="all")
 
 

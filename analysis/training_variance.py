@@ -2,7 +2,8 @@
 
 A system with one seed has no variance of its own. If it were given none, it would become less
 decidable by being trained again. So its variance is its own where it has enough seeds, else that of
-its family, if that has, else that of all families; where no system has seeds nothing is known.
+its family, if that has, else that of all families, which is a guess and is called so: a family
+may vary more than others. Where no system has seeds nothing is known.
 """
 
 import bisect
@@ -14,14 +15,16 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-__all__ = ["BOTH", "SENTENCES", "Difference", "Spread", "half_width", "needed", "spreads",
-           "widened"]
+__all__ = ["BORROWED", "BOTH", "OVER", "SENTENCES", "Difference", "Spread", "half_width",
+           "needed", "spreads", "widened"]
 
 ENOUGH = 2
 """Degrees of freedom from which on an estimate stands: one alone gives a t quantile of 12.7."""
 MOST = 1000
 """Seeds beyond which a pair is called out of reach."""
-BOTH, SENTENCES = "sentences and training", "sentences only"
+OVER = SENTENCES, BORROWED, BOTH = (
+    "sentences only", "sentences and other families' training", "sentences and training")
+"""What an interval may be over, from the least to the most that is known of training."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,14 @@ class Spread:
 
     variance: of one training, in squared units of the number. freedom: its degrees of freedom.
     pool: the systems whose seeds it is from. seeds: of which the system's number is the mean.
+    borrowed: whether none of the pool is of the system's own family.
     """
 
     variance: float
     freedom: int
     pool: tuple[int, ...]
     seeds: int
+    borrowed: bool = False
 
 
 Parts = Sequence[tuple[float, Spread | None]]
@@ -66,7 +71,8 @@ def spreads(values: Iterable[Iterable[float]], families: Iterable[str], places: 
         relatives = [i for i, other in enumerate(systems) if other == (place, family)]
         here = [i for i, (other, _) in enumerate(systems) if other == place]
         pools = [pooled(pool, len(known[system])) for pool in ([system], relatives, here)]
-        result.append(next((pool for pool in pools if pool and pool.freedom >= ENOUGH), pools[-1]))
+        spread = next((pool for pool in pools if pool and pool.freedom >= ENOUGH), pools[-1])
+        result.append(spread and replace(spread, borrowed=not set(spread.pool) & set(relatives)))
     return result
 
 
@@ -122,8 +128,9 @@ def widened(value: float, low: float, high: float, parts: Parts, sentences: int,
     known = 0.0 if math.isnan(training) else training
     halves = np.maximum(0.0, [value - low, high - value])
     below, above = np.hypot(halves, known) + slack
-    result = Difference(value, float(value - below), float(value + above),
-                        SENTENCES if math.isnan(training) else BOTH)
+    over = SENTENCES if math.isnan(training) else (
+        BORROWED if any(spread.borrowed for _, spread in parts) else BOTH)
+    result = Difference(value, float(value - below), float(value + above), over)
     if not result.low <= 0 <= result.high:
         return result
     side = 0 if value > 0 else 1

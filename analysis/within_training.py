@@ -1,8 +1,8 @@
 """Within one training: whether the checkpoint with the better likelihood translates better.
 
-The paper asks it by a correlation (Table 2); here every pair of checkpoints is counted as well,
-apart for those up to the best dev likelihood and those from it on, where a model overfits. Last,
-what choosing the checkpoint by likelihood costs on the test set.
+The paper asks it by a correlation over all checkpoints (Table 2). Here both that and every pair of
+checkpoints are looked at apart for those up to the best dev likelihood and those from it on, where
+likelihood falls. Last, what choosing the checkpoint by likelihood changes on the test set.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,16 +14,18 @@ from matplotlib.figure import Figure
 
 from analysis.correlation import correlate, estimate, pearson
 from analysis.resampling import bootstrap
-from analysis.significance import ORDERS, order_of
+from analysis.significance import ORDERS, concordance, order_of, pairs
 from analysis.style import family_keys, finish, style, text_keys
-from analysis.tables import difference, signed
+from analysis.systems import MEAN
+from analysis.tables import MISSING, difference, signed
 from lib.bleu import TAILS, resample_weights, tokenizer_of
 from lib.config import family_of, model_name
 from lib.runs import RunFolder, at_full_kl
 from lib.training.history import Validations
 
-__all__ = ["PHASES", "RUN", "across_checkpoints", "checkpoint_pairs", "compact_checkpoints",
-           "compact_phases", "count_orders", "count_phases", "trajectories", "two_checkpoints"]
+__all__ = ["PHASES", "RUN", "across_checkpoints", "at_best_ll", "checkpoint_pairs",
+           "compact_checkpoints", "compact_correlations", "compact_phases", "count_orders",
+           "count_phases", "trajectories", "two_checkpoints"]
 
 PHASES = ("rising", "falling")
 """Both checkpoints up to the step of the best dev LL; both from it on."""
@@ -41,9 +43,10 @@ def across_checkpoints(runs: Iterable[RunFolder]) -> pd.DataFrame:
 
     One row a run: dataset, scale, model, family, train_data, seed, what `correlate` gives over the
     rows of history.csv at full KL weight (before that a latent model's objective is another one),
-    and `pearson_changes`, Pearson's r of the changes from each checkpoint to the next, which a
-    common trend doesn't raise. Intervals are over resampled dev sentences, NaN for a run without
-    validations.npz; checkpoints of one run aren't independent, so they describe and test nothing.
+    `pearson_changes`, Pearson's r of the changes from each checkpoint to the next, which a common
+    trend doesn't raise, and r in each of `PHASES`, `pearson_<phase>`. Intervals are over resampled
+    dev sentences, NaN for a run without validations.npz; checkpoints of one run aren't independent,
+    so they describe and test nothing.
     """
     rows = []
     for run in runs:
@@ -54,6 +57,29 @@ def across_checkpoints(runs: Iterable[RunFolder]) -> pd.DataFrame:
                      "family": family_of(run.model), "train_data": run.train_data,
                      "seed": run.seed} | correlate(*dev, resampled=drawn)
                     | estimate("pearson_changes", pearson, *np.diff(dev), changes))
+        peak = int(dev[0].argmax()) if len(history) else 0
+        for phase, part in zip(PHASES, (slice(peak + 1), slice(peak, None)), strict=True):
+            rows[-1] |= estimate(f"pearson_{phase}", pearson, *dev[:, part], None if drawn is None
+                                 else tuple(values[:, part] for values in drawn))
+    return pd.DataFrame(rows)
+
+
+def compact_correlations(table: pd.DataFrame) -> pd.DataFrame:
+    """`tables.table2` for reading: a row a kind of run, the least and the largest r of its
+    trainings over all checkpoints and in each of `PHASES`, with how many have an r there.
+    """
+    columns = {"pearson": "r over all checkpoints", "pearson_rising": "r up to the best dev LL",
+               "pearson_falling": "r from the best dev LL on"}
+    rows = []
+    each = table[table["seed"] != MEAN] if len(table) else table
+    keys = ["dataset", "scale", "train_data"]
+    for key, of in each.groupby(keys, sort=False) if len(each) else ():
+        row = dict(zip(keys, key, strict=True))
+        for name, label in columns.items():
+            known = of[name].dropna()
+            row[label] = (f"{signed(known.min(), 2)} to {signed(known.max(), 2)} ({len(known)})"
+                          if len(known) else MISSING)
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -182,6 +208,32 @@ def two_checkpoints(runs: pd.DataFrame, references: Sequence[str], *, calibrated
                     f"{name}_low": ends[-1][0], f"{name}_high": ends[-1][1]}
         rows.append(row | {"order": order_of(*ends)})
     return pd.DataFrame(rows, columns=TWO)
+
+
+def at_best_ll(runs: pd.DataFrame, references: Sequence[str]) -> pd.DataFrame:
+    """`significance.concordance` of the pairs of systems, by strict LL, where every run is scored
+    at its checkpoint with the best dev LL; without runs that kept none of it.
+
+    runs: `systems.collect`'s rows of one data set.
+    """
+    by = [_file_of_best_ll(run) for run in runs["run"]]
+    runs = runs[np.array([bool(name) for name in by], bool)].reset_index(drop=True)
+    if runs.empty:
+        return concordance(pairs(runs, {}))
+    drawn = bootstrap([run.read_sentences(by=name) for run, name in zip(
+        runs["run"], filter(None, by), strict=True)], references, "strict",
+        tokenizer=tokenizer_of(runs["signature"].iloc[0]))["strict"]
+    return concordance(pairs(runs.assign(bleu=drawn.bleu, strict=drawn.likelihood),
+                             {"strict": drawn}))
+
+
+def _file_of_best_ll(run: RunFolder) -> str:
+    """By which choice `read_sentences` gives the checkpoint with the best dev LL, "" for none."""
+    dev, metrics = at_full_kl(run.read_history().dropna(subset=["dev_ll"])), run.read_metrics()
+    best = dev["step"][dev["dev_ll"].idxmax()]
+    if best == metrics.step:
+        return "bleu"
+    return "ll" if best == metrics.best_ll.get("step") and run.sentences_ll.exists() else ""
 
 
 def count_orders(table: pd.DataFrame) -> str:

@@ -53,15 +53,6 @@ def multi30k() -> str:
     return markdown(pd.DataFrame(rows).fillna(MISSING)) if rows else NOTHING
 
 
-def two_by_two() -> str:
-    """Decoder against objective on raw Multi30k, from scratch to convergence."""
-    path = outputs_root() / "tables" / "two_by_two_multi30k_de_en_long.csv"
-    if not path.exists():
-        return NOTHING
-    table = pd.read_csv(path)
-    return markdown(table[table["trained on"] == "raw"].drop(columns="trained on"))
-
-
 def verdicts() -> str:
     """The paper's findings, corpus by corpus."""
     places = findings.places(demonstrations=False)
@@ -69,8 +60,7 @@ def verdicts() -> str:
 
 
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
-    ROOT / "README.md": {"answer": answer, "multi30k": multi30k, "two_by_two": two_by_two,
-                         "verdicts": verdicts},
+    ROOT / "README.md": {"answer": answer, "multi30k": multi30k, "verdicts": verdicts},
     ROOT / "benchmarks" / "README.md": page.BLOCKS}
 
 

@@ -83,14 +83,15 @@ def test_table2_has_the_published_correlation():
 
 
 def test_checkpoints_are_shown_with_the_interval_in_the_cell():
-    ends = {f"{name}{end}": value for name in ("pearson", "spearman", "kendall", "pearson_changes")
+    ends = {f"{name}{end}": value for name in ("pearson", "spearman", "kendall", "pearson_changes",
+                                               "pearson_rising", "pearson_falling")
             for end, value in (("", 0.5), ("_low", -0.25), ("_high", 0.75))}
     rows = [{"dataset": "toy", "scale": "mini", "model": model, "family": "gaussian",
              "train_data": "raw", "seed": seed, "n": 6, **ends, "pearson_p": 0.01}
             for model, seed in (("tr_s", 1), ("tr_s", 2), ("ga_b", 1))]
     shown = tables.compact_checkpoints(tables.table2(pd.DataFrame(rows)))
     assert list(shown) == ["model", "train_data", "seeds", "n", "pearson", "pearson_sd",
-                           "pearson_changes"]
+                           "pearson_changes", "pearson_rising", "pearson_falling"]
     assert shown["seeds"].tolist() == [2, 1]  # a row a system, the mean of several seeds
     assert shown["pearson"].tolist() == ["0.50", "0.50 [−0.25, 0.75]".replace(" ", NO_BREAK)]
 

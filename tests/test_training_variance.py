@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ def test_a_variance_is_its_own_else_its_familys_else_everybodys():
     assert own == Spread(7.0, 2, (0,), 3)       # deviations -2, -1, 3
     assert relative == Spread(7.0, 2, (0,), 1)  # Ga-L by Ga-B's seeds
     assert two == Spread(16 / 3, 3, (0, 2), 2)  # one degree of freedom is too few, its family's too
-    assert stranger == Spread(16 / 3, 3, (0, 2), 1)
+    assert stranger == Spread(16 / 3, 3, (0, 2), 1, borrowed=True)  # no seeds in its family
     assert elsewhere is None
 
 
@@ -107,5 +108,7 @@ def test_an_interval_is_widened_in_quadrature_by_what_training_varies():
     assert wide.low == pytest.approx(1.0 - math.hypot(0.5, half_width([(1.0, one)])))
     assert wide.high == pytest.approx(1.0 + math.hypot(1.0, half_width([(1.0, one)])))
     assert wide.over == "sentences and training" and wide.needs
+    guess = widened(1.0, 0.5, 2.0, [(1.0, replace(one, borrowed=True)), (-1.0, one)], 100)
+    assert guess.over == "sentences and other families' training"
     known = widened(1.0, 0.5, 2.0, [(1.0, None)], 100, slack=(0.1, 0.2))
     assert known[:4] == (1.0, 0.4, 2.2, "sentences only") and not known.needs

@@ -10,6 +10,7 @@ from made_up import made_up_references, made_up_run, made_up_validations
 from sacrebleu.metrics import BLEU
 
 from analysis import systems, within_training
+from analysis.tables import table2
 from analysis.within_training import compact_checkpoints, count_orders, two_checkpoints
 from lib.bleu import bleu_from_counts, bleu_statistics
 from lib.errors import DataError
@@ -183,3 +184,34 @@ def test_without_a_second_checkpoint_there_is_no_row(isolated):
     run = made_up_run("tr_s", 0.3, 1.5)
     table = two_checkpoints(systems.collect([run]), made_up_references())
     assert table.empty and "No run" in count_orders(table) and compact_checkpoints(table).empty
+
+
+def test_models_are_compared_where_their_likelihood_is_best(isolated):
+    """At their best BLEU the two agree; at its best LL the second has the better LL, and the third,
+    whose checkpoint of the best LL wasn't scored, isn't there.
+    """
+    references = made_up_references()
+    first, other, lost = (made_up_run(model, wrong, nats) for model, wrong, nats in (
+        ("tr_s", 0.1, 1.5), ("ga_b", 0.3, 2.0), ("fl_s", 0.2, 1.0)))
+    for run in (first, other, lost):  # the best dev LL is that of step 6
+        values = json.loads(run.metrics.read_text())
+        run.metrics.write_text(json.dumps(values | {"step": 6 if run is first else 3}))
+    second(other, nats=1.0, hypotheses=["never right at all"] * len(references))
+    frame = systems.collected("toy", "smoke")
+    assert within_training.at_best_ll(frame, references).empty  # that of `other` is of step 400
+    values = json.loads(other.metrics.read_text())
+    other.metrics.write_text(json.dumps(values | {"best_ll": {"step": 6}}))
+    [row] = within_training.at_best_ll(frame, references).to_dict("records")
+    assert (row["kind"], row["pairs"], row["disagree"]) == ("autoregressive, latent", 1, 1)
+    assert within_training.at_best_ll(frame.iloc[:0], references).empty
+
+
+def test_each_phase_of_a_training_has_its_own_correlation(run):
+    keep_history(run, step=range(1, 8), dev_ll=[-4.0, -3.0, -2.0, -1.0, -1.1, -1.2, -1.3],
+                 dev_bleu=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
+    [row] = within_training.across_checkpoints([run]).to_dict("records")
+    assert row["pearson_rising"] == pytest.approx(1.0)
+    assert row["pearson_falling"] == pytest.approx(-1.0) and row["pearson"] > 0
+    shown = within_training.compact_correlations(table2(pd.DataFrame([row])))
+    assert shown["r from the best dev LL on"].tolist() == ["−1.00 to −1.00 (1)"]
+    assert within_training.compact_correlations(pd.DataFrame()).empty
