@@ -76,7 +76,8 @@ def orders(frame: pd.DataFrame, references: Sequence[str]) -> pd.DataFrame:
     rows: dict[tuple, dict] = {}
     for state, calibrated in zip(STATES, (False, True), strict=True) if len(frame) else ():
         drawn = resampled(frame, references, calibrated=calibrated)
-        for row in concordance(pairs(frame, {"strict": drawn})).to_dict("records"):
+        scored = frame.assign(strict=drawn.likelihood, bleu=drawn.bleu)
+        for row in concordance(pairs(scored, {"strict": drawn})).to_dict("records"):
             key = row["kind"], row["train_data"]
             shown = rows.setdefault(key, {"kind": row["kind"], "trained on": row["train_data"],
                                           "pairs": row["pairs"]})

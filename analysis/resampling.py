@@ -38,11 +38,14 @@ class Resamples:
 
     def averaged(self, groups: Int[np.ndarray, " models"]) -> "Resamples":
         """The mean of the models of each group (0, 1, ...; seeds of one system, say), in order."""
-        member = groups[:, None] == np.arange(groups.max(initial=-1) + 1)     # [models, groups]
-        mean = member / member.sum(axis=0)
-        return Resamples(*(getattr(self, name) @ mean for name in (
+        members = [groups == group for group in range(groups.max(initial=-1) + 1)]
+
+        def mean(values: np.ndarray) -> np.ndarray:  # what one group lacks is no other's loss
+            return np.stack([values[..., chosen].mean(axis=-1) for chosen in members], axis=-1)
+
+        return Resamples(*(mean(getattr(self, name)) for name in (
             "likelihood", "bleu", "likelihood_resampled", "bleu_resampled")),
-            slack=(np.zeros(len(groups)) + self.slack) @ mean)
+            slack=mean(np.zeros(len(groups)) + self.slack))
 
 
 def resample_runs(frame: pd.DataFrame, references: Sequence[str], *accountings: str,
@@ -67,6 +70,8 @@ def bootstrap(sentences: Sequence[pd.DataFrame], references: Sequence[str], *acc
     """Paired bootstrap over test sentences: every model is scored on the same resamples, under each
     accounting.
 
+    A model that finds a sentence impossible has no likelihood (NaN), as in metrics.json.
+
     sentences: one sentences.csv a model, in corpus order, all of one test set.
     references: the test set's target side, one line a sentence. It isn't kept in the runs.
     """
@@ -86,6 +91,7 @@ def bootstrap(sentences: Sequence[pd.DataFrame], references: Sequence[str], *acc
     for name in accountings:
         top, bottom = np.array([likelihood_terms(frame, name) for frame in sentences]
                                ).swapaxes(0, 1)
+        top[~np.isfinite(top).all(axis=1)] = np.nan
         result[name] = Resamples(
             top.sum(axis=1) / bottom.sum(axis=1), bleu, (weights @ top.T) / (weights @ bottom.T),
             bleu_resampled, np.array([bound_slack(frame, name) for frame in sentences]))

@@ -70,10 +70,11 @@ def reading(table: pd.DataFrame) -> str:
     both = [name for name in table.index if name in table.columns]
     if len(both) < 3:
         return f"{len(both)} models are too few to compare."
-    square = table.loc[both, both].to_numpy(np.float64)
-    own = np.diag(square)
-    others = (np.nansum(square, 0) - own) / (len(both) - 1)  # by the other scorers, each model's
-    best, worst, sure = others.argmax(), others.argmin(), (own - others).argmax()
+    square = table.loc[both, both].to_numpy(np.float64, copy=True)
+    own = np.diag(square).copy()
+    np.fill_diagonal(square, np.nan)
+    others = np.nanmean(square, 0)  # by the other scorers, each model's; NaN: all impossible
+    best, worst, sure = np.nanargmax(others), np.nanargmin(others), np.nanargmax(own - others)
     return (f"The other models find samples of {model_name(both[best])} the most probable "
             f"({signed(others[best], 2)} nats per token on average) and those of "
             f"{model_name(both[worst])} the least ({signed(others[worst], 2)}). "

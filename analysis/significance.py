@@ -109,8 +109,8 @@ def _paired_p(difference: float, resampled: Float[np.ndarray, " resamples"]) -> 
 
 def order_of(bleu: Sequence[float], likelihood: Sequence[float]) -> str:
     """Which of `ORDERS` two differences have, from the ends (low, high) of their intervals."""
-    if any(low <= 0 <= high for low, high in (bleu, likelihood)):
-        return "undecided"
+    if not all(low > 0 or high < 0 for low, high in (bleu, likelihood)):
+        return "undecided"  # as are unknown ends
     return "agree" if (bleu[0] > 0) == (likelihood[0] > 0) else "disagree"
 
 

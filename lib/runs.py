@@ -110,11 +110,18 @@ class RunFolder:
         return table.assign(hypothesis=table[column])
 
     def read_calibration(self) -> dict:
-        """What calibration.json holds; {} where there is none of the weights that were scored."""
-        content = read_json(self.calibration)
-        metrics, scored = self.read_metrics(), content.get("bleu", {})
-        same = (scored.get("step"), scored.get("dev_bleu")) == (metrics.step, metrics.dev_bleu)
-        return content if same else {}
+        """What calibration.json holds; {} where there is none of the weights, and the texts, that
+        were scored.
+        """
+        content, metrics = read_json(self.calibration), self.read_metrics()
+        scored, texts = content.get("bleu", {}), metrics.test_set
+        if (scored.get("step"), scored.get("dev_bleu")) != (metrics.step, metrics.dev_bleu) or (
+                content.get("references", texts.references), content.get("sources", texts.sources)
+                ) != (texts.references, texts.sources):
+            return {}
+        if content.get("ll", {}).get("step") != metrics.best_ll.get("step"):
+            content.pop("ll", None)  # another checkpoint has the best dev LL since
+        return content
 
     def read_history(self) -> pd.DataFrame:
         """history.csv, a row a validation: `step`, `seconds`, every term of the loss as `train_`

@@ -16,7 +16,8 @@ def sure(run: RunFolder, *, trained: float, tempered: float, by: str = "bleu") -
     """Give a checkpoint of a run `trained` nats a token and, at its temperature, `tempered`."""
     table = pd.read_csv(run.sentences)
     content = json.loads(run.calibration.read_text()) if run.calibration.exists() else {}
-    metrics = json.loads(run.metrics.read_text()) | {"step": 20, "dev_bleu": 1.0}
+    metrics = json.loads(run.metrics.read_text()) | {
+        "step": 20, "dev_bleu": 1.0, "best_ll": {"step": 10, "bleu": {}}}
     run.metrics.write_text(json.dumps(metrics))
     content |= {"samples": 1, by: {"step": 20 if by == "bleu" else 10, "dev_bleu": 1.0,
                                    "temperature": 1.5}}
@@ -73,9 +74,6 @@ def test_a_row_a_checkpoint_by_hand(frame):
 
 def test_the_verdict_counts_both_states(frame):
     run = frame["run"][0]
-    metrics = json.loads(run.metrics.read_text())
-    metrics |= {"best_ll": {"step": 10, "bleu": {}}}
-    run.metrics.write_text(json.dumps(metrics))
     table = pd.read_csv(run.sentences)
     sure(run, trained=1.0, tempered=1.5, by="ll")  # the better LL as trained, the worse at T
     for path in (run.sentences_ll, run.path / CALIBRATED["ll"]):

@@ -63,9 +63,13 @@ def test_the_best_trial_at_the_last_kl_weight_is_chosen_between_equals_by_likeli
     assert choice.choice(config) == {}
     for name, bleu, ll in zip(names, (3.0, 5.0, 5.0, 4.0), (-1.0, -3.0, -2.0, -1.0), strict=True):
         assert choice.choice(config) == {}  # not until all are there
-        write_rows(choice.trial_folder(config, name).history, [
-            {"step": 1, "dev_bleu": 90.0, "dev_ll": 0.0, "kl_weight": 0.5},
-            {"step": 2, "dev_bleu": bleu, "dev_ll": ll, "kl_weight": 1.0},
-            {"step": 3, "dev_bleu": bleu - 1, "dev_ll": 0.0, "kl_weight": 1.0}])
+        last = choice.trials(config)[name].training.steps
+        rows = [{"step": 1, "dev_bleu": 90.0, "dev_ll": 0.0, "kl_weight": 0.5},
+                {"step": 2, "dev_bleu": bleu, "dev_ll": ll, "kl_weight": 1.0},
+                {"step": last, "dev_bleu": bleu - 1, "dev_ll": 0.0, "kl_weight": 1.0}]
+        write_rows(choice.trial_folder(config, name).history, rows[:2])
+        assert choice.choice(config) == {}  # nor until each has ended
+        write_rows(choice.trial_folder(config, name).history, rows)
     assert choice.choice(config) == {
         "chosen": names[2], "trials": dict(zip(names, (3.0, 5.0, 5.0, 4.0), strict=True))}
+    assert choice.choice(load_config("ga_b", seed=2)) == {}  # whose trials are others

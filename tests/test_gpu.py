@@ -83,6 +83,14 @@ def test_what_would_not_end_in_time_is_not_begun(isolated, tmp_path):
     assert not touched.exists()
 
 
+def test_nothing_builds_on_what_the_clock_cut_off(isolated, capsys):
+    work = gpu.work_off([job("a", "raise SystemExit(75)"), job("b", after=("a",))], 2,
+                        time.monotonic() + 60)
+    assert work.cut_off == {"a"} and not work.took and not work.failed
+    assert [left.name for left in work.waiting] == ["b"]
+    assert "a: cut off" in capsys.readouterr().out
+
+
 def test_the_pace_is_that_of_all_that_has_ended(isolated, tmp_path):
     work = gpu._Work([], 2, time.monotonic() + 100, tmp_path, 0.0)
     work.planned, work.took = {"a": 10.0, "b": 10.0}, {"a": 30.0, "b": 10.0, "unplanned": 9.0}
@@ -98,7 +106,7 @@ def test_what_runs_over_is_stopped(isolated):
 def test_a_run_that_lacks_time_stops_training_and_is_scored(isolated, capsys):
     words = ["one", "--model", "tr_s", "--dataset", "toy", "--scale", "smoke", "--overrides",
              '{"steps": 1000, "validate_every": 4, "samples": 2, "mbr_samples": 0}']
-    assert gpu.main([*words, "--seconds", "0"]) == 0
+    assert gpu.main([*words, "--seconds", "0"]) == gpu.LATER
     metrics = RunFolder("toy", "smoke", "tr_s").read_metrics()
     assert (metrics.training["step"], metrics.training["ended_by"], metrics.step) == (4, "", 4)
 

@@ -29,6 +29,14 @@ def test_resampled_dev_sets_are_scored_as_they_would_be_alone(tmp_path):
             assert ll[drawn, place] == pytest.approx(nats, rel=1e-6)
 
 
+def test_an_impossible_dev_sentence_is_left_out_at_every_checkpoint():
+    kept, _ = made_up_validations(REFERENCES)
+    kept.log_prob[2, 7] = -np.inf
+    ll, _ = kept.resampled(np.ones((1, 60)))
+    rest = np.arange(60) != 7
+    np.testing.assert_allclose(ll[0], kept.log_prob[:, rest].sum(1) / kept.tokens[rest].sum())
+
+
 def test_validations_are_found_by_their_steps():
     kept, _ = made_up_validations(REFERENCES)
     late = kept.at([50, 30])

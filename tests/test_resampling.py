@@ -53,3 +53,13 @@ def test_resampled_runs_read_their_sentences(isolated):
     mbr = resampling.resample_runs(frame, references, "strict", resamples=50,
                                    hypotheses="hypothesis_mbr")
     np.testing.assert_allclose(mbr["strict"].bleu, frame["bleu_mbr"])
+
+
+def test_what_one_model_finds_impossible_costs_the_others_nothing():
+    frames = [scored_sentences(["a", "b"], [-1.0, last]) for last in (-2.0, -np.inf, -4.0)]
+    drawn = resampling.bootstrap(frames, ["a", "b"], "per_sentence", resamples=20)["per_sentence"]
+    np.testing.assert_array_equal(drawn.likelihood, [-1.5, np.nan, -2.5])
+    mean = drawn.averaged(np.array([0, 1, 0]))
+    np.testing.assert_array_equal(mean.likelihood, [-2.0, np.nan])
+    assert np.isfinite(mean.likelihood_resampled[:, 0]).all()
+    assert np.isnan(mean.likelihood_resampled[:, 1]).all()

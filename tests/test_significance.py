@@ -78,6 +78,7 @@ def test_orders_of_pairs_by_hand():
     assert table["kind"].value_counts().to_dict() == {
         "autoregressive, latent": 3, "Gaussian, flow": 2, "within families": 1}
     assert set(table["over"]) == {"sentences only"}
+    assert significance.order_of((1.0, 2.0), (np.nan, np.nan)) == "undecided"
     assert table.loc[("tr_s", "ga_b"), "bleu_delta"] == pytest.approx(10.0)
     assert table.loc[("fl_s", "fl_b"), "ll_delta"] == pytest.approx(-0.1)
 

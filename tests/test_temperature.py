@@ -99,6 +99,9 @@ def test_a_run_is_scored_at_its_temperature_once(isolated, monkeypatch):
     assert not np.allclose(calibrated["log_prob"], trained["log_prob"], rtol=1e-3)
     monkeypatch.setattr(module, "calibrate", lambda *_: pytest.fail("it is there already"))
     module.complete([config], progress=False)
+    for stale in ({"ll": {"step": 3}}, {"sources": "others"}):  # of another checkpoint; other texts
+        run.calibration.write_text(json.dumps(content | stale))
+        assert run.read_calibration() == ({} if "sources" in stale else content)
 
 
 def test_a_run_without_a_calibration_names_the_notebook(isolated):

@@ -97,6 +97,8 @@ def test_many_processes_share_the_trainings_alone():
     ({"overrides": {"steps": "many"}}, "steps = 'many' must be of type int"),
     ({"seeds": "one"}, "seeds = 'one' must be of type int"),
     ({"models": "tr_s ga_b", "students": "tr_b"}, "students: unknown model 'tr_b'"),
+    ({"models": "tr_s", "seeded": "tr-s"}, "seeded: unknown model 'tr-s': did you mean tr_s"),
+    ({"seeded_data": "rwa"}, "seeded_data: unknown training text 'rwa': did you mean raw"),
 ])
 def test_what_cannot_be_run_is_refused_before_anything_starts(values, message):
     with pytest.raises(ConfigError, match=message):

@@ -148,25 +148,32 @@ class _TimeIsUp(Exception):
     """Training ends here, at a validation; its best weights so far are scored."""
 
 
-def one(asked: argparse.Namespace) -> None:
-    """Train and score one run, or translate the training set; what is done isn't done again."""
+def one(asked: argparse.Namespace) -> int:
+    """Train and score one run, or translate the training set; what is done isn't done again.
+
+    Returns 0, or `LATER` for a training that the clock cut off: scored as it is, to be gone on
+    with before anything builds on it.
+    """
     config = load_config(asked.model, asked.dataset, asked.scale, asked.seed, asked.train_data,
                          **asked.overrides)
     if asked.translation:
         distil(config)
-        return
+        return 0
     started = time.perf_counter()
-    _train(config, started + asked.seconds)
+    trainer = _train(config, started + asked.seconds)
     trained, folder = time.perf_counter(), run_folder(config)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    best = checkpoints.load(folder.best, folder.train_command)["step"]
-    if read_json(folder.metrics).get("step") != best:
+    best, scored = checkpoints.load(folder.best, folder.train_command), read_json(folder.metrics)
+    if (scored.get("step"), scored.get("dev_bleu"), scored.get("training", {}).get("step")) != (
+            best["step"], best["dev_bleu"], trainer.step):
         evaluate(config, progress=False)
-    print(f"trained {trained - started:.0f} s, scored {time.perf_counter() - trained:.0f} s")
+    print(f"trained {trained - started:.0f} s{'' if trainer.finished else ' of more'}, "
+          f"scored {time.perf_counter() - trained:.0f} s")
+    return 0 if trainer.finished else LATER
 
 
-def _train(config: Config, end: float) -> None:
+def _train(config: Config, end: float) -> Trainer:
     """Train a run, or go on, until it is finished or a validation comes after `end`."""
     trainer = Trainer(config, progress=False)
 
@@ -176,6 +183,7 @@ def _train(config: Config, end: float) -> None:
 
     with contextlib.suppress(_TimeIsUp):
         trainer.run(check)
+    return trainer
 
 
 # ---- several jobs at a time, until the clock runs out ----
@@ -190,6 +198,7 @@ class _Work:
         self.running: dict[str, tuple[Job, subprocess.Popen, float]] = {}
         self.took: dict[str, float] = {}
         self.failed: dict[str, str] = {}
+        self.cut_off: set[str] = set()  # scored as they are, and not to be built on
         self.planned: dict[str, float] = {}  # seconds by the plan, of what has ended
 
     def log(self, name: str) -> Path:
@@ -234,7 +243,10 @@ class _Work:
             seconds = time.monotonic() - since
             lines = self.log(name).read_text(errors="replace").split("\n")
             last = next((line for line in reversed(lines) if line.strip()), "")
-            if process.returncode:
+            if process.returncode == LATER:
+                self.cut_off.add(name)
+                print(f"  {name}: cut off after {seconds:.0f} s ({last})", flush=True)
+            elif process.returncode:
                 self.failed[name] = last
                 print(f"  {name}: failed after {seconds:.0f} s: {last}", flush=True)
             else:
@@ -317,7 +329,7 @@ def pack(folder: Path, weights: Sequence[str] = (), largest: int = 15 * MIB) -> 
         groups.append([run.path / name for name in KEPT] + [run.best] * (run.model in weights))
     groups.append(sorted((root / "bench").glob("*")))
     groups.append([path for name in ("config.json", "history.csv")
-                   for path in sorted((root / "search").glob(f"*/*/*/*/{name}"))])
+                   for path in sorted((root / "search").glob(f"*/*/*/*/*/{name}"))])
     groups += [sorted(made.glob("*")) for made in sorted((root / "distilled").glob("*/*/*"))]
     folder.mkdir(parents=True, exist_ok=True)
     archives: list[Path] = []
@@ -416,7 +428,8 @@ def _begin_runs(jobs: Sequence[Job], asked: argparse.Namespace, end: float) -> b
     with shared_card(asked.side_by_side):
         work = work_off(jobs, asked.side_by_side, end, asked.spare)
     print(f"runs: {time.monotonic() - started:.0f} s; {len(work.took)} of {len(jobs)} jobs ended "
-          f"well, {len(work.failed)} failed, {len(work.running)} were stopped, "
+          f"well, {len(work.cut_off)} were cut off and scored, {len(work.failed)} failed, "
+          f"{len(work.running)} were stopped, "
           f"{len(work.waiting)} not begun", flush=True)
     return len(work.took) == len(jobs)
 
@@ -427,8 +440,7 @@ def main(words: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if words[:1] == ["one"]:
-            one(_job_arguments(words[1:]))
-            return 0
+            return one(_job_arguments(words[1:]))
         asked = _arguments(words)
         if asked.cpu:  # never over results that are there
             os.environ.setdefault("DISCREPANCY_OUTPUTS", str(cache_root() / "rehearsal"))

@@ -202,7 +202,8 @@ def read_samples(config: Config, wanted: SampleSettings) -> pd.DataFrame | None:
                             na_values={"upper": [""]}, dtype={"text": str, "draws": str})
         made = SampleSettings(**head["settings"])
         metrics = folder.read_metrics()
-        same = (head["step"], head["dev_bleu"]) == (metrics.step, metrics.dev_bleu)
+        same = (head["step"], head["dev_bleu"]) == (metrics.step, metrics.dev_bleu) and head.get(
+            "sources", "") in ("", metrics.test_set.sources)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise DataError(f"the samples in {folder.path} are damaged ({error!r}): remove samples.csv "
                         "and samples.json there") from error

@@ -65,8 +65,10 @@ def calibrate(config: Config, samples: int = SAMPLES, progress: bool = True) -> 
     Errors: DataError for a run that isn't evaluated, CheckpointError from `load_run`.
     """
     folder = run_folder(config)
-    metrics, setting = folder.read_metrics(), config.evaluation.headline
-    content = {"samples": min(samples, metrics.log_likelihood["strict"].samples)}
+    metrics = folder.read_metrics()
+    setting, texts = metrics.headline, metrics.test_set
+    content = {"samples": min(samples, metrics.log_likelihood["strict"].samples),
+               "references": texts.references, "sources": texts.sources}
     for by in CALIBRATED:
         if by == "ll" and not (folder.sentences_ll.exists() and folder.best_ll.exists()):
             continue
@@ -85,10 +87,14 @@ def calibrate(config: Config, samples: int = SAMPLES, progress: bool = True) -> 
 
 
 def complete(configs: Iterable[Config], samples: int = SAMPLES, progress: bool = True) -> None:
-    """Calibrate those evaluated runs whose weights are here and that have not been."""
+    """Calibrate those evaluated runs whose weights are here and that have not been, with as many
+    samples and both checkpoints.
+    """
     for config in configs:
         folder = run_folder(config)
         if not (folder.metrics.exists() and folder.best.exists()):
             continue
-        if not folder.read_calibration():
+        content, most = folder.read_calibration(), folder.read_metrics().log_likelihood["strict"]
+        lacking = folder.sentences_ll.exists() and folder.best_ll.exists() and "ll" not in content
+        if lacking or content.get("samples", 0) < min(samples, most.samples):
             calibrate(config, samples, progress)

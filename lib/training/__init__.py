@@ -199,8 +199,8 @@ class Trainer:
         for by, path in self._kept_files().items():
             if not self.best_row(by):
                 path.unlink(missing_ok=True)  # of an earlier KL weight
-            elif not path.exists():
-                self._restore(by, path)
+            elif by in self.kept or not path.exists():
+                self._restore(by, path)  # also over one of a validation that last.pt doesn't know
 
     def _nothing_is_left(self) -> bool:
         """Whether the run is finished and all of its files are there: it is then only described."""

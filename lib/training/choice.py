@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lib.config import Config, Training, load_config, read_yaml, unknown
 from lib.errors import ConfigError
+from lib.objectives import kl_weight
 from lib.paths import PARAMS, outputs_root
 from lib.runs import RunFolder
 from lib.training import history
@@ -23,14 +24,15 @@ _SETTINGS = [field.name for field in dataclasses.fields(Training)]
 
 @dataclass(frozen=True)
 class TrialFolder(RunFolder):
-    """A trial's folder, `search/<dataset>/<scale>/<model>/<trial>/` below the outputs."""
+    """A trial's folder, `search/<dataset>/<scale>/<model>/s<seed>/<trial>/` in the outputs."""
 
     trial: str = ""
 
     @property
     def path(self) -> Path:
         """The trial's folder."""
-        return (outputs_root() / "search" / self.dataset / self.scale / self.model / self.trial)
+        return (outputs_root() / "search" / self.dataset / self.scale / self.model /
+                f"s{self.seed}" / self.trial)
 
 
 def trials(config: Config) -> dict[str, Config]:
@@ -60,21 +62,27 @@ def trials(config: Config) -> dict[str, Config]:
 
 def trial_folder(config: Config, trial: str) -> TrialFolder:
     """Where a trial for a model lies."""
-    return TrialFolder(config.dataset.name, config.scale, config.model, trial=trial)
+    return TrialFolder(config.dataset.name, config.scale, config.model, seed=config.seed,
+                       trial=trial)
 
 
 def choice(config: Config) -> dict:
-    """The `chosen` trial, and the best dev BLEU of each in `trials`; {} until all are there.
+    """The `chosen` trial, and the best dev BLEU of each in `trials`; {} until all have ended.
 
     Between equal BLEU the better dev LL decides, then the order of the file.
     """
     scores = {}
-    for trial in trials(config) if (PARAMS / "search" / f"{config.scale}.yaml").exists() else ():
-        rows = history.read_rows(trial_folder(config, trial).history)
-        at_full_weight = [(float(row["dev_bleu"]), float(row["dev_ll"])) for row in rows
-                          if row["kl_weight"] == rows[-1]["kl_weight"]]
-        if not at_full_weight:
+    there = (PARAMS / "search" / f"{config.scale}.yaml").exists()
+    for trial, of in trials(config).items() if there else ():
+        settings = of.training
+        last_weight = kl_weight(settings.steps, settings.kl_start, settings.kl_ramp)
+        rows = [{name: float(row[name]) for name in ("step", "dev_bleu", "dev_ll", "kl_weight")}
+                for row in history.read_rows(trial_folder(config, trial).history)]
+        ended = rows and (rows[-1]["step"] >= settings.steps
+                          or 0 < settings.patience <= history.stale(rows, last_weight))
+        if not ended:
             return {}
-        scores[trial] = max(at_full_weight)
+        scores[trial] = max((row["dev_bleu"], row["dev_ll"]) for row in rows
+                            if row["kl_weight"] == last_weight)
     return {"chosen": max(scores, key=scores.__getitem__),
             "trials": {trial: bleu for trial, (bleu, _) in scores.items()}} if scores else {}

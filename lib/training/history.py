@@ -83,8 +83,12 @@ class Validations:
     def resampled(self, weights: Num[np.ndarray, "resamples sentences"],
                   ) -> tuple[Float[np.ndarray, "resamples validations"],
                              Float[np.ndarray, "resamples validations"]]:
-        """Dev LL (strict, nats per token) and dev BLEU of each resample of the dev sentences."""
-        ll = (weights @ self.log_prob.T) / (weights @ self.tokens)[:, None]
+        """Dev LL (strict, nats per token) and dev BLEU of each resample of the dev sentences; LL
+        without those that any of the validations finds impossible.
+        """
+        possible = np.isfinite(self.log_prob).all(axis=0)
+        drawn = weights[:, possible]
+        ll = (drawn @ self.log_prob[:, possible].T) / (drawn @ self.tokens[possible])[:, None]
         summed = np.einsum("rs,vsc->rvc", weights, self.counts, optimize=True)
         return ll, bleu_from_counts(summed)
 

@@ -96,9 +96,12 @@ class Grid:
         for name in ("models", "train_data", "seeds", "accountings"):
             if not getattr(grid, name):
                 raise ConfigError(f"grid: {name} is empty, name at least one")
-        for name in grid.students:
-            if name not in grid.models:
-                raise ConfigError(f"grid: students: {unknown('model', name, grid.models)}")
+        for names, kind, known in (("students", "model", grid.models),
+                                   ("seeded", "model", grid.models),
+                                   ("seeded_data", "training text", grid.train_data)):
+            for name in getattr(grid, names):
+                if name not in known:
+                    raise ConfigError(f"grid: {names}: {unknown(kind, name, known)}")
         if grid.processes < 1:
             raise ConfigError(f"grid: processes is {grid.processes}, must be 1 or more")
         if grid.gpus not in (0, 1):
