@@ -68,25 +68,19 @@ class Architecture:
     decoder_layers: int
     d_latent: int = 0  # channels of z per position; a multiple of 32 for a flow
     posterior_layers: int = 0  # layers of q(z|y,x), and of the Gaussian prior
-    prior: str = "none"  # none | standard | gaussian | flow
     flow_steps: tuple[int, ...] = ()  # flow steps a level
     flow_plans: tuple[str, ...] = ("cat", "cat", "ca")  # splits of one step, a level
     flow_d_filter: int = 0  # feed-forward width inside the couplings
     flow_heads: int = 0  # attention heads inside the couplings
-    coupling: str = "affine"  # affine | additive
     decoder_d_filter: int = 0  # feed-forward width of the decoder alone; 0: d_filter
     upsampling: int = 0  # lambda: vertices of a graph, or frames, for each source subword
 
     def __post_init__(self):
         _choice(self, "family", tuple(FAMILIES.values()))
-        _choice(self, "prior", ("none", "standard", "gaussian", "flow"))
-        _choice(self, "coupling", ("affine", "additive"))
         check_least(self, d_model=1, d_filter=1, heads=1, encoder_layers=1, decoder_layers=1,
                     decoder_d_filter=0)
         if self.d_model % self.heads:
             raise ConfigError(f"d_model = {self.d_model} is not a multiple of heads = {self.heads}")
-        if (self.prior == "none") != (self.family not in ("gaussian", "flow")):
-            raise ConfigError(f"prior = {self.prior} doesn't fit family = {self.family}")
         least = {"dag": 2, "ctc": 1}.get(self.family)  # a graph has a first and a last vertex
         if (self.upsampling < least) if least else self.upsampling:
             needed = f"{least} or more" if least else "0"
@@ -95,9 +89,9 @@ class Architecture:
         if self.decoder_d_filter and self.family in OF_THE_PAPER:
             raise ConfigError(f"decoder_d_filter = {self.decoder_d_filter} doesn't fit family = "
                               f"{self.family}: d_filter is that of all its layers")
-        if self.prior != "none":
+        if self.family in LATENT:
             check_least(self, d_latent=1, posterior_layers=1)
-        if self.prior == "flow":
+        if self.family == "flow":
             self._check_flow()
 
     def _check_flow(self):
