@@ -25,9 +25,8 @@ __all__ = [
 MODELS = ("tr_s", "tr_b", "tr_l", "ga_b", "ga_l", "fl_s", "fl_b", "fl_l",
           "tr_d", "na_b", "da_b", "dp_b", "ct_b", "md_b")
 SCALES = ("smoke", "small", "mini", "long", "paper")
-OBJECTIVES = dict.fromkeys(("dag", "ctc"), ("marginal", "best_path"))  # families with a choice
+OBJECTIVES = {"dag": ("marginal", "best_path"), "ctc": ("marginal",)}  # families with paths
 OF_THE_PAPER = ("autoregressive", "gaussian", "flow")
-GLANCING = ("independent", "dag", "ctc")  # families that can train by it
 TOKENIZERS = ("13a", "char", "intl", "ja-mecab", "ko-mecab", "none", "zh")
 """SacreBLEU's tokenisers, without those that download a model."""
 OF_LANGUAGE = {"zh": "zh", "zho": "zh", "cmn": "zh", "ja": "ja-mecab", "jpn": "ja-mecab",
@@ -123,8 +122,7 @@ class Training:
     dropout: float
     validate_every: int  # steps between validations and checkpoints
     label_smoothing: float = 0.0
-    objective: str = ""  # dag, ctc: marginal | best_path; others have no choice
-    glancing: float = 0.0  # share of the wrong subwords that the decoder is shown; 0: none
+    objective: str = ""  # dag: marginal | best_path; ctc: marginal; others have no choice
     adam_betas: tuple[float, ...] = (0.9, 0.98)
     adam_epsilon: float = 1e-9
     clip_norm: float = 1.0  # global gradient norm
@@ -148,7 +146,7 @@ class Training:
         check_least(self, steps=1, batch_tokens=1, validate_every=1, dev_sentences=1, dev_samples=1,
                     accumulate=1, warmup_steps=1, kl_start=0, kl_ramp=0, patience=0,
                     dev_refinement=0, posterior_penalty=0)
-        for name in ("dropout", "label_smoothing", "average", "glancing"):
+        for name in ("dropout", "label_smoothing", "average"):
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise ConfigError(f"{name} = {value} lies outside [0, 1)")
@@ -255,19 +253,15 @@ class Config:
         if training.objective not in objectives:
             choice = " | ".join(objectives) or "no choice: leave it out"
             raise ConfigError(f"objective = '{training.objective}': family {family} has {choice}")
-        if training.glancing and family not in GLANCING:
-            raise ConfigError(f"glancing = {training.glancing}: family {family} can't train by it, "
-                              f"{', '.join(GLANCING)} can")
         if training.label_smoothing and family not in OF_THE_PAPER:
             raise ConfigError(f"label_smoothing = {training.label_smoothing}: family {family} sums "
                               "over paths or orders, which smoothed terms don't make a bound of")
 
     @property
     def objective(self) -> str:
-        """What training minimises, in words; glancing is an objective of its own."""
+        """What training minimises, in words."""
         own = {"gaussian": "ELBO", "flow": "ELBO", "masked": "ELBO"}
-        named = self.training.objective or own.get(self.architecture.family, "likelihood")
-        return named + (f", glancing {self.training.glancing:g}" if self.training.glancing else "")
+        return self.training.objective or own.get(self.architecture.family, "likelihood")
 
     def as_dict(self) -> dict:
         """Plain Python, as written to config.json: the teacher and the tokeniser (if not 13a) where
