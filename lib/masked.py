@@ -30,7 +30,7 @@ from lib.lengths import MULTIPLE, endings
 from lib.likelihood import LogProbTerms
 from lib.subword import EOS
 
-__all__ = ["MaskedModel", "most_confident"]
+__all__ = ["MaskedModel"]
 
 
 class MaskedModel(FillingModel):
@@ -39,7 +39,7 @@ class MaskedModel(FillingModel):
     multiple = MULTIPLE
     likelihood = "bound"
     decoding = "unmasking"
-    procedures = ("unmask", "sample", "confident")
+    procedures = ("unmask", "sample")
     dev_search = "mT"
 
     def subwords(self, memory: Memory, ids: Int[Tensor, "rows length"],
@@ -127,7 +127,7 @@ class MaskedModel(FillingModel):
         known, total = torch.zeros_like(real), torch.zeros(len(real)).double().to(real.device)
         for _ in range(real.shape[1]):
             emissions = self.subwords(memory, batch.target, known, real)
-            which = most_confident(emissions, known, real)
+            which = _most_confident(emissions, known, real)
             log_prob = emissions.log_prob_at(batch.target).gather(1, which)[:, 0].double()
             left = (real & ~known).any(1)
             total += log_prob.masked_fill(~left, 0.0)
@@ -135,8 +135,8 @@ class MaskedModel(FillingModel):
         return total
 
 
-def most_confident(emissions: Emissions, known: Bool[Tensor, "rows length"],
-                   real: Bool[Tensor, "rows length"]) -> Int[Tensor, "rows 1"]:
+def _most_confident(emissions: Emissions, known: Bool[Tensor, "rows length"],
+                    real: Bool[Tensor, "rows length"]) -> Int[Tensor, "rows 1"]:
     """The unknown position whose most probable subword is most probable; of equal ones the first.
 
     Rows without an unknown position give any.

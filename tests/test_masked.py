@@ -160,4 +160,4 @@ def test_the_most_confident_position_is_the_first_of_equal_ones(model):
     with torch.no_grad():
         model.embedding.weight.zero_()  # all subwords alike: those that can't be EOS are surer
     found = model.subwords(memory, batch.target, known, real)
-    assert module.most_confident(found, known, real).tolist() == [[0]]
+    assert module._most_confident(found, known, real).tolist() == [[0]]
