@@ -25,9 +25,8 @@ __all__ = [
 MODELS = ("tr_s", "tr_b", "tr_l", "ga_b", "ga_l", "fl_s", "fl_b", "fl_l",
           "tr_d", "na_b", "da_b", "dp_b", "ct_b", "md_b")
 SCALES = ("smoke", "small", "mini", "long", "paper")
-OBJECTIVES = dict.fromkeys(("dag", "ctc"), ("marginal", "best_path"))  # families with a choice
+OBJECTIVES = {"dag": ("marginal", "best_path"), "ctc": ("marginal",)}  # families with paths
 OF_THE_PAPER = ("autoregressive", "gaussian", "flow")
-GLANCING = ("independent", "dag", "ctc")  # families that can train by it
 TOKENIZERS = ("13a", "char", "intl", "ja-mecab", "ko-mecab", "none", "zh")
 """SacreBLEU's tokenisers, without those that download a model."""
 OF_LANGUAGE = {"zh": "zh", "zho": "zh", "cmn": "zh", "ja": "ja-mecab", "jpn": "ja-mecab",
@@ -68,25 +67,19 @@ class Architecture:
     decoder_layers: int
     d_latent: int = 0  # channels of z per position; a multiple of 32 for a flow
     posterior_layers: int = 0  # layers of q(z|y,x), and of the Gaussian prior
-    prior: str = "none"  # none | standard | gaussian | flow
     flow_steps: tuple[int, ...] = ()  # flow steps a level
     flow_plans: tuple[str, ...] = ("cat", "cat", "ca")  # splits of one step, a level
     flow_d_filter: int = 0  # feed-forward width inside the couplings
     flow_heads: int = 0  # attention heads inside the couplings
-    coupling: str = "affine"  # affine | additive
     decoder_d_filter: int = 0  # feed-forward width of the decoder alone; 0: d_filter
     upsampling: int = 0  # lambda: vertices of a graph, or frames, for each source subword
 
     def __post_init__(self):
         _choice(self, "family", tuple(FAMILIES.values()))
-        _choice(self, "prior", ("none", "standard", "gaussian", "flow"))
-        _choice(self, "coupling", ("affine", "additive"))
         check_least(self, d_model=1, d_filter=1, heads=1, encoder_layers=1, decoder_layers=1,
                     decoder_d_filter=0)
         if self.d_model % self.heads:
             raise ConfigError(f"d_model = {self.d_model} is not a multiple of heads = {self.heads}")
-        if (self.prior == "none") != (self.family not in ("gaussian", "flow")):
-            raise ConfigError(f"prior = {self.prior} doesn't fit family = {self.family}")
         least = {"dag": 2, "ctc": 1}.get(self.family)  # a graph has a first and a last vertex
         if (self.upsampling < least) if least else self.upsampling:
             needed = f"{least} or more" if least else "0"
@@ -95,9 +88,9 @@ class Architecture:
         if self.decoder_d_filter and self.family in OF_THE_PAPER:
             raise ConfigError(f"decoder_d_filter = {self.decoder_d_filter} doesn't fit family = "
                               f"{self.family}: d_filter is that of all its layers")
-        if self.prior != "none":
+        if self.family in LATENT:
             check_least(self, d_latent=1, posterior_layers=1)
-        if self.prior == "flow":
+        if self.family == "flow":
             self._check_flow()
 
     def _check_flow(self):
@@ -129,8 +122,7 @@ class Training:
     dropout: float
     validate_every: int  # steps between validations and checkpoints
     label_smoothing: float = 0.0
-    objective: str = ""  # dag, ctc: marginal | best_path; others have no choice
-    glancing: float = 0.0  # share of the wrong subwords that the decoder is shown; 0: none
+    objective: str = ""  # dag: marginal | best_path; ctc: marginal; others have no choice
     adam_betas: tuple[float, ...] = (0.9, 0.98)
     adam_epsilon: float = 1e-9
     clip_norm: float = 1.0  # global gradient norm
@@ -154,7 +146,7 @@ class Training:
         check_least(self, steps=1, batch_tokens=1, validate_every=1, dev_sentences=1, dev_samples=1,
                     accumulate=1, warmup_steps=1, kl_start=0, kl_ramp=0, patience=0,
                     dev_refinement=0, posterior_penalty=0)
-        for name in ("dropout", "label_smoothing", "average", "glancing"):
+        for name in ("dropout", "label_smoothing", "average"):
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise ConfigError(f"{name} = {value} lies outside [0, 1)")
@@ -261,19 +253,15 @@ class Config:
         if training.objective not in objectives:
             choice = " | ".join(objectives) or "no choice: leave it out"
             raise ConfigError(f"objective = '{training.objective}': family {family} has {choice}")
-        if training.glancing and family not in GLANCING:
-            raise ConfigError(f"glancing = {training.glancing}: family {family} can't train by it, "
-                              f"{', '.join(GLANCING)} can")
         if training.label_smoothing and family not in OF_THE_PAPER:
             raise ConfigError(f"label_smoothing = {training.label_smoothing}: family {family} sums "
                               "over paths or orders, which smoothed terms don't make a bound of")
 
     @property
     def objective(self) -> str:
-        """What training minimises, in words; glancing is an objective of its own."""
+        """What training minimises, in words."""
         own = {"gaussian": "ELBO", "flow": "ELBO", "masked": "ELBO"}
-        named = self.training.objective or own.get(self.architecture.family, "likelihood")
-        return named + (f", glancing {self.training.glancing:g}" if self.training.glancing else "")
+        return self.training.objective or own.get(self.architecture.family, "likelihood")
 
     def as_dict(self) -> dict:
         """Plain Python, as written to config.json: the teacher and the tokeniser (if not 13a) where

@@ -19,7 +19,7 @@ from torch import Tensor
 from lib.batching import Batch, Tokenised
 from lib.emissions import Emissions
 from lib.layers import Memory
-from lib.likelihood.path_sums import alignments_log_prob, best_alignment
+from lib.likelihood.path_sums import alignments_log_prob
 from lib.subword import EOS
 from lib.upsampling import UpsampledModel, word_counts
 
@@ -44,39 +44,22 @@ class CtcModel(UpsampledModel):
     procedures = ("greedy", "beam", "sample")
     dev_search = "beam4"  # where several wordings are likely, the best frame is often the blank
 
-    def frames(self, memory: Memory, shown: Tensor | None = None) -> Frames:
-        """The frames of the encoded sources; `shown` is the decoder's input where glancing is."""
+    def frames(self, memory: Memory) -> Frames:
+        """The frames of the encoded sources."""
         count, real = self.slots(memory)
-        states = self.slot_states(memory, real, shown)
-        return Frames(self.emissions(states, first=BLANK), count, real)
+        return Frames(self.emissions(self.slot_states(memory, real), first=BLANK), count, real)
 
-    def path_sums(self, memory: Memory, batch: Batch, shown: Tensor | None = None,
-                  ) -> Callable[..., Float[Tensor, " batch"]]:
-        """log p(y|x), all alignments summed, or of the best one."""
-        frames = self.frames(memory, shown)
-        blank, emissions = self._columns(frames, batch)
+    def path_sums(self, memory: Memory, batch: Batch) -> Callable[..., Float[Tensor, " batch"]]:
+        """log p(y|x), all alignments summed."""
+        frames = self.frames(memory)
+        # the target's EOS is the blank
+        ids = torch.cat([torch.full_like(batch.target[:, :1], BLANK), batch.target], 1)
+        columns = frames.emissions.log_prob(ids)
+        blank, emissions = columns[..., 0], columns[..., 1:]
         if not torch.is_grad_enabled():
             blank, emissions = blank.double(), emissions.double()
         return partial(alignments_log_prob, blank, emissions, _repeated(batch.target),
                        word_counts(batch), frames.count)
-
-    def best_slots(self, memory: Memory, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Which target subword each frame emits in the best alignment, and its favourite."""
-        frames = self.frames(memory)
-        used = best_alignment(*self._columns(frames, batch), _repeated(batch.target),
-                              word_counts(batch), frames.count)
-        emitted = used.argmax(2).masked_fill(used.amax(2) < 0.5, -1)
-        return emitted, frames.emissions.best()[1]
-
-    @staticmethod
-    def _columns(frames: Frames, batch: Batch) -> tuple[Tensor, Tensor]:
-        """log p of the blank [batch, frames], and of each target subword [batch, frames, length].
-
-        The target's EOS is the blank.
-        """
-        ids = torch.cat([torch.full_like(batch.target[:, :1], BLANK), batch.target], 1)
-        columns = frames.emissions.log_prob(ids)
-        return columns[..., 0], columns[..., 1:]
 
     @staticmethod
     def needed(data: Tokenised) -> np.ndarray:

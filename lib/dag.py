@@ -26,7 +26,7 @@ from lib.config import Architecture
 from lib.distributions import exact
 from lib.emissions import Emissions
 from lib.layers import Memory
-from lib.likelihood.path_sums import NOTHING, best_path, paths_log_prob
+from lib.likelihood.path_sums import NOTHING, paths_log_prob
 from lib.upsampling import UpsampledModel, word_counts
 
 __all__ = ["DagModel", "Graph", "Transitions"]
@@ -87,32 +87,19 @@ class DagModel(UpsampledModel):
         for layer in (self.transitions.query_key, self.transitions.gate):
             layer.weight.div_(factor)
 
-    def graph(self, memory: Memory, shown: Tensor | None = None) -> Graph:
-        """The graphs of the encoded sources; `shown` is the decoder's input where glancing is."""
+    def graph(self, memory: Memory) -> Graph:
+        """The graphs of the encoded sources."""
         vertices, real = self.slots(memory)
-        states = self.slot_states(memory, real, shown)
+        states = self.slot_states(memory, real)
         return Graph(self.transitions(states, real), self.emissions(states), vertices, real)
 
-    def path_sums(self, memory: Memory, batch: Batch, shown: Tensor | None = None,
-                  ) -> Callable[..., Float[Tensor, " batch"]]:
+    def path_sums(self, memory: Memory, batch: Batch) -> Callable[..., Float[Tensor, " batch"]]:
         """log p(y|x), all paths summed, or of the best one."""
-        graph = self.graph(memory, shown)
+        graph = self.graph(memory)
         parts = graph.transitions, graph.emissions.log_prob(batch.target)
         if not torch.is_grad_enabled():
             parts = tuple(part.double() for part in parts)
         return partial(paths_log_prob, *parts, word_counts(batch), graph.vertices)
-
-    def best_slots(self, memory: Memory, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Which target subword each vertex emits on the best path, and each one's favourite."""
-        graph, words = self.graph(memory), word_counts(batch)
-        path = best_path(graph.transitions, graph.emissions.log_prob(batch.target), words,
-                         graph.vertices)
-        at = torch.arange(path.shape[1], device=path.device)
-        emitted = torch.full(graph.real.shape, -1, device=path.device)
-        # beyond the length to vertex 0, which emits nothing
-        emitted.scatter_(1, path.masked_fill(at >= words[:, None], 0), at.expand_as(path))
-        emitted[:, 0].fill_(-1)
-        return emitted, graph.emissions.best()[1]
 
     @staticmethod
     def needed(data: Tokenised) -> np.ndarray:

@@ -12,7 +12,7 @@ from lib.lengths import LengthPredictor
 from lib.protocol import Model
 from lib.subword import BOS
 
-__all__ = ["UNKNOWN", "FillingModel", "glanced", "real_positions"]
+__all__ = ["UNKNOWN", "FillingModel", "real_positions"]
 
 UNKNOWN = BOS  # what the decoder sees where it knows no subword; no target holds it
 
@@ -38,17 +38,6 @@ class FillingModel(Model):
     def emissions(self, states: Float[Tensor, "rows length d_model"], **what) -> Emissions:
         """What the states emit; `what` are further fields of `Emissions`."""
         return Emissions(states, self.embedding.weight, output=self.output, **what)
-
-
-def glanced(predicted: Int[Tensor, "batch length"], target: Int[Tensor, "batch length"],
-            real: Bool[Tensor, "batch length"], share: float) -> Bool[Tensor, "batch length"]:
-    """Which target subwords the decoder is shown: at random, `share` times those predicted wrong.
-
-    Glancing training, Qian et al. (2021), section 3: a curriculum, not maximum likelihood.
-    """
-    wrong = ((predicted != target) & real).sum(1, keepdim=True)
-    order = torch.rand(real.shape, device=real.device).masked_fill(~real, 2.0).argsort(1)
-    return (order.argsort(1) < (share * wrong).round()) & real
 
 
 def real_positions(batch: Batch) -> Bool[Tensor, "batch length"]:

@@ -150,18 +150,18 @@ class Coupling(nn.Module):
 
     Shift and raw scale come from one Transformer decoder layer as wide as z_a that reads the
     source, and a weight-normalised linear layer that starts at zero. `split` is c (halves of the
-    channels), a (alternate channels) or t (even and odd times). An additive coupling has scale 1.
+    channels), a (alternate channels) or t (even and odd times).
     """
 
     compiled = "_states"
 
-    def __init__(self, channels: int, split: str, heads: int, d_filter: int, kind: str = "affine"):
+    def __init__(self, channels: int, split: str, heads: int, d_filter: int):
         super().__init__()
-        self.split, self.kind = split, kind
+        self.split = split
         self.width = channels if split == "t" else channels // 2
         self.layer = DecoderLayer(self.width, d_filter, heads, dropout=0.0)
         self.norm = Norm(self.width)
-        self.out = WeightNormLinear(self.width, self.width * (2 if kind == "affine" else 1))
+        self.out = WeightNormLinear(self.width, 2 * self.width)
 
     def _network(self, x: Tensor, condition: Condition) -> Tensor:
         """Shift and raw scale side by side, from the half that stays with positions added."""
@@ -185,21 +185,14 @@ class Coupling(nn.Module):
 
     def forward(self, z: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """Density direction."""
-        if self.kind == "affine":
-            x, z = split_off(z, self.split, self._positions(z))
-            out = self._network(x, condition)
-            return affine(z, out, self._moved_mask(condition), self.split)
-        kept, moved = take_apart(z, self.split)
-        out = self._network(kept + self._positions(z), condition)
-        eps = put_together(kept, moved + out.to(z.dtype), self.split)
-        return eps, z.new_zeros(z.shape[0])
+        x, z = split_off(z, self.split, self._positions(z))
+        out = self._network(x, condition)
+        return affine(z, out, self._moved_mask(condition), self.split)
 
     def inverse(self, eps: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """Sampling direction."""
         kept, moved = take_apart(eps, self.split)
         out = self._network(kept + self._positions(eps), condition).to(eps.dtype)
-        if self.kind == "additive":
-            return put_together(kept, moved - out, self.split), eps.new_zeros(eps.shape[0])
         shift, raw = out.chunk(2, -1)
         log_scale = F.logsigmoid(raw + 2.0)
         z = put_together(kept, moved * (-log_scale).exp() - shift, self.split)
@@ -218,7 +211,7 @@ class Glow(nn.Module):
     """
 
     def __init__(self, channels: int, d_source: int, steps: tuple[int, ...],
-                 plans: tuple[str, ...], heads: int, d_filter: int, kind: str = "affine"):
+                 plans: tuple[str, ...], heads: int, d_filter: int):
         super().__init__()
         self.levels = nn.ModuleList()
         for level, (count, plan) in enumerate(zip(steps, plans, strict=True)):
@@ -227,9 +220,9 @@ class Glow(nn.Module):
                 layers.append(ActNorm(channels))
                 if split != "t":
                     layers.append(InvertibleLinear(channels, interleaved=split == "c"))
-                layers.append(Coupling(channels, split, heads, d_filter, kind))
+                layers.append(Coupling(channels, split, heads, d_filter))
             if level < len(steps) - 1:
-                layers.append(Coupling(channels, "c", heads, d_filter, kind))
+                layers.append(Coupling(channels, "c", heads, d_filter))
             self.levels.append(nn.ModuleList(layers))
         widths = [c.width for c in self.couplings()]
         self.source = SourceKeysValues(d_source, widths, heads)

@@ -2,17 +2,17 @@
 
 log p(y|x) = log p(T|x) + sum_t log p(y_t|T, x), T the padded length. What no string pads to has no
 probability (`lib.lengths.endings`), so that it sums to one over strings. Source: Gu et al. (2018),
-the non-autoregressive Transformer without fertilities; with `glancing`, Qian et al. (2021).
+the non-autoregressive Transformer without fertilities.
 """
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 from torch import Tensor
 
 from lib.batching import Batch
 from lib.config import Training
 from lib.emissions import Emissions
-from lib.filling import UNKNOWN, FillingModel, glanced, real_positions
+from lib.filling import UNKNOWN, FillingModel, real_positions
 from lib.layers import Memory, length_mask
 from lib.lengths import MULTIPLE, endings
 from lib.likelihood import LogProbTerms
@@ -28,30 +28,19 @@ class IndependentModel(FillingModel):
     decoding = "positions"
     procedures = ("greedy", "sample")
 
-    def subwords(self, memory: Memory, real: Bool[Tensor, "rows length"],
-                 ids: Int[Tensor, "rows length"] | None = None) -> Emissions:
-        """p(y_t|T, x) at every position; `real` is False beyond T, `ids` what glancing shows."""
-        if ids is None:
-            ids = torch.full(real.shape, UNKNOWN, device=real.device)
+    def subwords(self, memory: Memory, real: Bool[Tensor, "rows length"]) -> Emissions:
+        """p(y_t|T, x) at every position; `real` is False beyond T."""
+        ids = torch.full(real.shape, UNKNOWN, device=real.device)
         may_end, must_end = endings(real)
         return self.emissions(self.fill(ids, memory, real), first=EOS, may_end=may_end,
                               must_end=must_end)
 
     def loss_terms(self, batch: Batch, training: Training,
                    kl_weight: float | Tensor) -> dict[str, Tensor]:
-        """Sums over the batch, in nats: `loss` with gradient, `nll` and `length`; and `tokens`.
-
-        With glancing `nll` is that of the subwords that the decoder wasn't shown.
-        """
+        """Sums over the batch, in nats: `loss` with gradient, `nll` and `length`; and `tokens`."""
         memory, real = self.encode(batch.source, batch.source_mask), real_positions(batch)
-        counted, ids = _counted(batch), None
-        if training.glancing and self.training:
-            with torch.no_grad():
-                predicted = self.subwords(memory, real).best()[1]
-            shown = glanced(predicted, batch.target, counted, training.glancing)
-            ids, counted = torch.where(shown, batch.target, UNKNOWN), counted & ~shown
-        log_probs = self.subwords(memory, real, ids).log_prob_at(batch.target)
-        nll = -log_probs.masked_fill(~counted, 0.0).sum()
+        log_probs = self.subwords(memory, real).log_prob_at(batch.target)
+        nll = -log_probs.masked_fill(~_counted(batch), 0.0).sum()
         length = self.length_predictor.loss(memory, batch.target_tokens)
         return {"loss": nll + length, "nll": nll.detach(), "length": length.detach(),
                 "tokens": batch.target_tokens.sum()}

@@ -16,7 +16,6 @@ al. (2024); the decoder is Ghazvininejad et al.'s (2019), CMLM.
 """
 
 import math
-from itertools import product
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,16 +24,13 @@ from torch import Tensor
 from lib.batching import Batch
 from lib.config import Training
 from lib.emissions import Emissions
-from lib.errors import ConfigError
 from lib.filling import UNKNOWN, FillingModel, real_positions
 from lib.layers import Memory
 from lib.lengths import MULTIPLE, endings
 from lib.likelihood import LogProbTerms
 from lib.subword import EOS
 
-__all__ = ["MaskedModel", "most_confident"]
-
-MOST_EXACT = 10  # positions up to which all orders are summed: 2^T passes
+__all__ = ["MaskedModel"]
 
 
 class MaskedModel(FillingModel):
@@ -43,7 +39,7 @@ class MaskedModel(FillingModel):
     multiple = MULTIPLE
     likelihood = "bound"
     decoding = "unmasking"
-    procedures = ("unmask", "sample", "confident")
+    procedures = ("unmask", "sample")
     dev_search = "mT"
 
     def subwords(self, memory: Memory, ids: Int[Tensor, "rows length"],
@@ -131,49 +127,16 @@ class MaskedModel(FillingModel):
         known, total = torch.zeros_like(real), torch.zeros(len(real)).double().to(real.device)
         for _ in range(real.shape[1]):
             emissions = self.subwords(memory, batch.target, known, real)
-            which = most_confident(emissions, known, real)
+            which = _most_confident(emissions, known, real)
             log_prob = emissions.log_prob_at(batch.target).gather(1, which)[:, 0].double()
             left = (real & ~known).any(1)
             total += log_prob.masked_fill(~left, 0.0)
             known = known.scatter(1, which, True)
         return total
 
-    @torch.no_grad()
-    def exact_log_prob(self, batch: Batch) -> Float[Tensor, " batch"]:
-        """log p(y|x, T), all orders summed by a recursion over the sets of known positions.
 
-        f(set) = mean over positions t outside of it of p(y_t | set) f(set + t), f(all) = 1; the
-        result is log f(nothing). The length isn't counted.
-
-        Errors: ConfigError for a padded length beyond `MOST_EXACT`: there are 2^T sets.
-        """
-        longest = int(real_positions(batch).sum(1).max())
-        if longest > MOST_EXACT:
-            raise ConfigError(f"the exact likelihood of {longest} positions takes 2^{longest} "
-                              f"passes: it is for {MOST_EXACT} or fewer, ask for a bound")
-        return torch.cat([self._over_orders(batch, row) for row in range(len(batch))])
-
-    def _over_orders(self, batch: Batch, row: int) -> Float[Tensor, " one"]:
-        some = slice(row, row + 1)
-        memory = self.encode(batch.source[some], None if batch.source_mask is None
-                             else batch.source_mask[some])
-        length = int(real_positions(batch)[row].sum())
-        target = batch.target[some, :length]
-        sets = torch.tensor(list(product([False, True], repeat=length)), device=target.device)
-        ids = target.expand(len(sets), -1)
-        emissions = self.subwords(memory, ids, sets, torch.ones_like(sets))
-        log_probs = emissions.log_prob_at(ids).double()
-        place = 2**torch.arange(length - 1, -1, -1, device=target.device)  # of a position's bit
-        f = torch.zeros(len(sets), dtype=torch.float64, device=target.device)
-        for size in range(length - 1, -1, -1):
-            at = (sets.sum(1) == size).nonzero()[:, 0]
-            onward = (log_probs[at] + f[at[:, None] | place]).masked_fill(sets[at], -math.inf)
-            f[at] = onward.logsumexp(1) - math.log(length - size)
-        return f[:1]
-
-
-def most_confident(emissions: Emissions, known: Bool[Tensor, "rows length"],
-                   real: Bool[Tensor, "rows length"]) -> Int[Tensor, "rows 1"]:
+def _most_confident(emissions: Emissions, known: Bool[Tensor, "rows length"],
+                    real: Bool[Tensor, "rows length"]) -> Int[Tensor, "rows 1"]:
     """The unknown position whose most probable subword is most probable; of equal ones the first.
 
     Rows without an unknown position give any.

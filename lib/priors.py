@@ -1,4 +1,4 @@
-"""The priors p(z|x): standard normal, diagonal Gaussian, and normalizing flow.
+"""The priors p(z|x): diagonal Gaussian, and normalizing flow.
 
 Each is a network called with the encoded source and a length, and returns a distribution with
 `mean`, `log_prob(z)` and `rsample()`. `initialise` sets data-dependent parameters from latents.
@@ -19,8 +19,7 @@ from lib.distributions import DiagonalGaussian, exact, standard_normal_log_prob
 from lib.flows import Glow, squeeze
 from lib.layers import Decoder, KeysValues, Memory, WeightNormLinear, positions
 
-__all__ = ["FlowDistribution", "FlowPrior", "GaussianHead", "GaussianPrior", "StandardPrior",
-           "build_prior"]
+__all__ = ["FlowDistribution", "FlowPrior", "GaussianHead", "GaussianPrior", "build_prior"]
 
 SMALLEST_SCALE = 1.0e-3
 
@@ -41,24 +40,6 @@ class GaussianHead(nn.Module):
         loc, raw = exact(self.out(states)).chunk(2, -1)
         scale = F.softplus(raw + math.log(math.e - 1)) + SMALLEST_SCALE
         return DiagonalGaussian(loc, scale, mask)
-
-
-class StandardPrior(nn.Module):
-    """N(0, I), without parameters."""
-
-    def __init__(self, d_latent: int):
-        super().__init__()
-        self.d_latent = d_latent
-
-    def forward(self, memory: Memory, length: int,
-                mask: Bool[Tensor, "batch length"] | None) -> DiagonalGaussian:
-        """The same for every source."""
-        shape = (_rows(memory, mask), length, self.d_latent)
-        zeros = exact(memory.states.new_zeros(shape))
-        return DiagonalGaussian(zeros, torch.ones_like(zeros), mask)
-
-    def initialise(self, z: Tensor, memory: Memory, mask: Tensor | None) -> None:
-        """Nothing depends on data."""
 
 
 class GaussianPrior(nn.Module):
@@ -149,7 +130,7 @@ class FlowPrior(nn.Module):
         super().__init__()
         self.channels = a.d_latent
         self.glow = Glow(a.d_latent, a.d_model, a.flow_steps, a.flow_plans, a.flow_heads,
-                         a.flow_d_filter, a.coupling)
+                         a.flow_d_filter)
 
     def forward(self, memory: Memory, length: int,
                 mask: Bool[Tensor, "batch length"] | None) -> FlowDistribution:
@@ -164,10 +145,8 @@ class FlowPrior(nn.Module):
 
 
 def build_prior(a: Architecture, dropout: float) -> nn.Module:
-    """The prior that `a.prior` names."""
-    if a.prior == "standard":
-        return StandardPrior(a.d_latent)
-    return GaussianPrior(a, dropout) if a.prior == "gaussian" else FlowPrior(a)
+    """The prior of a latent family."""
+    return GaussianPrior(a, dropout) if a.family == "gaussian" else FlowPrior(a)
 
 
 def _rows(memory: Memory, mask: Tensor | None) -> int:

@@ -10,7 +10,7 @@ from lib.likelihood import LogProbTerms
 
 __all__ = ["Model"]
 
-DRAWING = ("sample", "nucleus", "confident")  # kinds of procedure that draw their outputs
+DRAWING = ("sample", "nucleus")  # kinds of procedure that draw their outputs
 
 
 class Model(nn.Module):

@@ -17,7 +17,7 @@ from torch import Tensor
 from lib.batching import Batch, Tokenised
 from lib.config import Training
 from lib.errors import ConfigError
-from lib.filling import UNKNOWN, FillingModel, glanced
+from lib.filling import UNKNOWN, FillingModel
 from lib.layers import LONGEST, Memory, length_mask
 from lib.lengths import source_lengths
 from lib.likelihood import LogProbTerms
@@ -39,29 +39,20 @@ class UpsampledModel(FillingModel):
         count = (each * source_lengths(memory)).clamp(max=LONGEST)
         return count, length_mask(count, width)
 
-    def slot_states(self, memory: Memory, real: Bool[Tensor, "batch slots"],
-                    shown: Int[Tensor, "batch slots"] | None = None,
-                    ) -> Float[Tensor, "batch slots d_model"]:
-        """Decoder states of all slots; `shown` holds target subwords where glancing shows them."""
-        ids = torch.full(real.shape, UNKNOWN, device=real.device) if shown is None else shown
+    def slot_states(self, memory: Memory,
+                    real: Bool[Tensor, "batch slots"]) -> Float[Tensor, "batch slots d_model"]:
+        """Decoder states of all slots."""
+        ids = torch.full(real.shape, UNKNOWN, device=real.device)
         own = memory.states.repeat_interleave(self.architecture.upsampling, 1)[:, :real.shape[1]]
         return self.decoder(self.embedding(ids) + own, memory, real)
 
     # ---- what a subclass knows ----
 
-    def path_sums(self, memory: Memory, batch: Batch, shown: Tensor | None = None,
-                  ) -> Callable[..., Float[Tensor, " batch"]]:
-        """A function that gives log p(y|x), -inf where there is no path; with `best=True` that of
-        the most probable path alone, its emissions included.
+    def path_sums(self, memory: Memory, batch: Batch) -> Callable[..., Float[Tensor, " batch"]]:
+        """A function that gives log p(y|x), -inf where there is no path; of a graph with
+        `best=True` that of the most probable path alone, its emissions included.
 
-        `shown` [batch, slots]: the decoder's input, where glancing shows target subwords. The sum
-        is in fp64 where no gradient is taken.
-        """
-        raise NotImplementedError
-
-    def best_slots(self, memory: Memory, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Of the most probable path: which target subword each slot emits [batch, slots] (-1 for
-        none), and the most probable subword of each slot [batch, slots].
+        The sum is in fp64 where no gradient is taken.
         """
         raise NotImplementedError
 
@@ -74,17 +65,15 @@ class UpsampledModel(FillingModel):
 
     def loss_terms(self, batch: Batch, training: Training,
                    kl_weight: float | Tensor) -> dict[str, Tensor]:
-        """Sums over the batch, in nats: `loss` with gradient; `nll`; `kl` where the objective is
-        the best path; how many sentences are `impossible` and left out; and `tokens`.
+        """Sums over the batch, in nats: `loss` with gradient; `nll`; `kl` where the objective is a
+        graph's best path; how many sentences are `impossible` and left out; and `tokens`.
 
         log p(best path, y) = log p(y) - KL[q || p(path|y)] with q a delta posterior at the best
         path: the ELBO. As in the models with continuous latent variables the KL has a weight, and
         while that is 0 there is no `kl`.
         """
-        memory, shown = self.encode(batch.source, batch.source_mask), None
-        if training.glancing and self.training:
-            shown = self._glance(memory, batch, training.glancing)
-        log_prob, real = self.path_sums(memory, batch, shown), batch.target_tokens > 0
+        memory, real = self.encode(batch.source, batch.source_mask), batch.target_tokens > 0
+        log_prob = self.path_sums(memory, batch)
         every = log_prob()
         possible = (every > -torch.inf) & real
         loss = -torch.where(possible, every, 0.0).sum()
@@ -93,14 +82,6 @@ class UpsampledModel(FillingModel):
             kl = torch.where(possible, every - log_prob(best=True), 0.0).sum()
             terms["kl"], loss = kl.detach(), loss + kl_weight * kl
         return {"loss": loss, **terms, "tokens": batch.target_tokens.sum()}
-
-    @torch.no_grad()
-    def _glance(self, memory: Memory, batch: Batch, share: float) -> Int[Tensor, "batch slots"]:
-        """The decoder's input with some target subwords shown, where the best path emits them."""
-        emitted, predicted = self.best_slots(memory, batch)
-        target = batch.target.gather(1, emitted.clamp(min=0))
-        shown = glanced(predicted, target, emitted >= 0, share)
-        return torch.where(shown, target, UNKNOWN)
 
     # ---- likelihood ----
 

@@ -66,7 +66,7 @@ def test_changed_settings_are_named_and_new_ones_had_their_default(path):
     config = load_config("ga_b").as_dict()
     assert checkpoints.changed_settings(config, config) == []
     older = load_config("ga_b").as_dict()
-    del older["training"]["accumulate"], older["architecture"]["coupling"]
+    del older["training"]["accumulate"], older["architecture"]["upsampling"]
     assert checkpoints.changed_settings(config, older) == []
     del older["training"]["dropout"]  # which has no default
     older["evaluation"]["samples"] += 1

@@ -1,4 +1,4 @@
-"""The decoder that fills in subwords: what it sees, and what glancing shows it."""
+"""The decoder that fills in subwords: what it sees."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import INDEPENDENT, MASKED, batch_of, model_of
 
-from lib.filling import UNKNOWN, glanced, real_positions
+from lib.filling import UNKNOWN, real_positions
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -27,21 +27,6 @@ def test_its_decoder_is_as_wide_as_it_is_told():
     assert plain.decoder.layers[0].feed_forward.inner.weight.shape[0] == INDEPENDENT.d_filter
     assert wide.decoder.layers[0].feed_forward.inner.weight.shape[0] == 48
     assert wide.encoder.layers[0].feed_forward.inner.weight.shape[0] == INDEPENDENT.d_filter
-
-
-def test_glancing_shows_a_share_of_the_wrong_ones_at_random():
-    count, length = 3000, 6
-    target = torch.tensor([[3, 4, 5, 6, 7, 2]]).repeat(count, 1)
-    predicted = target.clone()
-    predicted[:, :4] = 8  # four are wrong
-    predicted[0] = target[0]
-    real = torch.arange(length).repeat(count, 1) < 5
-    shown = glanced(predicted, target, real, 0.5)
-    assert not shown[0].any(), "nothing is wrong"
-    assert (shown[1:].sum(1) == 2).all()
-    assert not shown[:, 5].any(), "padding"
-    share = shown[1:, :5].double().mean(0)
-    torch.testing.assert_close(share, torch.full((5,), 0.4), rtol=0, atol=4 * 0.4 / count**0.5)
 
 
 def test_real_positions_of_a_batch_with_and_without_a_mask():

@@ -84,25 +84,6 @@ def test_filler_rows_count_nothing(model):
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_glancing_shows_some_subwords_and_counts_the_others(model, monkeypatch):
-    batch, seen = batch_of(PAIRS, 4), []
-    plain = model.loss_terms(batch, training(), 1.0)
-    torch.testing.assert_close(model.loss_terms(batch, training(glancing=0.5), 1.0), plain)
-    fill = model.fill
-    monkeypatch.setattr(model, "fill", lambda ids, *rest: seen.append(ids) or fill(ids, *rest))
-    model.train()
-    glanced = model.loss_terms(batch, training(glancing=0.99), 1.0)
-    first, second = seen
-    shown = second != 1
-    assert (first == 1).all() and shown.any()
-    assert (second[shown] == batch.target[shown]).all()
-    at = torch.arange(8)
-    hidden = (at < batch.target_tokens[:, None]) & ~shown
-    expected = model.subwords(model.encode(batch.source, batch.source_mask), batch.target_mask,
-                              second).log_prob_at(batch.target)
-    torch.testing.assert_close(glanced["nll"], -expected[hidden].sum())
-
-
 def test_the_padded_length_is_part_of_the_probability(model):
     """Over many lengths the strings' probabilities come to the lengths'."""
     memory = model.encode(batch_of(PAIRS[:1]).source, None)

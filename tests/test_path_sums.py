@@ -10,7 +10,6 @@ from torch.autograd import gradcheck
 from lib.likelihood.path_sums import (
     NOTHING,
     alignments_log_prob,
-    best_alignment,
     best_path,
     paths_log_prob,
 )
@@ -150,39 +149,19 @@ def every_alignment(table, row):
 def test_a_sum_over_alignments_is_that_over_all_of_them():
     table, emissions, repeated, lengths = frames()
     arguments = table[..., 0], emissions, repeated, lengths, FRAMES
-    found, best = alignments_log_prob(*arguments), alignments_log_prob(*arguments, best=True)
-    impossible = []
+    found = alignments_log_prob(*arguments)
     for row in range(len(WORDS)):
-        values = list(every_alignment(table, row).values())
-        if not values:
-            impossible.append(row)
-            assert found[row] == best[row] == -math.inf
-            continue
-        torch.testing.assert_close(found[row], torch.stack(values).logsumexp(0))
-        torch.testing.assert_close(best[row], max(values))
-    assert not impossible
+        values = torch.stack(list(every_alignment(table, row).values()))
+        torch.testing.assert_close(found[row], values.logsumexp(0))
     shorter = alignments_log_prob(*arguments[:4], FRAMES - 1)
     assert (shorter == -math.inf).tolist() == [False, False, False, True, True]
 
 
-def test_the_best_alignment_is_the_best_of_all_of_them():
-    table, emissions, repeated, lengths = frames()
-    used = best_alignment(table[..., 0], emissions, repeated, lengths, FRAMES)
-    assert set(used.flatten().tolist()) <= {0.0, 1.0}
-    for row, words in enumerate(WORDS):
-        alignments = every_alignment(table, row)
-        symbols = max(alignments, key=alignments.get)
-        said = [words[int(step.argmax())] + 1 if step.any() else 0
-                for step in used[row, :int(FRAMES[row])]]
-        assert said == list(symbols)
-
-
-@pytest.mark.parametrize("best", [False, True])
-def test_gradients_of_alignments_are_numerical_ones(best):
+def test_gradients_of_alignments_are_numerical_ones():
     table, emissions, repeated, lengths = frames()
 
     def value(blank, emissions):
-        return alignments_log_prob(blank, emissions, repeated, lengths, FRAMES, best)
+        return alignments_log_prob(blank, emissions, repeated, lengths, FRAMES)
 
     assert gradcheck(value, (table[..., 0].clone().requires_grad_(), emissions.requires_grad_()))
 

@@ -1,4 +1,4 @@
-"""The three priors: densities against autograd, samples, initialisation, nothing from padding."""
+"""The two priors: densities against autograd, samples, initialisation, nothing from padding."""
 
 import math
 
@@ -11,11 +11,11 @@ from lib.config import Architecture
 from lib.distributions import DiagonalGaussian
 from lib.flows import ActNorm, InvertibleLinear
 from lib.layers import Memory
-from lib.priors import FlowPrior, GaussianHead, GaussianPrior, StandardPrior, build_prior
+from lib.priors import FlowPrior, GaussianHead, GaussianPrior, build_prior
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-PRIORS = ["standard", "gaussian", "flow"]
+PRIORS = ["gaussian", "flow"]
 LENGTHS = torch.tensor([4, 12, 8])
 SOURCE_LENGTHS = torch.tensor([5, 2, 3])
 MASK = torch.arange(12) < LENGTHS[:, None]
@@ -25,9 +25,8 @@ LATENT = 32
 
 def architecture(prior):
     return Architecture(
-        family="flow" if prior == "flow" else "gaussian", d_model=8, d_filter=12, heads=2,
-        encoder_layers=1, decoder_layers=1, d_latent=LATENT, posterior_layers=1, prior=prior,
-        flow_steps=(1, 1, 1), flow_d_filter=12, flow_heads=2)
+        family=prior, d_model=8, d_filter=12, heads=2, encoder_layers=1, decoder_layers=1,
+        d_latent=LATENT, posterior_layers=1, flow_steps=(1, 1, 1), flow_d_filter=12, flow_heads=2)
 
 
 def build(prior):
@@ -50,9 +49,9 @@ def close(a, b, tolerance=1e-9):
     torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
 
 
-def test_build_prior_gives_the_named_kind():
+def test_build_prior_gives_that_of_the_family():
     kinds = [type(build_prior(architecture(prior), 0.0)) for prior in PRIORS]
-    assert kinds == [StandardPrior, GaussianPrior, FlowPrior]
+    assert kinds == [GaussianPrior, FlowPrior]
 
 
 # All of them ---------------------------------------------------------------------------------
@@ -73,11 +72,11 @@ def test_log_prob_looks_at_no_padding_and_no_batch_mate(prior):
 
 
 @pytest.mark.parametrize("prior", PRIORS)
-def test_the_source_matters_but_to_the_standard_prior(prior):
+def test_the_source_matters(prior):
     model, z = build(prior), torch.randn(3, 12, LATENT)
     other = Memory(memory().states + torch.randn(8), SOURCE_MASK)
     change = model(other, 12, MASK).log_prob(z) - model(memory(), 12, MASK).log_prob(z)
-    assert (change == 0).all() if prior == "standard" else (change.abs() > 1e-6).all()
+    assert (change.abs() > 1e-6).all()
 
 
 @pytest.mark.parametrize("prior", PRIORS)
@@ -108,13 +107,6 @@ def test_samples_stand_for_standard_normal_noise(prior):
 
 
 # Gaussian ------------------------------------------------------------------------------------
-
-def test_standard_prior_hand_worked():
-    p = StandardPrior(LATENT)(memory(), 12, MASK)
-    z = torch.full((3, 12, LATENT), 2.0)
-    close(p.log_prob(z), -LENGTHS * LATENT * (2 + 0.5 * math.log(2 * math.pi)))
-    assert torch.equal(p.mean, torch.zeros(3, 12, LATENT))
-
 
 def test_gaussian_head_hand_worked():
     head, states = GaussianHead(6, 4), torch.randn(2, 3, 6)

@@ -7,10 +7,10 @@ from lib.errors import ConfigError
 
 NAMES = [
     "greedy", "beam3", "sample", "sample@0.7", "nucleus0.8", "nucleus0.8@0.7", "mbr4-chrf",
-    "mbr3-bleu-sample@0.5", "mbr4-chrf-nucleus0.7@0.9", "k0", "k8", "k0-samples1@0.5",
+    "mbr3-chrf-sample@0.5", "mbr4-chrf-nucleus0.7@0.9", "k0", "k8", "k0-samples1@0.5",
     "k1-lengths1", "k1-lengths3-bound", "k1-lengths3-iw4", "k2-lengths2-samples3@0.8-teacher",
-    "k1-samples4-chrf", "k0-lengths2-samples2-bleu", "k3-samples3-bound", "lookahead", "viterbi",
-    "m1", "m12", "mT", "confident", "confident@0.7", "mbr4-chrf-confident@0.9"]
+    "k1-samples4-chrf", "k0-lengths2-samples2-chrf", "k3-samples3-bound", "lookahead", "viterbi",
+    "m1", "m12", "mT"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -28,16 +28,14 @@ def test_two_names_of_one_procedure(name, short):
 def test_a_name_says_it_all():
     assert Procedure.parse("k2-lengths5-samples3@0.5-iw20") == Procedure(
         "refine", steps=2, lengths=5, samples=3, temperature=0.5, choice="iw", importance=20)
-    assert Procedure.parse("mbr16-bleu-nucleus0.9@0.7") == Procedure(
-        "sample", samples=16, temperature=0.7, nucleus=0.9, choice="bleu")
+    assert Procedure.parse("mbr16-chrf-nucleus0.9@0.7") == Procedure(
+        "sample", samples=16, temperature=0.7, nucleus=0.9, choice="chrf")
     assert Procedure.parse("k1-lengths5-samples3-iw7").candidates == 15
     assert Procedure.parse("k1").candidates == Procedure.parse("beam4").candidates == 1
     assert Procedure.parse("k1-lengths5-samples3-iw7").hypotheses == 105
     assert [Procedure.parse(n).hypotheses for n in ("beam4", "mbr16-chrf", "k4")] == [4, 16, 1]
     assert Procedure.parse("m4") == Procedure("unmask", steps=4)
     assert Procedure.parse("mT") == Procedure("unmask", steps=0)
-    assert Procedure.parse("mbr8-chrf-confident") == Procedure("sample", samples=8, choice="chrf",
-                                                               policy="confident")
     assert Procedure.parse("k4").plain and not Procedure.parse("k4-lengths1").plain
 
 

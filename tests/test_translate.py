@@ -2,7 +2,6 @@
 
 import io
 import os
-import re
 import subprocess
 import sys
 
@@ -41,23 +40,28 @@ def translator(run):
     return command.Translator(load_config("ga_b"), "k1", "fp32")
 
 
-def start(*arguments: str, **options) -> subprocess.Popen:
-    """The command in a process of its own."""
-    return subprocess.Popen([sys.executable, "-m", "lib.translate", *arguments], cwd=ROOT,
-                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            **options)
+def start(*arguments: str, lines: int = 0, stdin=subprocess.PIPE, env=None) -> subprocess.Popen:
+    """The command in a process of its own; with `lines` in chunks of so many."""
+    program = ["-c", f"from lib import translate as t; t.CHUNK_LINES = {lines}; t.main()"] \
+        if lines else ["-m", "lib.translate"]
+    return subprocess.Popen([sys.executable, *program, *arguments], cwd=ROOT, stdin=stdin,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
 
 
 @shipped
-def test_a_line_out_for_each_line_in(run):
+def test_a_line_out_for_each_line_in(run, tmp_path):
     lines = run.task.sources("test")[:30]
     text = "\n".join([*lines[:10], "", *lines[10:], "   ", lines[0]])  # no end of the last line
     shown = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
-    process = start("--model", "ga_b", "--dataset", "toy", "--decoding", "k4", "--weights", "fp32",
-                    "--chunk-lines", "7", env=shown)
+    asked = ("--model", "ga_b", "--dataset", "toy", "--decoding", "k4", "--weights", "fp32")
+    process = start(*asked, lines=7, env=shown)
     out, errors = process.communicate(text.encode(), timeout=120)
     assert process.returncode == 0, errors.decode()
-    assert re.search(r"translating: .*33 lines", errors.decode())  # on standard error alone
+    assert "translating: 33.0 lines" in errors.decode()  # on standard error alone
+    (tmp_path / "in.txt").write_text(text, encoding="utf-8")
+    with open(tmp_path / "in.txt", "rb") as file:  # whose size is known
+        again, errors = start(*asked, stdin=file, env=shown).communicate(timeout=120)
+    assert again == out and "translating: 100%" in errors.decode()
     found = out.decode().split("\n")
     assert found.pop() == ""  # the last line has its end
     data = run.task.test.take(np.arange(30))
@@ -67,7 +71,7 @@ def test_a_line_out_for_each_line_in(run):
 
 @shipped
 def test_a_reader_that_leaves_is_told_in_one_line(run):
-    process = start("--chunk-lines", "1", "--quiet", "--decoding", "k0")
+    process = start("--decoding", "k0", lines=1)
     process.stdin.write("\n".join(run.task.sources("test")[:200]).encode())
     process.stdout.readline()
     process.stdout.close()
@@ -80,7 +84,7 @@ def test_a_reader_that_leaves_is_told_in_one_line(run):
 
 @shipped
 def test_latin1_is_named_with_its_line():
-    process = start("--quiet")
+    process = start()
     out, errors = process.communicate("ein\nHäuser\n".encode("latin1"), timeout=120)
     assert process.returncode == 1
     assert out.count(b"\n") == 1  # the line before it
@@ -97,7 +101,7 @@ def test_latin1_is_named_with_its_line():
 ])
 def test_what_makes_no_sense_ends_in_one_line(outputs, arguments, told):
     with pytest.raises(SystemExit, match=r"^error: ") as failure:
-        command.main(["--quiet", *arguments])
+        command.main(arguments)
     assert told in str(failure.value)
     assert "\n" not in str(failure.value)
 
@@ -107,26 +111,23 @@ def test_a_missing_checkpoint_names_the_training_command(isolated):
         command.Translator(load_config("ga_b"))
 
 
-@pytest.mark.parametrize(("option", "number", "least"), [
-    ("--batch-tokens", "0", 1), ("--batch-tokens", "-3", 1), ("--chunk-lines", "many", 1),
-    ("--draw", "-1", 0), ("--draw", "1.5", 0), ("--draw", "²", 0)])
-def test_numbers_out_of_range_are_one_line(option, number, least, capsys):
+@pytest.mark.parametrize("number", ["-1", "1.5", "²"])
+def test_numbers_out_of_range_are_one_line(number, capsys):
     with pytest.raises(SystemExit):
-        command.main([f"{option}={number}"])
+        command.main([f"--draw={number}"])
     last = capsys.readouterr().err.strip().split("\n")[-1]
-    assert last.endswith(f"{option}: {number}: a whole number, {least} or more")
+    assert last.endswith(f"--draw: {number}: a whole number, 0 or more")
 
 
 def test_lines_end_as_files_do():
     text = "\ufeffone\r\n\ntwo\u2028three\x0b \nlast".encode()
-    lines = [line for line, _ in command.read_lines(io.BytesIO(text))]
+    lines = list(command.read_lines(io.BytesIO(text)))
     assert lines == ["one", "", "two\u2028three\x0b ", "last"]
-    assert sum(size for _, size in command.read_lines(io.BytesIO(text))) == len(text)
 
 
 def test_no_input_gives_no_output(translator):
     output = io.StringIO()
-    assert command.translate_stream(translator, io.BytesIO(), output, progress=False) == 0
+    assert command.translate_stream(translator, io.BytesIO(), output) == 0
     assert output.getvalue() == ""
 
 
@@ -138,12 +139,6 @@ def test_an_endless_line_is_refused_before_it_fills_memory():
 
     with pytest.raises(DataError, match="line 1 has over 1,048,576 bytes"):
         next(command.read_lines(Endless()))
-
-
-def test_memory_is_bounded_by_bytes_too(monkeypatch):
-    monkeypatch.setattr(command, "CHUNK_BYTES", 10)
-    groups = list(command._chunks(command.read_lines(io.BytesIO(b"12345\n" * 7)), 3))
-    assert [len(group) for group in groups] == [2, 2, 2, 1]
 
 
 def test_company_and_order_change_nothing(run, translator):
@@ -160,15 +155,15 @@ def test_a_line_beyond_the_positions_is_named(run, translator):
 
 
 @pytest.mark.parametrize("long", [0, 2, 4, 5])
-def test_the_lines_before_one_that_is_too_long_are_translated(run, translator, long):
+def test_the_lines_before_one_that_is_too_long_are_translated(run, translator, long, monkeypatch):
     """It may be in the middle of a chunk, at its start or in a later one."""
     lines = run.task.sources("test")[:6]
     expected = translator(lines)
     lines[long] = " ".join([lines[0]] * 300)
     output = io.StringIO()
+    monkeypatch.setattr(command, "CHUNK_LINES", 4)
     with pytest.raises(DataError, match=rf"line {long + 1} has \d+ subwords"):
-        command.translate_stream(translator, io.BytesIO("\n".join(lines).encode()), output, 4,
-                                 progress=False)
+        command.translate_stream(translator, io.BytesIO("\n".join(lines).encode()), output)
     assert output.getvalue() == "".join(f"{line}\n" for line in expected[:long])
 
 
@@ -177,8 +172,7 @@ def test_the_lines_before_one_that_cannot_be_read_are_translated(run, translator
     output = io.StringIO()
     with pytest.raises(DataError, match="line 3 isn't UTF-8"):
         command.translate_stream(
-            translator, io.BytesIO("\n".join(lines[:2]).encode() + b"\n\xff\n"), output, 50,
-            progress=False)
+            translator, io.BytesIO("\n".join(lines[:2]).encode() + b"\n\xff\n"), output)
     assert output.getvalue() == "".join(f"{line}\n" for line in translator(lines[:2]))
 
 
@@ -194,8 +188,7 @@ def test_one_line_for_every_reader_whatever_a_model_writes(run, translator, monk
     monkeypatch.setattr(translator, "vocabulary", Breaking(translator.vocabulary.model))
     output = io.StringIO(newline="")
     lines = run.task.sources("test")[:5]
-    command.translate_stream(translator, io.BytesIO("\n".join(lines).encode()), output,
-                             progress=False)
+    command.translate_stream(translator, io.BytesIO("\n".join(lines).encode()), output)
     text = output.getvalue()
     assert text.splitlines() == text.removesuffix("\n").split("\n") == [f"a{' ' * 9}\ufffdb"] * 5
 
@@ -212,12 +205,6 @@ def test_weights_of_eight_bits_translate(run, translator):
     lines = run.task.sources("test")[:40]
     found, exact = command.Translator(load_config("ga_b"), "k1", "int8")(lines), translator(lines)
     assert sum(a == b for a, b in zip(found, exact, strict=True)) > 30
-
-
-def test_a_teacher_chooses_among_candidates(run):
-    chosen = command.Translator(load_config("ga_b"), "k1-lengths2-teacher", "fp32", "tr_s")
-    lines = run.task.sources("test")[:6]
-    assert all(chosen(lines))
 
 
 def test_an_unknown_setting_is_refused_before_anything_is_read():

@@ -1,7 +1,8 @@
-"""Search of Na and Md: positions filled by hand, policies' strings, and frequencies of draws."""
+"""Search of Na and Md: positions filled by hand, and frequencies of draws."""
 
 import pytest
 import torch
+from all_orders import exact_log_prob
 from scipy.stats import chisquare
 from tiny import INDEPENDENT, MASKED, batch_of, model_of, near_lengths, sources_of, strings
 
@@ -67,19 +68,18 @@ def test_as_many_steps_as_positions_or_more_are_one_a_position():
     assert one == unmask(model, *sources_of(SOURCES[:1]), 99)
 
 
-@pytest.mark.parametrize(("architecture", "policy"), [
-    (INDEPENDENT, ""), (MASKED, ""), (MASKED, "confident")], ids=["na", "md", "md confident"])
-def test_draws_have_the_models_frequencies(architecture, policy):
-    """Of Md those of the exact likelihood over all orders, or of its policy."""
+@pytest.mark.parametrize("architecture", [INDEPENDENT, MASKED], ids=["na", "md"])
+def test_draws_have_the_models_frequencies(architecture):
+    """Of Md those of the exact likelihood over all orders."""
     model, count, source = short(model_of(architecture, 6, spread=0.3)), 3000, [3, 4]
     every = strings([3, 4, 5], 0, 3)
     batch = batch_of([(source, string) for string in every], 4)
     if architecture is INDEPENDENT:
         log_probs = model.log_prob_terms(batch).log_p_y[0]
     else:
-        log_probs = model.policy_log_prob(batch) if policy else model.exact_log_prob(batch)
+        log_probs = exact_log_prob(model, batch)
     expected = count * log_probs.exp().numpy()
-    found = draws(model, *sources_of([source]), count, policy=policy, seed=1)[0]
+    found = draws(model, *sources_of([source]), count, seed=1)[0]
     counts = [found.count(string) for string in every]
     assert sum(counts) == count
     common = expected >= 5
@@ -90,13 +90,12 @@ def test_draws_have_the_models_frequencies(architecture, policy):
     assert p > 0.001
 
 
-@pytest.mark.parametrize(("architecture", "policy"), [
-    (INDEPENDENT, ""), (MASKED, ""), (MASKED, "confident")], ids=["na", "md", "md confident"])
-def test_the_first_draws_of_more_are_the_same(architecture, policy):
+@pytest.mark.parametrize("architecture", [INDEPENDENT, MASKED], ids=["na", "md"])
+def test_the_first_draws_of_more_are_the_same(architecture):
     model, inputs = short(model_of(architecture, 6, spread=0.3), 8), sources_of(SOURCES)
-    some, more = (draws(model, *inputs, count, policy=policy, seed=2) for count in (2, 5))
+    some, more = (draws(model, *inputs, count, seed=2) for count in (2, 5))
     assert [rows[:2] for rows in more] == some
-    assert draws(model, *inputs, 5, policy=policy, seed=3) != more
+    assert draws(model, *inputs, 5, seed=3) != more
 
 
 def test_lengths_are_drawn_too():

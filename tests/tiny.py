@@ -13,10 +13,8 @@ from lib.subword import EOS, PAD
 
 AUTOREGRESSIVE = Architecture("autoregressive", d_model=16, d_filter=32, heads=2,
                               encoder_layers=2, decoder_layers=2)
-GAUSSIAN = replace(AUTOREGRESSIVE, family="gaussian", d_latent=32, posterior_layers=1,
-                   prior="gaussian")
-FLOW = replace(GAUSSIAN, family="flow", prior="flow", flow_steps=(1, 1, 1), flow_d_filter=32,
-               flow_heads=2)
+GAUSSIAN = replace(AUTOREGRESSIVE, family="gaussian", d_latent=32, posterior_layers=1)
+FLOW = replace(GAUSSIAN, family="flow", flow_steps=(1, 1, 1), flow_d_filter=32, flow_heads=2)
 INDEPENDENT = replace(AUTOREGRESSIVE, family="independent", encoder_layers=1, decoder_layers=1)
 DAG = replace(INDEPENDENT, family="dag", upsampling=3)
 CTC = replace(INDEPENDENT, family="ctc", upsampling=3)

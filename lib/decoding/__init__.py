@@ -4,19 +4,18 @@
     beam4                         stepwise: beam search of that width
     sample, sample@0.7            any: one draw from p(y|x), at a temperature
     nucleus0.9, nucleus0.9@0.7    stepwise: one draw from the most probable 0.9 of each next subword
-    mbr16-chrf, mbr16-bleu        any: of 16 draws by `sample` the minimum-Bayes-risk one
+    mbr16-chrf                    any: of 16 draws by `sample` the minimum-Bayes-risk one
     mbr16-chrf-nucleus0.9@0.7     ... of 16 draws by that
     k4                            parallel: 4 refinement steps from the prior's mean
     k4-samples1@0.5               ... from a prior sample at temperature 0.5
     k4-lengths5-samples3-CHOICE   ... from 3 samples at each of the 5 most probable lengths (or just
                                   -lengths5, or -samples3); CHOICE among them is one of
                                   bound, iw<samples>, teacher: a score (lib/decoding/candidates.py)
-                                  chrf, bleu: minimum Bayes risk (see lib/decoding/risk.py)
+                                  chrf: minimum Bayes risk (see lib/decoding/risk.py)
     lookahead, viterbi            of a graph (Da), which has greedy and beam4, too; Ct has these two
                                   (lib/decoding/path_search.py), Na greedy
     m4, mT                        masked (Md): 4 unmasking steps, or one a position
-    confident, confident@0.7      masked: one draw in the order of mT (lib/decoding/unmasking.py)
-    mbr16-chrf-confident@0.7      ... of 16 draws by that
+                                  (lib/decoding/unmasking.py)
 
 Stepwise models are the autoregressive ones, parallel models those with latent variables.
 """
@@ -156,7 +155,7 @@ def draws(model, source: SourceIds, mask: SourceMask,
     if model.decoding in PATHS:
         return path_search.draws(model, source, mask, p.samples, p.temperature, seed)
     if model.decoding in FILLING:
-        return unmasking.draws(model, source, mask, p.samples, p.temperature, p.policy, seed)
+        return unmasking.draws(model, source, mask, p.samples, p.temperature, seed)
     return search.sample(model, source, mask, p.samples, p.temperature, p.nucleus, seed)
 
 
@@ -164,7 +163,7 @@ def _sample(model, source: Tensor, mask: Tensor | None, p: Procedure,
             options: Options) -> list[list[int]]:
     """A draw, or the one among several that minimum Bayes risk chooses."""
     drawn = draws(model, source, mask, p, options.seed)
-    return _consensus(drawn, options.vocabulary, p.choice) if p.choice else [r[0] for r in drawn]
+    return _consensus(drawn, options.vocabulary) if p.choice else [r[0] for r in drawn]
 
 
 def _best_of(model, source: Tensor, mask: Tensor | None, p: Procedure,
@@ -174,8 +173,8 @@ def _best_of(model, source: Tensor, mask: Tensor | None, p: Procedure,
     proposed = candidates.propose(model, source, mask, memory, p.steps, p.lengths, p.samples,
                                   p.temperature, options.seed)
     strings = proposed.strings
-    if p.choice in risk.UTILITIES:
-        return _consensus(strings, options.vocabulary, p.choice)
+    if p.choice == "chrf":
+        return _consensus(strings, options.vocabulary)
     if p.choice == "bound":
         return candidates.best(strings, candidates.bound_scores(model, memory, proposed))
     if p.choice == "iw":
@@ -190,6 +189,6 @@ def _best_of(model, source: Tensor, mask: Tensor | None, p: Procedure,
 _PROCEDURES = {"sample": _sample, "refine": _best_of}
 
 
-def _consensus(strings: candidates.Strings, vocabulary, utility: str) -> list[list[int]]:
+def _consensus(strings: candidates.Strings, vocabulary) -> list[list[int]]:
     """The minimum-Bayes-risk candidate of each sentence."""
-    return [row[risk.consensus(vocabulary.decode(row), utility)] for row in strings]
+    return [row[risk.consensus(vocabulary.decode(row))] for row in strings]

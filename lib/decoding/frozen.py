@@ -214,7 +214,7 @@ def _freeze_latents(model: Model, weights: str) -> None:
     parts = [(model.posterior_decoder, model.posterior_head)]
     if isinstance(prior, FlowPrior):
         prior.glow = FrozenGlow(prior.glow, weights)
-    elif hasattr(prior, "decoder"):
+    else:
         parts.append((prior.decoder, prior.head))
     for decoder, head in parts:
         _freeze_stack(decoder, weights)
@@ -259,7 +259,7 @@ class Uncouple(nn.Module):
 
     def __init__(self, coupling: Coupling):
         super().__init__()
-        self.split, self.width, self.kind = coupling.split, coupling.width, coupling.kind
+        self.split, self.width = coupling.split, coupling.width
         self.layer, self.norm, self.out = coupling.layer, coupling.norm, coupling.out
 
     def forward(self, eps: Tensor, condition) -> Tensor:
@@ -271,14 +271,12 @@ class Uncouple(nn.Module):
         x = kept + positions(kept.shape[1], self.width, kept.device, kept.dtype)
         parts = self.layer.parts(x, bias, condition.source, condition.source_bias)
         out = self.out(_add_norm(*parts, self.norm, self.out.dtype)[1])
-        if self.kind == "affine" and eps.dtype == torch.float32 and fused.available(eps):
+        if eps.dtype == torch.float32 and fused.available(eps):
             return fused.affine_inverse(eps, out, self.split)
-        out = out.to(kept.dtype)
-        if self.kind == "affine":
-            out, raw = out.chunk(2, -1)
-            # 1 / sigmoid(raw + 2) = 1 + exp(-raw - 2)
-            moved = torch.addcmul(moved, moved, (-2.0 - raw).exp_())
-        return put_together(kept, moved - out, self.split)
+        shift, raw = out.to(kept.dtype).chunk(2, -1)
+        # 1 / sigmoid(raw + 2) = 1 + exp(-raw - 2)
+        moved = torch.addcmul(moved, moved, (-2.0 - raw).exp_())
+        return put_together(kept, moved - shift, self.split)
 
 
 class Affine(nn.Module):

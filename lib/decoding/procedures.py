@@ -3,7 +3,6 @@
 import re
 from dataclasses import dataclass, field
 
-from lib.decoding import risk
 from lib.errors import ConfigError
 
 __all__ = ["Procedure"]
@@ -14,8 +13,7 @@ NAMES = ("greedy, beam<width>, e.g. beam4, sample, nucleus<mass>, mbr<samples>-c
 EXAMPLES = {"beam": "beam4", "nucleus": "nucleus0.9", "refine": "k0, k1, k4", "unmask": "m4, mT"}
 
 _NUMBER = r"\d+(?:\.\d+)?"
-_DRAW = (rf"(?:sample|(?P<policy>confident)|nucleus(?P<nucleus>{_NUMBER}))"
-         rf"(?:@(?P<temperature>{_NUMBER}))?")
+_DRAW = rf"(?:sample|nucleus(?P<nucleus>{_NUMBER}))(?:@(?P<temperature>{_NUMBER}))?"
 _PATTERNS = {
     "greedy": r"greedy",
     "lookahead": r"lookahead",
@@ -23,10 +21,10 @@ _PATTERNS = {
     "unmask": r"m(?P<steps>\d+|T)",
     "beam": r"beam(?P<width>\d+)",
     "sample": _DRAW,
-    "mbr": rf"mbr(?P<samples>\d+)-(?P<choice>chrf|bleu)(?:-{_DRAW})?",
+    "mbr": rf"mbr(?P<samples>\d+)-(?P<choice>chrf)(?:-{_DRAW})?",
     "refine": (rf"k(?P<steps>\d+)(?:-lengths(?P<lengths>\d+))?"
                rf"(?:-samples(?P<samples>\d+)(?:@(?P<temperature>{_NUMBER}))?)?"
-               r"(?:-(?P<choice>bound|iw(?P<importance>\d+)|teacher|chrf|bleu))?"),
+               r"(?:-(?P<choice>bound|iw(?P<importance>\d+)|teacher|chrf))?"),
 }
 
 
@@ -41,8 +39,7 @@ class Procedure:
     samples: int = 0  # draws from p(y|x), or prior samples a length; 0: the prior's mean
     temperature: float = 1.0
     nucleus: float = 1.0
-    policy: str = ""  # of draws from a masked model: "" (an order drawn uniformly) | confident
-    choice: str = ""  # among several candidates: bound | iw | teacher | chrf | bleu
+    choice: str = ""  # among several candidates: bound | iw | teacher | chrf
     importance: int = 0  # samples of the importance-weighted bound
     name: str = field(default="", compare=False)  # as it was given
 
@@ -64,11 +61,11 @@ class Procedure:
                                   "mT, one a position")
             texts["steps"] = texts["steps"].replace("T", "0")
         numbers = {key: float(text) if key in ("temperature", "nucleus") else int(text)
-                   for key, text in texts.items() if key not in ("choice", "policy")}
+                   for key, text in texts.items() if key != "choice"}
         if kind == "sample":
             numbers["samples"] = 1
         procedure = cls("sample" if kind == "mbr" else kind, choice=texts.get("choice", ""),
-                        policy=texts.get("policy", ""), name=name, **numbers)
+                        name=name, **numbers)
         procedure._check(texts)
         return procedure
 
@@ -84,7 +81,7 @@ class Procedure:
         if self.search == "refine" and not problems:
             if self.candidates > 1 and not self.choice:
                 problems.append(f"say how to choose among {self.candidates} candidates, by -bound, "
-                                "-iw10, -teacher, -chrf or -bleu")
+                                "-iw10, -teacher or -chrf")
             if self.candidates == 1 and self.choice:
                 problems.append(f"there is nothing to choose by -{self.choice}: add -lengths<n> or "
                                 "-samples<n>")
@@ -112,12 +109,12 @@ class Procedure:
         Errors: ConfigError for another family's procedure, a missing or unfitting teacher, and a
         missing vocabulary.
         """
-        kind = self.policy or ("nucleus" if self.nucleus < 1 else self.search)
+        kind = "nucleus" if self.nucleus < 1 else self.search
         if kind not in model.procedures:
             fits = ", ".join(EXAMPLES.get(kind, kind) for kind in model.procedures)
             raise ConfigError(f"decoding setting '{self.name}' doesn't fit this family of model; "
                               f"use {fits} ...")
-        if self.choice in risk.UTILITIES and vocabulary is None:
+        if self.choice == "chrf" and vocabulary is None:
             raise ConfigError(f"decoding setting '{self.name}' compares texts: give the "
                               "vocabulary")
         if self.choice == "teacher":

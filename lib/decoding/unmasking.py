@@ -1,15 +1,13 @@
 """Search with models that fill in the positions of a length chosen beforehand: Na and Md.
 
 Every position has EOS or a subword, and a string ends at its first EOS (`lib.lengths.endings`).
-Md's positions are filled in some order, which is the policy of a search:
+Md's positions are filled in some order:
 
     m<steps>    the predicted length, all positions unknown; each step fills the most confident ones
                 with their most probable subwords, all positions being shared out evenly over the
                 steps; mT, and any number of steps from T on, one position a step
     sample      the length and then the subwords drawn, one position at a time in an order drawn
                 uniformly: the distribution that the ELBO bounds
-    confident   the same in the order of mT, the most confident position next: the distribution
-                whose likelihood is `MaskedModel.policy_log_prob`
 """
 
 import numpy as np
@@ -20,7 +18,6 @@ from torch import Tensor
 from lib.decoding.candidates import Strings, drawn_lengths, grouped
 from lib.decoding.refinement import strip
 from lib.layers import SourceIds, SourceMask, length_mask
-from lib.masked import most_confident
 from lib.subword import EOS
 
 __all__ = ["draws", "greedy", "ordered_draws", "unmask"]
@@ -55,21 +52,20 @@ def unmask(model, source: SourceIds, mask: SourceMask, steps: int = 0) -> list[l
 
 @torch.no_grad()
 def draws(model, source: SourceIds, mask: SourceMask, samples: int = 1, temperature: float = 1.0,
-          policy: str = "", seed: int = 0) -> Strings:
+          seed: int = 0) -> Strings:
     """`samples` draws from p(y|x) a sentence, the length's with them.
 
-    `temperature` divides the logits of length and subwords. `policy`: "" (an order drawn uniformly)
-    or "confident"; a model whose positions are independent fills all of them at once.
+    `temperature` divides the logits of length and subwords. A model whose positions are independent
+    fills all of them at once.
     """
     memory = model.encode(source, mask)
-    ids, _, real = ordered_draws(model, memory, source, mask, samples, temperature, policy, seed)
+    ids, _, real = ordered_draws(model, memory, source, mask, samples, temperature, seed)
     return grouped(_strings(ids, real), len(source))
 
 
 @torch.no_grad()
-def ordered_draws(model, memory, source: SourceIds,
-                  mask: SourceMask, samples: int = 1,
-                  temperature: float = 1.0, policy: str = "", seed: int = 0,
+def ordered_draws(model, memory, source: SourceIds, mask: SourceMask, samples: int = 1,
+                  temperature: float = 1.0, seed: int = 0,
                   ) -> tuple[Int[Tensor, "rows length"], Int[Tensor, "rows length"],
                              Bool[Tensor, "rows length"]]:
     """The draws of `draws`: subwords, their order (padding last), and which positions are real."""
@@ -81,20 +77,16 @@ def ordered_draws(model, memory, source: SourceIds,
     if model.decoding == "positions":
         ids = model.subwords(memory, real).sample(uniform, temperature)
     else:
-        ids = _in_turn(model, memory, real, order.argsort(1), uniform, temperature, policy)
+        ids = _in_turn(model, memory, real, order.argsort(1), uniform, temperature)
     return ids, order.argsort(1), real
 
 
 def _in_turn(model, memory, real: Bool[Tensor, "rows length"], order: Int[Tensor, "rows length"],
-             uniform: Tensor, temperature: float, policy: str) -> Int[Tensor, "rows length"]:
+             uniform: Tensor, temperature: float) -> Int[Tensor, "rows length"]:
     """Positions filled one at a time; the i-th of each row takes its i-th uniform number."""
     known, ids = torch.zeros_like(real), torch.full(real.shape, EOS, device=real.device)
-    for at in range(real.shape[1]):
-        which = order[:, at:at + 1]
-        if policy == "confident":
-            which = most_confident(model.subwords(memory, ids, known, real), known, real)
-        emissions = model.subwords(memory, ids, known, real, which)
-        drawn = emissions.sample(uniform[:, at:at + 1], temperature)
+    for which, number in zip(order.split(1, 1), uniform.split(1, 1), strict=True):
+        drawn = model.subwords(memory, ids, known, real, which).sample(number, temperature)
         now = torch.zeros_like(real).scatter(1, which, True) & real & ~known
         ids, known = torch.where(now, drawn, ids), known | now
     return ids

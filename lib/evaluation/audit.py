@@ -1,16 +1,15 @@
-"""How far likelihoods are from the truth: python -m lib.evaluation.audit --model ga_b.
+"""How far likelihoods are from the truth; notebooks/06_likelihood_audit.ipynb asks for it.
 
 On the first test sentences: annealed importance sampling beside the importance-weighted bound. On
 as many sentences that the model itself wrote for the same sources, so that an exact posterior
-sample is known: bidirectional Monte Carlo, which holds log p(y|x) between two bounds. Writes
-`audit.csv` (a row a sentence) and `audit.json` (settings, means) into the run's folder, a group of
-sentences at a time; the same command goes on where it was stopped.
+sample is known: bidirectional Monte Carlo, which holds log p(y|x) between two bounds. All in fp32:
+the weights would keep bf16's rounding. Writes `audit.csv` (a row a sentence) and `audit.json`
+(settings, means) into the run's folder, a group of sentences at a time, and goes on where it was
+stopped.
 """
 
-import argparse
 import json
 import time
-import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 
@@ -24,7 +23,7 @@ from tqdm.auto import tqdm
 from lib import runtime
 from lib.batching import Batch, Tokenised, collate, evaluation_batches, padded_length
 from lib.config import MODELS, Config, load_config
-from lib.errors import ConfigError, DataError, ReproError, check_least
+from lib.errors import ConfigError, DataError, check_least
 from lib.evaluation.scoring import TrainedRun, load_run, table_rows
 from lib.latent import LatentModel
 from lib.layers import Memory
@@ -42,13 +41,12 @@ from lib.paths import read_json, write_json, write_text
 from lib.runs import run_folder
 from lib.subword import text_fingerprint
 
-__all__ = ["AuditSettings", "annealing_path", "audit", "complete", "main", "read_audit",
-           "simulate", "summarise"]
+__all__ = ["AuditSettings", "annealing_path", "audit", "complete", "read_audit", "simulate",
+           "summarise"]
 
 POSITIONS_AT_ONCE = 8192  # target positions, over all chains, that are on a CPU together
 POSITION_BYTES = 2**21  # of a GPU's memory that one takes with its gradients
 FIGURES = 9  # significant figures in audit.csv
-PRECISIONS = {"fp32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True)
@@ -59,12 +57,9 @@ class AuditSettings:
     samples: int = 1000  # K of the importance-weighted bound on the same sentences
     annealing: Annealing = field(default_factory=lambda: Annealing(30, 16, 2))
     seed: int = 0
-    precision: str = "fp32"  # fp32 or float64; never bf16, whose rounding the weights would keep
 
     def __post_init__(self):
         check_least(self, sentences=1, samples=1, seed=0)
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"unknown precision '{self.precision}': {' or '.join(PRECISIONS)}")
 
     def covers(self, wanted: "AuditSettings") -> bool:
         """Whether an audit with these settings tells all that one with `wanted` would."""
@@ -135,12 +130,12 @@ def audit(config: Config, settings: AuditSettings | None = None, progress: bool 
     if len(run.task.test) < settings.sentences:
         raise ConfigError(f"{settings.sentences} sentences, but the test set of "
                           f"{config.dataset.name} has {len(run.task.test)}: ask for fewer")
-    run.model.requires_grad_(False).to(PRECISIONS[settings.precision])
+    run.model.requires_grad_(False)
     folder = run_folder(config).path
-    head = {"settings": asdict(settings), "step": run.step, "dev_bleu": run.dev_bleu,
-            "references": text_fingerprint(run.task.references("test")),
-            "sources": text_fingerprint(run.task.sources("test"))}
-    rows, spent = _resume(config, head)
+    scored = {"step": run.step, "dev_bleu": run.dev_bleu,
+              "references": text_fingerprint(run.task.references("test")),
+              "sources": text_fingerprint(run.task.sources("test"))}
+    rows, spent = _resume(config, settings, scored)
     started, before = time.monotonic(), torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -152,7 +147,7 @@ def audit(config: Config, settings: AuditSettings | None = None, progress: bool 
             seconds = round(spent + time.monotonic() - started, 1)
             write_text(folder / "audit.csv", frame.to_csv(
                 index=False, float_format=f"%.{FIGURES}g", lineterminator="\n"))
-            write_json(folder / "audit.json", head | {
+            write_json(folder / "audit.json", {"settings": asdict(settings)} | scored | {
                 "lines": len(frame), "seconds": seconds, "device": str(runtime.device()),
                 "summary": summarise(frame)})
     finally:
@@ -226,13 +221,16 @@ def _importance_weighted(model: LatentModel, batch: Batch, settings: AuditSettin
 
 # ---- what is on disk ----
 
-def _resume(config: Config, head: dict) -> tuple[list[dict], float]:
-    """Rows of an earlier, possibly unfinished audit of the same weights and settings; seconds."""
+def _resume(config: Config, settings: AuditSettings, scored: dict) -> tuple[list[dict], float]:
+    """Rows of an earlier, possibly unfinished audit with these settings of what is `scored`, and
+    the seconds that it took.
+    """
     try:
         folder = run_folder(config).path
         description, frame = read_json(folder / "audit.json"), pd.read_csv(folder / "audit.csv")
         whole = frame[["line", "simulated_upper"]].notna().all(axis=None)
-        if whole and {name: description[name] for name in head} == head:
+        same = {name: description[name] for name in scored} == scored
+        if whole and same and _settings(description) == settings:
             return frame.to_dict("records"), float(description["seconds"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         pass  # none, or a damaged one: made again
@@ -250,7 +248,7 @@ def read_audit(config: Config, wanted: AuditSettings | None = None,
 
 def complete(configs: Iterable[Config], wanted: AuditSettings, progress: bool = True) -> None:
     """Audit the evaluated runs with latent variables whose weights are here, and that have no audit
-    as fine as `wanted`. One that was stopped halfway is left; a warning names its command.
+    as fine as `wanted`. One that was stopped halfway goes on with its own settings.
     """
     for config in configs:
         folder = run_folder(config)
@@ -258,18 +256,15 @@ def complete(configs: Iterable[Config], wanted: AuditSettings, progress: bool = 
                 and folder.best.exists()):
             continue
         stored = _stored(config, wanted)
-        if stored is None:
-            audit(config, wanted, progress)
-        elif not stored[2]:
-            command = _command(config, _settings(stored[1]))
-            warnings.warn(f"the audit of {config.model} was stopped halfway: {command} finishes it",
-                          stacklevel=2)
+        if stored is None or not stored[2]:
+            audit(config, wanted if stored is None else _settings(stored[1]), progress)
 
 
 def _settings(description: dict) -> AuditSettings:
     """What audit.json says that the audit was made with."""
-    return AuditSettings(**description["settings"] | {
-        "annealing": Annealing(**description["settings"]["annealing"])})
+    told = description["settings"]
+    return AuditSettings(told["sentences"], told["samples"], Annealing(**told["annealing"]),
+                         told["seed"])
 
 
 def _stored(config: Config, wanted: AuditSettings | None) -> tuple[pd.DataFrame, dict, bool] | None:
@@ -287,7 +282,8 @@ def _stored(config: Config, wanted: AuditSettings | None) -> tuple[pd.DataFrame,
         same = all(value in ("", description.get(name)) for name, value in scored.items())
     except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
         raise DataError(f"the audit in {folder.path} is damaged ({error!r}): remove audit.csv and "
-                        f"audit.json there and run {_command(config)} again") from error
+                        "audit.json there, and notebooks/06_likelihood_audit.ipynb makes it "
+                        "again") from error
     if not same or not settings.covers(wanted or settings):
         return None
     return frame, description, len(frame) >= settings.sentences
@@ -315,44 +311,3 @@ def summarise(frame: pd.DataFrame) -> dict[str, float | int]:
         if len(frame) > 1:
             result |= {f"{name}_error": float(values.sem())}
     return result | {"released_above_upper": int((columns["released_minus_upper"] > 0).sum())}
-
-
-def _options(settings: AuditSettings) -> dict[str, int | str]:
-    """The settings as options of the command."""
-    annealing = settings.annealing
-    return {"sentences": settings.sentences, "samples": settings.samples, "seed": settings.seed,
-            "precision": settings.precision, "temperatures": annealing.temperatures,
-            "chains": annealing.chains, "leapfrog-steps": annealing.leapfrog_steps}
-
-
-def _command(config: Config, settings: AuditSettings | None = None) -> str:
-    """The line that makes an audit of this run with these settings, defaults left out."""
-    defaults = {"train-data": "raw", "run-seed": 1} | _options(AuditSettings())
-    chosen = {"train-data": config.train_data, "run-seed": config.seed}
-    chosen |= _options(settings or AuditSettings())
-    words = [f" --{name} {value}" for name, value in chosen.items() if value != defaults[name]]
-    return (f"`python -m lib.evaluation.audit --model {config.model} "
-            f"--dataset {config.dataset.name} --scale {config.scale}{''.join(words)}`")
-
-
-def main(arguments: list[str] | None = None) -> pd.DataFrame:
-    """The command; returns audit.csv."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    defaults = {"model": "ga_b", "dataset": "toy", "scale": "smoke", "train-data": "raw",
-                "run-seed": 1} | _options(AuditSettings())
-    for name, value in defaults.items():
-        parser.add_argument(f"--{name}", type=type(value), default=value, help=f"default: {value}")
-    options = parser.parse_args(arguments)
-    try:
-        runtime.prepare()
-        config = load_config(options.model, options.dataset, options.scale, options.run_seed,
-                             options.train_data)
-        annealing = Annealing(options.temperatures, options.chains, options.leapfrog_steps)
-        return audit(config, AuditSettings(options.sentences, options.samples, annealing,
-                                           options.seed, options.precision))
-    except ReproError as error:
-        parser.exit(2, f"error: {error}\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["NOTHING", "alignments_log_prob", "best_alignment", "best_path", "into",
-           "paths_log_prob"]
+__all__ = ["NOTHING", "alignments_log_prob", "best_path", "into", "paths_log_prob"]
 
 NOTHING = -1.0e30  # log-probability of what is impossible, as long as a gradient may reach it
 
@@ -139,12 +138,12 @@ def into(transitions: Float[Tensor, "batch vertices vertices"],
 def alignments_log_prob(blank: Float[Tensor, "batch frames"],
                         emissions: Float[Tensor, "batch frames targets"],
                         repeated: Bool[Tensor, "batch targets"],
-                        lengths: Int[Tensor, " batch"], frames: Int[Tensor, " batch"],
-                        best: bool = False) -> Float[Tensor, " batch"]:
+                        lengths: Int[Tensor, " batch"],
+                        frames: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
     """log of the sum over alignments: frames of blanks and repeats that collapse to the target.
 
     States are blank, y_1, blank, y_2, ..., blank. A frame stays in its state, goes to the next, or
-    passes over a blank between two different subwords. With `best` the best alignment alone.
+    passes over a blank between two different subwords.
 
     blank: log p(blank | frame). emissions: log p(y_i | frame). repeated: whether y_i is y_{i-1}.
     lengths: subwords of the target. frames: of each sentence; an alignment exists for length +
@@ -160,23 +159,10 @@ def alignments_log_prob(blank: Float[Tensor, "batch frames"],
     for frame in range(count):
         before = torch.cat([f.new_full((batch, 2), NOTHING), f], 1)
         ways = torch.stack([f, before[:, 1:-1], before[:, :-2].masked_fill(closed, NOTHING)])
-        onward = (ways.max(0).values if best else ways.logsumexp(0)) + emitted[:, frame]
-        f = torch.where(frames[:, None] > frame, onward, f)
+        f = torch.where(frames[:, None] > frame, ways.logsumexp(0) + emitted[:, frame], f)
     ends = torch.stack([2 * lengths, (2 * lengths - 1).clamp(min=0)], 1)
     finals = f.gather(1, ends)
     finals = torch.stack([finals[:, 0], finals[:, 1].masked_fill(lengths == 0, NOTHING)])
-    total = finals.max(0).values if best else finals.logsumexp(0)
     in_target = torch.arange(targets, device=f.device) < lengths[:, None]
     needed = lengths + (repeated & in_target).sum(1)
-    return total.masked_fill(needed > frames, -math.inf)
-
-
-def best_alignment(blank: Float[Tensor, "batch frames"],
-                   emissions: Float[Tensor, "batch frames targets"],
-                   repeated: Bool[Tensor, "batch targets"], lengths: Int[Tensor, " batch"],
-                   frames: Int[Tensor, " batch"]) -> Float[Tensor, "batch frames targets"]:
-    """1 where a frame emits a subword in the best alignment, else 0: the maximum's gradient."""
-    with torch.enable_grad():
-        given = emissions.detach().requires_grad_()
-        total = alignments_log_prob(blank.detach(), given, repeated, lengths, frames, best=True)
-        return torch.autograd.grad(total.masked_fill(total == -math.inf, 0.0).sum(), given)[0]
+    return finals.logsumexp(0).masked_fill(needed > frames, -math.inf)
