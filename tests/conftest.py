@@ -8,14 +8,38 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 
 import random
 
+import jaxtyping
 import matplotlib
 import numpy as np
 import pytest
 import torch
-from jaxtyping import install_import_hook
 
-# Before any import of them: every annotation, tensor shapes included, is then enforced.
-install_import_hook(["lib", "analysis", "workflow"], "beartype.beartype")
+CHECKED = 3  # calls of each function in each test: to check all of them takes as long as the tests
+CALLS: dict[object, int] = {}
+ALWAYS = jaxtyping.jaxtyped
+
+
+def checked_first(*, typechecker):
+    """`jaxtyping.jaxtyped` that enforces a function's annotations in its first calls of a test."""
+    def decorate(made):
+        checked = ALWAYS(typechecker=typechecker)(made)
+        if isinstance(made, type):
+            return checked
+
+        @functools.wraps(made)
+        def call(*arguments, **named):
+            count = CALLS.get(made, 0)
+            if count >= CHECKED:
+                return made(*arguments, **named)
+            CALLS[made] = count + 1
+            return checked(*arguments, **named)
+        return call
+    return decorate
+
+
+# Before any import of them: annotations, tensor shapes included, are then enforced.
+jaxtyping.jaxtyped = checked_first
+jaxtyping.install_import_hook(["lib", "analysis", "workflow"], "beartype.beartype")
 
 from lib import corpora, runtime  # noqa: E402 (after the hook)
 from lib.host import allowed_cores  # noqa: E402
@@ -42,7 +66,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def seeded():
-    """The same random numbers for a test whichever tests ran before it."""
+    """The same random numbers, and types checked anew, whichever tests ran before."""
+    CALLS.clear()
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 (for libraries that draw from the global state)
     torch.manual_seed(0)
