@@ -155,7 +155,7 @@ def _page(root: Path, *, whole: bool) -> str:
     then the runs. whole: with the tables themselves, for one page that holds all but
     demonstrations.
     """
-    questions, places = items(root), findings.places()
+    questions, places = items(root), findings.places(demonstrations=False) or findings.places()
     outcomes = findings.verdicts(*places)
     parts = [f"# {TITLE}", LEAD if whole else f"{LEAD} [report.html](report.html) holds it on one "
              "page, [findings.md](findings.md) the numbers behind each verdict."]
@@ -174,7 +174,9 @@ def _page(root: Path, *, whole: bool) -> str:
                          "corpus and scale that is evidence](figures/answer.png)")
         if first and places:
             parts += ["Pairs of models that log-likelihood and BLEU order alike / the other way "
-                      "round / leave undecided:", markdown(findings.answer(places))]
+                      "round / leave undecided; log-likelihood as the string's probability "
+                      "(strict), as the paper describes it (given the length, a mean over padded "
+                      "tokens), and by its released code:", markdown(findings.answer(places))]
         for kind in dict.fromkeys(item.kind for item in of):
             parts += (_whole if whole else _linked)([item for item in of if item.kind == kind])
         if first and places:
