@@ -262,9 +262,9 @@ def complete(configs: Iterable[Config], wanted: AuditSettings, progress: bool = 
 
 def _settings(description: dict) -> AuditSettings:
     """What audit.json says that the audit was made with."""
-    told = description["settings"]
-    return AuditSettings(told["sentences"], told["samples"], Annealing(**told["annealing"]),
-                         told["seed"])
+    given = description["settings"]
+    return AuditSettings(given["sentences"], given["samples"], Annealing(**given["annealing"]),
+                         given["seed"])
 
 
 def _stored(config: Config, wanted: AuditSettings | None) -> tuple[pd.DataFrame, dict, bool] | None:
