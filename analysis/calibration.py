@@ -39,7 +39,7 @@ def checkpoints(frame: pd.DataFrame, references: Sequence[str]) -> pd.DataFrame:
     """A row a run and checkpoint: dataset, scale, model, train_data, seed, by (`bleu`, `ll`), step,
     temperature, and `bleu` and strict `ll` (nats per token), `_calibrated` at the temperature.
 
-    frame: of `calibrated_runs`. A bound is at the K of either pass.
+    frame: of `calibrated_runs`. A bound is at the K of the pass at the temperature.
     """
     rows = []
     for run, signature in zip(frame["run"], frame["signature"], strict=True):
@@ -48,7 +48,8 @@ def checkpoints(frame: pd.DataFrame, references: Sequence[str]) -> pd.DataFrame:
             row = {name: getattr(run, name) for name in RUN} | {
                 "by": by, "step": content[by]["step"], "temperature": content[by]["temperature"]}
             for calibrated, end in ((False, ""), (True, "_calibrated")):
-                table = run.read_sentences(by=by, calibrated=calibrated)
+                table = run.read_sentences(by=by, calibrated=calibrated,
+                                           samples=content["samples"])
                 row[f"ll{end}"], _ = ratio_of_sums(*likelihood_terms(table, "strict"))
                 row[f"bleu{end}"] = bleu(table["hypothesis"].tolist(), list(references),
                                          tokenizer_of(signature))[0].score
@@ -74,8 +75,9 @@ def orders(frame: pd.DataFrame, references: Sequence[str]) -> pd.DataFrame:
     frame: of `calibrated_runs`; the same pairs in both states.
     """
     rows: dict[tuple, dict] = {}
+    samples = [run.read_calibration()["samples"] for run in frame["run"]]
     for state, calibrated in zip(STATES, (False, True), strict=True) if len(frame) else ():
-        drawn = resampled(frame, references, calibrated=calibrated)
+        drawn = resampled(frame, references, calibrated=calibrated, samples=samples)
         scored = frame.assign(strict=drawn.likelihood, bleu=drawn.bleu)
         for row in concordance(pairs(scored, {"strict": drawn})).to_dict("records"):
             key = row["kind"], row["train_data"]

@@ -101,18 +101,18 @@ def impossible(frame: pd.DataFrame) -> Bool[np.ndarray, " sentences"]:
 
 
 def resampled(frame: pd.DataFrame, references: Sequence[str], *, calibrated: bool = False,
-              ) -> Resamples:
+              samples: Sequence[int] = ()) -> Resamples:
     """Strict log-likelihood and BLEU of the rows on the same resamples of the test sentences.
 
     BLEU is over all sentences, log-likelihood over those to which every run gives some probability.
-    calibrated: of each run at its temperature (`lib.evaluation.temperature`).
-    Errors: DataError for runs that can't be compared.
+    calibrated: of each run at its temperature (`lib.evaluation.temperature`). samples: of each
+    run's bound, where not all that it has. Errors: DataError for runs that can't be compared.
     """
     comparable.check(frame, ["strict"])
     comparable.check_text(frame, references)
     never, tables = impossible(frame), []
-    for run in frame["run"]:
-        table = run.read_sentences(calibrated=calibrated)
+    for run, count in zip(frame["run"], samples or [0] * len(frame), strict=True):
+        table = run.read_sentences(calibrated=calibrated, samples=count)
         counted = [name for name in table if name.startswith("iw_bound_")
                    or name in ("n_tokens", "log_prob", "log_p_length")]
         tables.append(table.assign(**{name: table[name].where(~never, 0) for name in counted}))

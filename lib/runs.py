@@ -90,7 +90,7 @@ class RunFolder:
             raise DataError(f"{self.metrics} has no {error}: {self.evaluate_command}") from error
 
     def read_sentences(self, column: str = "hypothesis", by: str = "bleu", *,
-                       calibrated: bool = False) -> pd.DataFrame:
+                       calibrated: bool = False, samples: int = 0) -> pd.DataFrame:
         """sentences.csv, a row a test sentence in corpus order; by "ll": sentences_ll.csv;
         calibrated: the same at the temperature fitted on dev, with some of its columns.
 
@@ -98,7 +98,8 @@ class RunFolder:
         `n_tokens` (real tokens and one EOS), `n_tokens_padded`, `n_chars`, and in nats `log_prob`
         (exact, or the importance-weighted bound, without the length) and `log_p_length`; of latent
         models `elbo`, `released_estimate`, `effective_sample_size` and `iw_bound_<K>`.
-        column: another column of hypotheses that takes the place of `hypothesis`.
+        column: another column of hypotheses that takes the place of `hypothesis`. samples: the
+        bound at so many samples, where the file has it, takes the place of `log_prob`.
         Errors: DataError where the file or that column is missing.
         """
         path = self.path / (CALIBRATED if calibrated else SENTENCES)[by]
@@ -107,6 +108,10 @@ class RunFolder:
             self.calibrate_command if calibrated else "")
         if column not in table:
             raise DataError(f"{path} has no column {column}: {self.evaluate_command}")
+        if samples and (bound := f"iw_bound_{samples}") in table:
+            table = table.assign(log_prob=table[bound]).drop(columns=[
+                name for name in table if name.startswith("iw_bound_")
+                and int(name.removeprefix("iw_bound_")) >= samples])
         return table.assign(hypothesis=table[column])
 
     def read_calibration(self) -> dict:

@@ -3,6 +3,7 @@
 import json
 import math
 
+import pandas as pd
 import pytest
 from made_up import made_up_references, made_up_run
 
@@ -63,6 +64,16 @@ def test_another_column_of_hypotheses_takes_the_place(isolated):
     assert other["hypothesis"].tolist() == other["hypothesis_mbr"].tolist() != made_up_references()
     with pytest.raises(DataError, match=r"sentences.csv has no column best: .*03_eval"):
         run.read_sentences("best")
+
+
+def test_a_bound_at_fewer_samples_takes_the_place(isolated):
+    run = made_up_run("ga_b", 0.3, 1.0)
+    bounds = {"iw_bound_1": -9.0, "iw_bound_10": -8.0, "iw_bound_100": -7.0}
+    pd.read_csv(run.sentences).assign(**bounds).to_csv(run.sentences, index=False)
+    table = run.read_sentences(samples=10)
+    assert (table["log_prob"] == -8.0).all()
+    assert [name for name in table if name.startswith("iw_bound_")] == ["iw_bound_1"]
+    assert run.read_sentences(samples=7).equals(run.read_sentences())
 
 
 @pytest.mark.parametrize(("read", "command"), [
