@@ -112,7 +112,7 @@ def test_refinement_is_what_the_evidence_says():
                if verdict.finding.number == 4]
     raw, distilled = (part for part in found.evidence if part.quantity.startswith("mean gain"))
     assert (raw.train_data, raw.answer, distilled.answer) == ("raw", "undecided", "yes")
-    assert re.findall(r"Gaussian priors ([\d.]+) BLEU more on distilled", README) == [
+    assert re.findall(r"gives Gaussian priors ([\d.]+) BLEU more\.", README) == [
         f"{distilled.value:.1f}"]
 
 
