@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from analysis.objective import resampled
 from analysis.scatter import name_points
-from analysis.significance import ORDERS, concordance, pairs
+from analysis.significance import ORDERS, concordance_of
 from analysis.style import family_keys, finish, key, style, text_keys
 from analysis.tables import signed
 from analysis.within_training import RUN
@@ -78,8 +78,7 @@ def orders(frame: pd.DataFrame, references: Sequence[str]) -> pd.DataFrame:
     samples = [run.read_calibration()["samples"] for run in frame["run"]]
     for state, calibrated in zip(STATES, (False, True), strict=True) if len(frame) else ():
         drawn = resampled(frame, references, calibrated=calibrated, samples=samples)
-        scored = frame.assign(strict=drawn.likelihood, bleu=drawn.bleu)
-        for row in concordance(pairs(scored, {"strict": drawn})).to_dict("records"):
+        for row in concordance_of(frame, drawn).to_dict("records"):
             key = row["kind"], row["train_data"]
             shown = rows.setdefault(key, {"kind": row["kind"], "trained on": row["train_data"],
                                           "pairs": row["pairs"]})

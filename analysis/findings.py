@@ -99,9 +99,9 @@ class Verdict:
 
 def places(*, demonstrations: bool = True) -> list[tuple[str, str]]:
     """Every (dataset, scale) whose models were compared; scale `smoke` is a demonstration."""
-    places = sorted(tuple(path.stem.removeprefix("significance_").rpartition("_")[::2])
-                   for path in (outputs_root() / "tables").glob("significance_*.csv"))
-    return [place for place in places if demonstrations or place[1] != DEMONSTRATION]
+    compared = sorted(tuple(path.stem.removeprefix("significance_").rpartition("_")[::2])
+                      for path in (outputs_root() / "tables").glob("significance_*.csv"))
+    return [place for place in compared if demonstrations or place[1] != DEMONSTRATION]
 
 
 def verdicts(*of: tuple[str, str]) -> list[Verdict]:
@@ -128,8 +128,8 @@ def _verdicts(dataset: str, scale: str) -> list[Verdict]:
         for accounting in SHOWN:
             own = None if pairs is None else pairs[pairs["accounting"] == accounting]
             outcomes.append(verdict(finding, accounting, test(own, systems) if own is not None and
-                                 len(own) else "two evaluated models, and "
-                                 "notebooks/05_correlation.ipynb run on them"))
+                                    len(own) else "two evaluated models, and "
+                                    "notebooks/05_correlation.ipynb run on them"))
     return [*outcomes, verdict(FINDINGS[3], "", _refinement(dataset, scale)),
             verdict(FINDINGS[4], "", _speed(dataset, scale))]
 

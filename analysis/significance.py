@@ -22,7 +22,7 @@ from lib.config import family_of, model_name
 from lib.likelihood.accounting import accounting_named
 
 __all__ = ["MULTIPLICITY", "ORDERS", "PAIR_COLUMNS", "compact_pairs", "compact_summary",
-           "concordance", "order_of", "pairs"]
+           "concordance", "concordance_of", "order_of", "pairs"]
 
 ORDERS = ("agree", "undecided", "disagree")
 """Both quantities prefer the same model; one interval contains zero; they prefer different ones."""
@@ -125,6 +125,14 @@ def concordance(table: pd.DataFrame) -> pd.DataFrame:
     summary = pd.DataFrame(rows, columns=[*GROUP, "pairs", *ORDERS, "over"])
     return summary.sort_values("kind", kind="stable", ignore_index=True,
                                key=lambda kinds: kinds.map(KINDS.index))
+
+
+def concordance_of(frame: pd.DataFrame, drawn: Resamples) -> pd.DataFrame:
+    """`concordance` by strict LL where `drawn` scores the rows of `systems.collect` otherwise than
+    metrics.json (another checkpoint, a temperature): what training varies is of its numbers, too.
+    """
+    scored = frame.assign(strict=drawn.likelihood, bleu=drawn.bleu)
+    return concordance(pairs(scored, {"strict": drawn}))
 
 
 # ---- for reading ----

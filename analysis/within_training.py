@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from analysis.correlation import correlate, estimate, pearson
 from analysis.resampling import bootstrap
-from analysis.significance import ORDERS, concordance, order_of, pairs
+from analysis.significance import ORDERS, concordance, concordance_of, order_of, pairs
 from analysis.style import family_keys, finish, style, text_keys
 from analysis.systems import MEAN
 from analysis.tables import MISSING, difference, signed
@@ -223,8 +223,7 @@ def at_best_ll(runs: pd.DataFrame, references: Sequence[str]) -> pd.DataFrame:
     drawn = bootstrap([run.read_sentences(by=name) for run, name in zip(
         runs["run"], filter(None, by), strict=True)], references, "strict",
         tokenizer=tokenizer_of(runs["signature"].iloc[0]))["strict"]
-    return concordance(pairs(runs.assign(bleu=drawn.bleu, strict=drawn.likelihood),
-                             {"strict": drawn}))
+    return concordance_of(runs, drawn)
 
 
 def _file_of_best_ll(run: RunFolder) -> str:

@@ -34,7 +34,7 @@ from lib.runs import RunFolder, run_folder
 from lib.task import Task
 from lib.training import checkpoints, parallel, record
 from lib.training.averaging import WeightAverage
-from lib.training.history import BEST_BY, Validations, best, read_rows, stale, write_rows
+from lib.training.history import BEST_BY, Validations, best, finished, read_rows, write_rows
 from lib.training.lock import RunLock
 from lib.training.step import FixedStep, Scalars, takes_fixed_shapes
 from lib.training.validation import dev_scores
@@ -231,8 +231,7 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """Whether all steps are done, or `patience` validations raised neither dev BLEU nor LL."""
-        idle = stale(self.history, self._last_kl_weight)
-        return self.step >= self.settings.steps or 0 < self.settings.patience <= idle
+        return finished(self.history, self.step, self.settings, self._last_kl_weight)
 
     def best_row(self, by: str = "bleu") -> dict:
         """The history's row of the checkpoint that is kept as the best, {} before any."""

@@ -78,11 +78,10 @@ def choice(config: Config) -> dict:
         last_weight = kl_weight(settings.steps, settings.kl_start, settings.kl_ramp)
         rows = [{name: float(row[name]) for name in ("step", "dev_bleu", "dev_ll", "kl_weight")}
                 for row in history.read_rows(trial_folder(config, trial).history)]
-        ended = rows and (rows[-1]["step"] >= settings.steps
-                          or 0 < settings.patience <= history.stale(rows, last_weight))
-        if not ended:
+        if not rows or not history.finished(rows, int(rows[-1]["step"]), settings, last_weight):
             return {}
-        scores[trial] = max((row["dev_bleu"], row["dev_ll"]) for row in rows
-                            if row["kl_weight"] == last_weight)
+        if (place := history.best(rows, last_weight)) is None:
+            return {}
+        scores[trial] = rows[place]["dev_bleu"], rows[place]["dev_ll"]
     return {"chosen": max(scores, key=scores.__getitem__),
             "trials": {trial: bleu for trial, (bleu, _) in scores.items()}} if scores else {}

@@ -14,10 +14,11 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 
 from lib.bleu import bleu_from_counts
+from lib.config import Training
 from lib.errors import DataError
 from lib.paths import read_arrays, write_arrays, write_text
 
-__all__ = ["BEST_BY", "Validations", "best", "read_rows", "stale", "write_rows"]
+__all__ = ["BEST_BY", "Validations", "best", "finished", "read_rows", "stale", "write_rows"]
 
 BEST_BY = {"bleu": ("dev_bleu", "dev_ll"), "ll": ("dev_ll", "dev_bleu")}
 """What a checkpoint may be the best by, and what decides: dev BLEU (as in the paper) or dev LL."""
@@ -37,6 +38,11 @@ def stale(rows: Sequence[dict], kl_weight: float) -> int:
     at_weight = [row for row in rows if row["kl_weight"] == kl_weight]
     improved = [best(at_weight, kl_weight, by) for by in BEST_BY]
     return len(at_weight) - 1 - max(improved) if at_weight else 0
+
+
+def finished(rows: Sequence[dict], step: int, settings: Training, kl_weight: float) -> bool:
+    """Whether all steps are done, or `patience` validations raised neither dev BLEU nor LL."""
+    return step >= settings.steps or 0 < settings.patience <= stale(rows, kl_weight)
 
 
 @dataclass(frozen=True)
