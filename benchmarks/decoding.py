@@ -22,6 +22,7 @@ import torch
 from tqdm.auto import tqdm
 
 from benchmarks import ctranslate2
+from benchmarks.given_length import controlled, never_ending
 from benchmarks.machine import describe, write
 from benchmarks.training import VOCABULARY, corpus
 from lib import runtime
@@ -51,7 +52,7 @@ def random_model(name: str, dataset: str = "iwslt16_de_en", scale: str = "paper"
         for key, parameter in made.named_parameters():
             if key.endswith(".g"):
                 parameter.fill_(0.3)
-    return speed.never_ending(made) if made.decoding == "stepwise" else made
+    return never_ending(made) if made.decoding == "stepwise" else made
 
 
 def groups(data: Tokenised, alone: int, together: int, size: int) -> list[np.ndarray]:
@@ -83,7 +84,7 @@ def systems(names: Sequence[str], folder: Path) -> list[speed.System]:
     rows = []
     for name in names:
         made = random_model(name)
-        rows += [speed.controlled(name, made, setting, weights)
+        rows += [controlled(name, made, setting, weights)
                   for weights in ("auto", "int8") for setting in SETTINGS[name]]
         if made.decoding == "stepwise" and ctranslate2.is_installed():
             rows += [outside(made, folder, weights) for weights in ("float32", "int8")]

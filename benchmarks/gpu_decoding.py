@@ -31,7 +31,7 @@ import torch
 from torch import nn
 
 from analysis.speed_table import table4
-from benchmarks import gpu_training
+from benchmarks import given_length, gpu_training
 from benchmarks.decoding import groups, outside, random_model
 from benchmarks.machine import (
     attempt,
@@ -137,8 +137,8 @@ def controlled(bench: Bench, batches: Sequence[int], way: str) -> Iterator[Row]:
         for name, settings in SETTINGS.items():
             for setting in settings:
                 def system(name=name, setting=setting):
-                    return speed.controlled(name, bench.model(name), setting,
-                                            graphed=way == "graphs")
+                    return given_length.controlled(name, bench.model(name), setting,
+                                                   graphed=way == "graphs")
                 described = {"system": name, "setting": setting, "batch": batch, "way": way}
                 yield described, lambda s=system, b=batch: _timed(bench, s, b)
 

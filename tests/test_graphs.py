@@ -7,13 +7,13 @@ import torch
 from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, model_of, ragged, sources_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.given_length import never_ending
 from lib.autoregressive import DecoderState
 from lib.decoding import Options, graphs, hypotheses
 from lib.decoding.frozen import freeze
 from lib.decoding.graphs import GraphedDecoder
 from lib.decoding.search import Beams, longest_target
 from lib.errors import ConfigError, DataError
-from lib.evaluation.speed import never_ending
 from lib.flows import ActNorm
 from lib.layers import LONGEST, Memory
 

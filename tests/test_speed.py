@@ -10,7 +10,7 @@ import torch
 from made_times import times
 from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, model_of, ragged, tokenised
 
-from benchmarks import ctranslate2, decoding
+from benchmarks import ctranslate2, decoding, given_length
 from lib.config import load_config
 from lib.decoding import hypotheses
 from lib.decoding.frozen import freeze
@@ -38,8 +38,8 @@ def test_work_has_the_longest_target_with_its_end():
 
 @pytest.mark.parametrize("setting", ["greedy", "beam3"])
 def test_search_takes_as_many_steps_as_the_reference(setting, works):
-    model = speed.never_ending(model_of(AUTOREGRESSIVE, VOCABULARY))
-    system = speed.controlled("tr_s", model, setting, "fp32")
+    model = given_length.never_ending(model_of(AUTOREGRESSIVE, VOCABULARY))
+    system = given_length.controlled("tr_s", model, setting, "fp32")
     for given in works:
         assert {len(words) for words in system.translate(given)} == {given.length - 1}
 
@@ -51,7 +51,7 @@ def test_refinement_takes_every_step_at_the_padded_length(architecture, works, m
     decode = type(model).decode
     monkeypatch.setattr(type(model), "decode",
                         lambda self, z, *a: shapes.append(z.shape[1]) or decode(self, z, *a))
-    system = speed.controlled("ga_b", model, "k3", "fp32")
+    system = given_length.controlled("ga_b", model, "k3", "fp32")
     for given in works:
         shapes.clear()
         system.translate(given)
@@ -59,18 +59,18 @@ def test_refinement_takes_every_step_at_the_padded_length(architecture, works, m
 
 
 def test_outputs_that_settle_are_not_timed(works, monkeypatch):
-    monkeypatch.setattr(speed, "refine", lambda model, source, mask, steps, lengths: (
+    monkeypatch.setattr(given_length, "refine", lambda model, source, mask, steps, lengths: (
         model.decode(torch.zeros(len(source), int(lengths[0]), 32), model.encode(source, mask),
                      None), {steps[0]: []})[1])
     with pytest.raises(ConfigError, match="k4: refinement ended after 0 steps"):
-        speed.controlled("ga_b", model_of(GAUSSIAN, VOCABULARY), "k4").translate(works[2])
+        given_length.controlled("ga_b", model_of(GAUSSIAN, VOCABULARY), "k4").translate(works[2])
 
 
 @pytest.mark.parametrize("setting", ["sample", "k4-lengths3-bound", "mbr4-chrf"])
 def test_other_settings_have_no_given_length(setting):
     family = GAUSSIAN if setting.startswith("k") else AUTOREGRESSIVE
     with pytest.raises(ConfigError, match="can't be timed at a given length"):
-        speed.controlled("x", model_of(family, VOCABULARY), setting)
+        given_length.controlled("x", model_of(family, VOCABULARY), setting)
 
 
 def test_free_systems_say_what_search_finds(works):
