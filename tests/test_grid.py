@@ -5,7 +5,6 @@ tiny, once without a break and once killed in each kind of step.
 """
 
 import gzip
-import importlib
 import itertools
 import json
 import os
@@ -132,15 +131,6 @@ def test_numbers_in_overrides_reach_the_lines_by_snakemakes_own_command(isolated
     for notebook in ("02_train", "03_eval"):
         assert re.search(rf"papermill notebooks/{notebook}.ipynb .* -y '{{overrides: {{steps: 20, "
                          r"refinements: \[0, 4\], prior_keeps_pace: true}}'", lines)
-
-
-def test_the_former_name_still_leads_here():
-    alias = importlib.import_module("lib.grid")
-    assert alias.main is grid.main
-    assert importlib.import_module("lib.grid.executed").scrub("x") == "x"
-    done = subprocess.run([sys.executable, "-m", "lib.grid", "--models", "gab"], cwd=ROOT,
-                          capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and "did you mean ga_b?" in done.stderr
 
 
 def test_all_settings_reach_snakemake():

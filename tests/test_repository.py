@@ -26,9 +26,8 @@ from lib.config import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("lib", "analysis", "workflow")  # each imports only itself and those before it
-ALIAS = ROOT / "lib" / "grid" / "__init__.py"  # an old name of workflow.grid, so above its package
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")
-                 if path.stem != "__main__" and path != ALIAS)
+                 if path.stem != "__main__")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 PRINTING = {"workflow.grid", "workflow.gpu"}  # commands; others return what they have to say
