@@ -53,7 +53,7 @@ from lib.distillation import ON_GPU
 from lib.evaluation import speed
 from lib.evaluation.scoring import TrainedRun, likelihoods
 from lib.models import count_parameters
-from lib.paths import outputs_root, write_text
+from lib.paths import outputs_root, write_table
 from lib.task import Task
 from lib.training.validation import DECODING_TOKENS
 
@@ -249,8 +249,7 @@ def protocol(made: Sequence[dict]) -> None:
     alone = [{**row, "weights": "auto"} for row in made if "error" not in row]
     if any((row["system"], row["setting"]) == ("tr_b", "beam4") for row in alone):
         table = table4(pd.DataFrame(alone), ("tr_b", "beam4")).assign(device=describe())
-        write_text(outputs_root() / "bench" / "gpu_protocol.csv",
-                   table.to_csv(index=False, float_format="%.4g"))
+        write_table(outputs_root() / "bench" / "gpu_protocol.csv", table, 4)
 
 
 def run(sizes: Sizes, parts: Sequence[str], end: float, tell: Callable[[dict], None]) -> list[dict]:

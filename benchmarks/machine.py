@@ -12,7 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from lib import runtime
-from lib.paths import outputs_root, write_text
+from lib.paths import outputs_root, write_table
 
 __all__ = ["CPU", "attempt", "describe", "keep", "matrix_rate", "peak_memory", "precision",
            "rounds", "synchronise", "tell", "watch_memory", "write"]
@@ -120,8 +120,7 @@ def tell(row: dict) -> None:
 
 def write(name: str, table: pd.DataFrame, hidden: Sequence[str] = ()) -> None:
     """Write outputs/bench/<name>.csv, and show it without the `hidden` columns."""
-    write_text(outputs_root() / "bench" / f"{name}.csv",
-               table.to_csv(index=False, float_format="%.4g"))
+    write_table(outputs_root() / "bench" / f"{name}.csv", table, 4)
     tqdm.write(f"\nbench/{name}.csv, {describe()}\n"
                f"{table.drop(columns=[*hidden], errors='ignore').to_string(index=False)}")
 
@@ -134,7 +133,7 @@ def keep(name: str, made: Sequence[dict], key: Sequence[str]) -> None:
         if set(key) <= set(old):
             both = old.merge(new[[*key]], on=[*key], how="left", indicator=True)["_merge"] == "both"
             new = pd.concat([old[~both.to_numpy()], new])
-    write_text(path, new.to_csv(index=False, float_format="%.4g"))
+    write_table(path, new, 4)
 
 
 def watch_memory(where: torch.device) -> None:

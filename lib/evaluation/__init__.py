@@ -22,7 +22,7 @@ from lib.evaluation.scoring import TrainedRun, accountings, convergence, likelih
 from lib.likelihood.accounting import likelihood_terms, ratio_of_sums
 from lib.models import count_parameters, model_class
 from lib.objectives import kl_weight
-from lib.paths import read_json, writable, write_arrays, write_json, write_text
+from lib.paths import read_json, writable, write_arrays, write_json, write_table
 from lib.runs import run_folder
 from lib.subword import text_fingerprint
 from lib.training.history import stale
@@ -90,7 +90,7 @@ def evaluate(config: Config, progress: bool = True) -> dict:
     }
     folder = run_folder(config)
     write_arrays(folder.bleu_counts, **{s: of.astype(np.uint16) for s, of in counts.items()})
-    write_text(folder.sentences, sentences.to_csv(index=False, float_format=f"%.{FIGURES}g"))
+    write_table(folder.sentences, sentences, FIGURES)
     write_json(folder.metrics, metrics)
     return metrics
 
@@ -119,7 +119,7 @@ def _best_by_likelihood(config: Config, run: TrainedRun, samples: int, progress:
         return {"step": other.step}
     lines = translations(other, run.task.test, [setting], progress)
     sentences = sentence_table(other, lines[setting], samples, progress, resumable=False)
-    write_text(folder.sentences_ll, sentences.to_csv(index=False, float_format=f"%.{FIGURES}g"))
+    write_table(folder.sentences_ll, sentences, FIGURES)
     scores, _ = _scores(lines, run.task.references("test"), config.dataset.bleu_tokenizer)
     return {"step": other.step, "dev_bleu": other.dev_bleu, "bleu": scores,
             "log_likelihood": accountings(sentences, samples)}

@@ -37,7 +37,7 @@ from lib.likelihood.annealing import (
     tune_step_sizes,
 )
 from lib.models import model_class
-from lib.paths import read_json, write_json, write_text
+from lib.paths import read_json, write_json, write_table
 from lib.runs import run_folder
 from lib.subword import text_fingerprint
 
@@ -145,8 +145,7 @@ def audit(config: Config, settings: AuditSettings | None = None, progress: bool 
             rows += _audit_group(run, settings, group)
             frame = pd.DataFrame(rows).sort_values("line").reset_index(drop=True)
             seconds = round(spent + time.monotonic() - started, 1)
-            write_text(folder / "audit.csv", frame.to_csv(
-                index=False, float_format=f"%.{FIGURES}g", lineterminator="\n"))
+            write_table(folder / "audit.csv", frame, FIGURES)
             write_json(folder / "audit.json", {"settings": asdict(settings)} | scored | {
                 "lines": len(frame), "seconds": seconds, "device": str(runtime.device()),
                 "summary": summarise(frame)})

@@ -33,7 +33,7 @@ from lib.errors import ConfigError, DataError, check_least
 from lib.evaluation.refining import some_lines
 from lib.evaluation.scoring import TrainedRun, likelihoods, load_run
 from lib.likelihood.accounting import ratio_of_sums
-from lib.paths import read_json, write_json, write_text
+from lib.paths import read_json, write_json, write_table
 from lib.runs import run_folder
 from lib.subword import EOS, text_fingerprint
 
@@ -180,8 +180,7 @@ def own_samples(config: Config, settings: SampleSettings, progress: bool = True)
     frame = draw_samples(run, settings, progress)
     head = {"settings": asdict(settings), "step": run.step, "dev_bleu": run.dev_bleu,
             "sources": text_fingerprint(run.task.sources("test"))}
-    write_text(folder / "samples.csv", frame.to_csv(
-        index=False, float_format=f"%.{FIGURES}g", lineterminator="\n"))
+    write_table(folder / "samples.csv", frame, FIGURES)
     write_json(folder / "samples.json", head)
     return frame
 

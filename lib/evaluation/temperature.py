@@ -21,7 +21,7 @@ from lib.config import Config
 from lib.evaluation import FIGURES, sentence_table, translations
 from lib.evaluation.scoring import TrainedRun, likelihoods, load_run
 from lib.likelihood.accounting import likelihood_terms
-from lib.paths import write_json, write_text
+from lib.paths import write_json, write_table
 from lib.runs import CALIBRATED, run_folder
 
 __all__ = ["SAMPLES", "calibrate", "complete", "fit_temperature", "tempered"]
@@ -78,8 +78,7 @@ def calibrate(config: Config, samples: int = SAMPLES, progress: bool = True) -> 
         lines = translations(run, run.task.test, [setting], progress)[setting]
         sentences = sentence_table(run, lines, content["samples"], progress, resumable=False)
         bounds = [name for name in sentences if name.startswith("iw_bound_")]
-        write_text(folder.path / CALIBRATED[by], sentences[[*COLUMNS, *bounds]].to_csv(
-            index=False, float_format=f"%.{FIGURES}g"))
+        write_table(folder.path / CALIBRATED[by], sentences[[*COLUMNS, *bounds]], FIGURES)
         content[by] = {"step": run.step, "dev_bleu": run.dev_bleu, "temperature": temperature,
                        "dev_ll": before, "dev_ll_calibrated": after}
     write_json(folder.calibration, content)
