@@ -13,12 +13,10 @@ from matplotlib.figure import Figure
 from analysis import published
 from analysis.style import finish, line, style
 from analysis.tables import intervals
-from lib.bleu import resample_weights, resampled_bleu, with_interval
+from lib.bleu import RESAMPLES, resample_weights, resampled_bleu, with_interval
 from lib.config import model_name
 
 __all__ = ["compact", "procedures_table", "refinement_figure", "table3", "with_published"]
-
-RESAMPLES = 1000
 
 
 def table3(refined: Mapping[str, pd.DataFrame], references: Sequence[str], *,

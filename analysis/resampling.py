@@ -14,7 +14,14 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from analysis import comparable
-from lib.bleu import SEED, bleu_from_counts, bleu_statistics, resample_weights, tokenizer_of
+from lib.bleu import (
+    RESAMPLES,
+    SEED,
+    bleu_from_counts,
+    bleu_statistics,
+    resample_weights,
+    tokenizer_of,
+)
 from lib.errors import DataError
 from lib.likelihood.accounting import bound_slack, likelihood_terms
 
@@ -65,7 +72,7 @@ def resample_runs(frame: pd.DataFrame, references: Sequence[str], *accountings: 
 
 
 def bootstrap(sentences: Sequence[pd.DataFrame], references: Sequence[str], *accountings: str,
-              resamples: int = 1000, seed: int = SEED, tokenizer: str = "13a",
+              resamples: int = RESAMPLES, seed: int = SEED, tokenizer: str = "13a",
               ) -> dict[str, Resamples]:
     """Paired bootstrap over test sentences: every model is scored on the same resamples, under each
     accounting.

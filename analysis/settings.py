@@ -12,7 +12,6 @@ from lib.runs import RunFolder, find_runs
 
 __all__ = ["difference", "scores"]
 
-RESAMPLES = 1000
 NUMBERS = ["value", "low", "high"]
 
 
@@ -49,7 +48,7 @@ def _drawn(run: RunFolder, setting: str, base: str) -> np.ndarray | None:
     counts = run.read_bleu_counts()
     if not {setting, base} - {""} <= set(counts):
         return None
-    weights = resample_weights(len(counts[setting]), RESAMPLES)
+    weights = resample_weights(len(counts[setting]))
     values = bleu_from_counts(weights @ counts[setting])
     return values - bleu_from_counts(weights @ counts[base]) if base else values
 

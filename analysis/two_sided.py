@@ -25,7 +25,6 @@ from lib.synthetic import ToyTask
 
 __all__ = ["PREDICTORS", "correlations", "divergences", "drawing", "reading", "totals"]
 
-RESAMPLES = 1000
 PREDICTORS = {
     "likelihood": ("−KL(p* || m), what likelihood sees", -1),
     "reverse": ("−KL(m || p*) over possible strings", -1),
@@ -107,7 +106,7 @@ def divergences(runs: Mapping[str, RunFolder], summed: Mapping[str, pd.DataFrame
     of draws that are left out of all but `impossible`; `bleu` of its search and `bleu_mbr`.
     """
     tables = {model: run.read_sentences() for model, run in runs.items()}
-    weights = resample_weights(len(references), RESAMPLES)
+    weights = resample_weights(len(references))
     resampled: dict[str, list] = {}
     rows = []
     for model, run in runs.items():
@@ -115,7 +114,7 @@ def divergences(runs: Mapping[str, RunFolder], summed: Mapping[str, pd.DataFrame
         gap = truth - joint.to_numpy(np.float64)
         gap = np.where(np.isfinite(gap), gap, np.nanmax(gap[np.isfinite(gap)]))
         metrics, sums = run.read_metrics(), summed[model].assign(sentences=1.0)
-        again = resample_weights(len(sums), RESAMPLES) @ sums.to_numpy()  # [resamples, sums]
+        again = resample_weights(len(sums)) @ sums.to_numpy()  # [resamples, sums]
         drawn = _measures(dict(zip(sums, again.T, strict=True)))
         drawn |= {"likelihood": weights @ gap / len(gap)}
         own = _measures(dict(sums.sum())) | {"likelihood": gap.mean()}
@@ -133,7 +132,7 @@ def divergences(runs: Mapping[str, RunFolder], summed: Mapping[str, pd.DataFrame
         if all(column in table for table in tables.values()):
             scored = [table.assign(hypothesis=table[column], log_prob=0.0)
                       for table in tables.values()]
-            drawn = bootstrap(scored, references, "strict", resamples=RESAMPLES)["strict"]
+            drawn = bootstrap(scored, references, "strict")["strict"]
             resampled[name] = list(drawn.bleu_resampled.T)
     return pd.DataFrame(rows), {name: np.stack(of, 1) for name, of in resampled.items()}
 

@@ -18,7 +18,7 @@ from analysis.significance import ORDERS, concordance, concordance_of, order_of,
 from analysis.style import family_keys, finish, style, text_keys
 from analysis.systems import MEAN
 from analysis.tables import MISSING, difference, signed
-from lib.bleu import TAILS, resample_weights, tokenizer_of
+from lib.bleu import RESAMPLES, TAILS, resample_weights, tokenizer_of
 from lib.config import family_of, model_name
 from lib.runs import RunFolder, at_full_kl
 from lib.training.history import Validations
@@ -29,7 +29,6 @@ __all__ = ["PHASES", "RUN", "across_checkpoints", "at_best_ll", "checkpoint_pair
 
 PHASES = ("rising", "falling")
 """Both checkpoints up to the step of the best dev LL; both from it on."""
-RESAMPLES = 1000
 RUN = ["dataset", "scale", "model", "train_data", "seed"]
 COUNTS = [f"{phase}_{order}" for phase in PHASES for order in ORDERS]
 TWO = [*RUN, "bleu_step", "ll_step", *(f"{name}{end}" for name in ("bleu", "ll") for end in (

@@ -40,7 +40,6 @@ from lib.training.validation import translate
 SETTINGS = {"tr_s": ("greedy", "beam4"), "ga_b": ("k0", "k1", "k4"), "fl_s": ("k0", "k1")}
 TRAINED = (("toy", "smoke"), ("multi30k_de_en", "mini"))  # runs whose BLEU is taken, where trained
 ALONE, TOGETHER, SIZE, ROUNDS = 20, 4, 32, 5
-RESAMPLES = 1000  # of the test sentences, for the interval of a difference of BLEU
 
 
 def random_model(name: str, dataset: str = "iwslt16_de_en", scale: str = "paper",
@@ -120,7 +119,7 @@ def cost(names: Sequence[str] = tuple(SETTINGS), lines: int = 0) -> pd.DataFrame
             except ReproError:
                 continue  # no such run here, or not its corpus
             data = data.take(np.arange(lines or len(data)))
-            resamples = resample_weights(len(data), RESAMPLES)
+            resamples = resample_weights(len(data))
             for setting in SETTINGS[name]:
                 plain = None
                 for weights in ("fp32", "bf16", "int8"):

@@ -16,13 +16,15 @@ from sacrebleu.metrics.bleu import BLEUScore
 
 from lib.errors import DataError
 
-__all__ = ["SEED", "TAILS", "bleu", "bleu_from_counts", "bleu_statistics", "resample_weights",
-           "resampled_bleu", "tokenizer_of", "with_interval"]
+__all__ = ["RESAMPLES", "SEED", "TAILS", "bleu", "bleu_from_counts", "bleu_statistics",
+           "resample_weights", "resampled_bleu", "tokenizer_of", "with_interval"]
 
 ORDERS = 4
 DEFAULT = "13a"  # sacreBLEU's own default
 SEED = 12345
 """SacreBLEU's default seed of its paired bootstrap."""
+RESAMPLES = 1000
+"""Of the sentences, for an interval."""
 TAILS = [0.025, 0.975]
 """The quantiles between which a 95% interval lies."""
 
@@ -74,7 +76,7 @@ def bleu_from_counts(counts: Num[np.ndarray, "*any 10"]) -> Float[np.ndarray, "*
     return np.where((match > 0).any(axis=-1) & (total > 0).all(axis=-1), score, 0.0)
 
 
-def resample_weights(sentences: int, resamples: int, seed: int = SEED,
+def resample_weights(sentences: int, resamples: int = RESAMPLES, seed: int = SEED,
                      ) -> Float[np.ndarray, "resamples sentences"]:
     """How often each sentence is drawn in each resample of the same size; every row sums to
     `sentences`. The draws are sacreBLEU's own at that seed (sacrebleu/significance.py).

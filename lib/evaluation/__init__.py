@@ -32,7 +32,6 @@ __all__ = ["FIGURES", "decoding_settings", "evaluate", "mbr_setting", "sentence_
            "translations"]
 
 TIMED = 256  # test sentences, evenly spaced, that a decoding setting's speed is measured on
-RESAMPLES = 1000  # of the test sentences, for intervals
 FIGURES = 6  # significant figures kept in sentences.csv
 COLUMNS = ("hypothesis", "n_tokens", "n_tokens_padded", "n_chars", "log_prob", "log_p_length",
            "elbo", "released_estimate", "effective_sample_size")  # empty where a model has none
@@ -181,7 +180,7 @@ def _scores(lines: dict[str, list[str]], references: list[str], tokenizer: str,
 
     `gain` is over the first setting (greedy search, or no refinement), on the same resamples.
     """
-    weights, entries, first = resample_weights(len(references), RESAMPLES), {}, None
+    weights, entries, first = resample_weights(len(references)), {}, None
     counts = {setting: bleu_statistics(texts, references, tokenizer=tokenizer)
               for setting, texts in lines.items()}
     for setting, texts in lines.items():
