@@ -18,9 +18,10 @@ import pandas as pd
 from lib.errors import ConfigError, OutputError
 
 __all__ = [
-    "NOTEBOOKS", "PARAMS", "ROOT", "DistilledFolder", "cache_root", "data_root", "outputs_root",
-    "path_in", "read_arrays", "read_json", "remove_leftovers", "replacing", "writable",
-    "write_arrays", "write_bytes", "write_cache", "write_json", "write_table", "write_text",
+    "NOTEBOOKS", "PARAMS", "ROOT", "TEACHER_SEED", "DistilledFolder", "cache_root", "data_root",
+    "outputs_root", "path_in", "read_arrays", "read_json", "remove_leftovers", "replacing",
+    "writable", "write_arrays", "write_bytes", "write_cache", "write_json", "write_table",
+    "write_text",
 ]
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = ROOT / "params"
 NOTEBOOKS = ROOT / "notebooks"
+TEACHER_SEED = 1
+"""One teacher for students of all seeds: their spread is that of students alone."""
 
 
 def _root(variable: str, default: str) -> Path:

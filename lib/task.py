@@ -12,11 +12,9 @@ from lib.config import Config
 from lib.corpora import formats
 from lib.errors import DataError
 from lib.layers import LONGEST
-from lib.paths import DistilledFolder, read_json
+from lib.paths import TEACHER_SEED, DistilledFolder, read_json
 
-__all__ = ["TEACHER_SEED", "Task", "distilled_folder", "distilled_targets"]
-
-TEACHER_SEED = 1  # one teacher for students of all seeds: their spread is that of students alone
+__all__ = ["Task", "distilled_folder", "distilled_targets"]
 
 
 def distilled_folder(config: Config) -> DistilledFolder:

@@ -10,7 +10,6 @@ from lib.config import MODELS, load_config
 from lib.errors import ConfigError
 from lib.paths import ROOT, outputs_root
 from lib.runs import RunFolder
-from workflow.grid import workflow
 from workflow.grid.workflow import SMALL, Grid, shown
 
 
@@ -121,12 +120,6 @@ def test_a_run_waits_for_the_model_that_it_starts_from_and_for_its_text():
             *(text if run.train_data == "distilled" else []),
             *([shown(start.checkpoints / "trained")] if parent else [])]
     assert grid.teacher_run == RunFolder("toy", "smoke", "tr_s", "raw", 1)
-
-
-def test_the_teacher_s_seed_is_the_one_of_training():
-    from lib.task import TEACHER_SEED
-
-    assert workflow.TEACHER_SEED == TEACHER_SEED
 
 
 def test_settings_tell_apart_what_gives_another_result():

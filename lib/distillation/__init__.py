@@ -36,9 +36,9 @@ from lib.decoding import Options
 from lib.distillation.alignment import complexity
 from lib.errors import ConfigError, DataError, ReproError
 from lib.evaluation.scoring import TrainedRun, load_run
-from lib.paths import DistilledFolder, read_json, write_bytes, write_json
+from lib.paths import TEACHER_SEED, DistilledFolder, read_json, write_bytes, write_json
 from lib.synthetic import ToyTask
-from lib.task import TEACHER_SEED, distilled_targets
+from lib.task import distilled_targets
 from lib.training import checkpoints
 from lib.training.validation import translate
 

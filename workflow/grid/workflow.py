@@ -29,7 +29,7 @@ from lib.config import (
     unknown,
 )
 from lib.errors import ConfigError
-from lib.paths import NOTEBOOKS, ROOT, DistilledFolder, cache_root, outputs_root
+from lib.paths import NOTEBOOKS, ROOT, TEACHER_SEED, DistilledFolder, cache_root, outputs_root
 from lib.runs import RunFolder
 
 __all__ = ["SMALL", "Grid", "shown", "working_folder"]
@@ -37,7 +37,6 @@ __all__ = ["SMALL", "Grid", "shown", "working_folder"]
 SMALL = ("tr_s", "ga_b", "fl_s")  # the smallest model of each family
 DRAWN = ("ga_b", "fl_b")  # the default of 04_latent_space
 CROSSED = {"na_b", "da_b", "ct_b", "md_b"}  # what crosses the decoder with the objective
-TEACHER_SEED = 1  # as lib.task has it, which imports torch
 
 
 def working_folder() -> Path:
