@@ -5,12 +5,12 @@ summands, so that both can be resampled at all checkpoints on the same dev sente
 """
 
 import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int, Num
 
 from lib.bleu import bleu_from_counts
@@ -101,12 +101,8 @@ class Validations:
 
 def write_rows(path: Path, rows: Sequence[dict]) -> None:
     """Write history.csv: a row a validation, a column for each quantity that any of them has."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    table = io.StringIO()
-    writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, table.getvalue())
+    table = pd.DataFrame(rows, dtype=object)  # whole numbers stay whole beside gaps
+    write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
