@@ -109,19 +109,17 @@ def _chunks(rows: Iterator[list[int]]) -> Iterator[list[list[int]]]:
     """The lines' subwords in groups of CHUNK_LINES; those before a line that is refused come before
     its error.
     """
-    group, error = [], None
+    group = []
     try:
         for row in rows:
             group.append(row)
             if len(group) == CHUNK_LINES:
                 yield group
                 group = []
-    except DataError as refusal:
-        error = refusal
-    if group:
+    except DataError:
         yield group
-    if error is not None:
-        raise error
+        raise
+    yield group
 
 
 def translate_stream(translator: Translator, source: io.IOBase, output: io.TextIOBase) -> int:
