@@ -1,4 +1,4 @@
-"""Distillation: the text is the beam search's, however it was interrupted and shared out."""
+"""Distillation: the text is the beam search's, however it was interrupted."""
 
 import gzip
 import json
@@ -170,17 +170,6 @@ def test_going_on_after_kill_9(config):
     assert files_of(config) == whole
 
 
-def test_several_processes_share_the_shards(config):
-    distil(config, progress=False)
-    whole = files_of(config)
-    forget(distilled_set(config))
-    assert distil(config, (2, 3), progress=False) is None
-    assert distil(config, (1, 3), progress=False) is None
-    assert not distilled_set(config).config.exists()
-    assert distil(config, (3, 3), progress=False)["pairs"] == len(Task(config).train)
-    assert files_of(config) == whole
-
-
 def test_nothing_is_decoded_twice(config, monkeypatch):
     first = distil(config, progress=False)
     with monkeypatch.context() as patch:
@@ -215,15 +204,6 @@ def test_a_damaged_shard_is_made_again(config):
         distilled_set(config).metrics.unlink()
         assert distil(config, progress=False) is not None
         assert files_of(config) == whole
-
-
-def test_a_damaged_shard_of_another_process_is_missing(config):
-    distil(config, (1, 2), progress=False)
-    shard = next(distilled_set(config).shards.rglob("*.json.gz"))
-    shard.write_bytes(shard.read_bytes()[:20])
-    assert distil(config, (2, 2), progress=False) is None
-    assert not shard.exists()
-    assert distil(config, (1, 2), progress=False) is not None
 
 
 def test_empty_translations_are_counted_and_left_out_of_training(config, monkeypatch):
@@ -295,9 +275,8 @@ def test_a_preview_touches_nothing_that_training_reads(config):
 def test_mistakes_are_named(config):
     with pytest.raises(ConfigError, match="unknown teacher 'ga_b'"):
         distil(load_config("ga_b"))
-    for shard in ((0, 2), (3, 2)):
-        with pytest.raises(ConfigError, match=f"shard {shard[0]}/{shard[1]}"):
-            distil(config, shard)
+    with pytest.raises(ConfigError, match="lines = -1: 0 or more"):
+        distil(config, -1)
     with pytest.raises(CheckpointError, match="train it first with"):
         distil(replace(config, seed=2))
 
@@ -324,9 +303,6 @@ def test_the_notebook_previews_with_the_shipped_teacher(isolated):
     assert len(pd.read_csv(points)) == 16
 
 
-def test_the_command(isolated, capsys):
+def test_the_command(isolated):
     with pytest.raises(SystemExit, match="error: no checkpoint"):
         main(["--teacher", "tr_b"])
-    with pytest.raises(SystemExit):
-        main(["--shard", "half"])
-    assert "'half' is not i/n" in capsys.readouterr().err

@@ -2,13 +2,8 @@
 
 Kim and Rush (2016), "Sequence-level knowledge distillation", section 3.2: the student learns from
 the teacher's beam-search output in place of the references. The set is decoded in shards, each
-written in one move, so that it goes on where it was stopped, and several processes share the work:
-
-    python -m lib.distillation --dataset toy --scale smoke --shard 1/2 &
-    python -m lib.distillation --dataset toy --scale smoke --shard 2/2
-
-Whichever ends last joins the shards. A shard's lines and batches depend on the settings alone, so
-that the text is the same however it was interrupted and shared out.
+written in one move, so that it goes on where it was stopped. A shard's lines and batches depend on
+the settings alone, so that the text is the same however it was interrupted.
 """
 
 import argparse
@@ -16,7 +11,6 @@ import gzip
 import hashlib
 import json
 import logging
-import re
 import shutil
 import time
 from dataclasses import asdict, dataclass, replace
@@ -83,48 +77,32 @@ class _Job:
         """sha256 of the settings: shards of any others are never looked at."""
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
 
-    @property
-    def shards(self) -> int:
-        return -(-len(self.sources) // SHARD_LINES)
-
     def shard(self, number: int) -> Path:
         """The file of a finished shard, numbered from 0."""
         return self.folder.shards / self.fingerprint[:16] / f"{number:05d}.json.gz"
 
 
-def distil(config: Config, shard: tuple[int, int] = (1, 1), lines: int = 0,
-           progress: bool = True) -> dict | None:
+def distil(config: Config, lines: int = 0, progress: bool = True) -> dict:
     """Translate the training set with the best checkpoint of the run that `config` describes.
 
     Writes the folder `distilled_set(config)`: `train.<target language>.gz` with as many lines as
     the training set has pairs (empty where a pair is too long for training, or the teacher wrote
     nothing: training leaves it out), `config.json`, `metrics.json`. What is whole already and of
-    the same teacher and settings isn't made again. Returns what metrics.json holds (`_scores`);
-    None while shards of other processes are missing.
+    the same teacher and settings isn't made again. Returns what metrics.json holds (`_scores`).
 
-    config: the teacher's run on raw data. shard: (i, n) decodes every n-th shard from the i-th.
-    lines: only the first so many pairs, into a folder that no training reads; 0 for all.
+    config: the teacher's run on raw data. lines: only the first so many pairs, into a folder that
+    no training reads; 0 for all.
 
-    Errors: CheckpointError for a teacher that isn't trained; ConfigError for one that can't search,
-    and for a shard outside 1..n.
+    Errors: CheckpointError for a teacher that isn't trained; ConfigError for one that can't search.
     """
     if config.model not in TEACHERS:
         raise ConfigError(unknown("teacher", config.model, TEACHERS))
-    if not 1 <= shard[0] <= shard[1] or lines < 0:
-        raise ConfigError(f"shard {shard[0]}/{shard[1]}, lines = {lines}: give i/n with i from 1 "
-                          "to n, and 0 or more lines")
+    if lines < 0:
+        raise ConfigError(f"lines = {lines}: 0 or more")
     runtime.prepare()
     job = _job(config, lines)
     done = _finished(job)
-    if done is not None:
-        return done
-    _decode(job, range(shard[0] - 1, job.shards, shard[1]), progress)
-    parts = [part for k in range(job.shards) if (part := _read_shard(job.shard(k))) is not None]
-    if len(parts) < job.shards:
-        logger.info("%d of %d shards are still missing: whoever ends last joins them",
-                    job.shards - len(parts), job.shards)
-        return None
-    return _join(job, parts)
+    return _join(job, _decode(job, progress)) if done is None else done
 
 
 def _job(config: Config, lines: int) -> _Job:
@@ -152,21 +130,22 @@ def _job(config: Config, lines: int) -> _Job:
 
 # ---- decoding -----------------------------------------------------------------------------------
 
-def _decode(job: _Job, numbers: range, progress: bool) -> None:
-    """Translate the shards that aren't there yet."""
-    rows = [np.arange(k * SHARD_LINES, min((k + 1) * SHARD_LINES, len(job.sources)))
-            for k in numbers]
-    todo = [(k, of) for k, of in zip(numbers, rows, strict=True)
-            if _read_shard(job.shard(k)) is None]
-    total, left = sum(map(len, rows)), sum(len(of) for _, of in todo)
-    with tqdm(total=total, initial=total - left, desc=f"distilling {job.folder.dataset}",
-              unit="sentence", disable=not progress) as bar:
-        for number, of in todo:
-            started = time.perf_counter()
-            lines = _translate(job, job.sources.take(of))
-            content = {"lines": lines, "seconds": time.perf_counter() - started}
-            write_bytes(job.shard(number), _compressed(json.dumps(content, ensure_ascii=False)))
-            bar.update(len(of))
+def _decode(job: _Job, progress: bool) -> list[dict]:
+    """All shards; those that aren't there yet are translated."""
+    rows = np.arange(len(job.sources))
+    parts = []
+    with tqdm(total=len(rows), desc=f"distilling {job.folder.dataset}", unit="sentence",
+              disable=not progress) as bar:
+        for number, start in enumerate(range(0, len(rows), SHARD_LINES)):
+            part = _read_shard(job.shard(number))
+            if part is None:
+                started = time.perf_counter()
+                lines = _translate(job, job.sources.take(rows[start:start + SHARD_LINES]))
+                part = {"lines": lines, "seconds": time.perf_counter() - started}
+                write_bytes(job.shard(number), _compressed(json.dumps(part, ensure_ascii=False)))
+            parts.append(part)
+            bar.update(len(part["lines"]))
+    return parts
 
 
 def _translate(job: _Job, data: Tokenised) -> list[str]:
@@ -275,13 +254,6 @@ def _compressed(text: str) -> bytes:
 
 # ---- the command --------------------------------------------------------------------------------
 
-def _shard(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is not i/n, e.g. 1/2")
-    return int(match[1]), int(match[2])
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Distil from a shell: python -m lib.distillation --dataset toy --scale smoke."""
     parser = argparse.ArgumentParser(description="Translate a training set with its teacher.")
@@ -289,17 +261,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--scale", default="smoke")
     parser.add_argument("--teacher", help="default: the one that params/datasets/ names")
     parser.add_argument("--seed", type=int, default=TEACHER_SEED, help="of the teacher's run")
-    parser.add_argument("--shard", type=_shard, default=(1, 1), help="i/n: one of n processes")
     parser.add_argument("--lines", type=int, default=0, help="only the first so many; 0 = all")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         teacher = options.teacher or load_dataset(options.dataset).teacher
         config = load_config(teacher, options.dataset, options.scale, options.seed)
-        metrics = distil(config, options.shard, options.lines)
+        metrics = distil(config, options.lines)
     except ReproError as error:
         raise SystemExit(f"error: {error}") from None
-    if metrics is not None:
-        logger.info("%s: %s pairs, BLEU against the references %.1f, %.0f sentences/s",
-                    distilled_set(config, options.lines).path, f"{metrics['pairs']:,}",
-                    metrics["bleu"]["score"], metrics["sentences_per_second"])
+    logger.info("%s: %s pairs, BLEU against the references %.1f, %.0f sentences/s",
+                distilled_set(config, options.lines).path, f"{metrics['pairs']:,}",
+                metrics["bleu"]["score"], metrics["sentences_per_second"])
