@@ -29,7 +29,7 @@ from lib.config import load_config, model_name
 from lib.models import model_class
 from lib.runs import RunFolder
 
-__all__ = ["CONTRASTS", "EFFECT_COLUMNS", "Contrast", "commands", "compact", "drawing", "effects",
+__all__ = ["CONTRASTS", "EFFECT_COLUMNS", "Contrast", "compact", "drawing", "effects",
            "impossible", "limits", "needed", "resampled", "two_by_two", "verdict"]
 
 NEAREST = "tr"  # the Transformer whose number of parameters is nearest to Da-B's
@@ -81,16 +81,6 @@ def needed(frame: pd.DataFrame) -> list[str]:
         return [*(transformers[:1] or ["tr_b"]), *others]
     nearest = min(transformers, key=lambda name: abs(math.log(sizes[name] / sizes[peers[0]])))
     return [nearest, *others]
-
-
-def commands(frame: pd.DataFrame, dataset: str, scale: str) -> pd.DataFrame:
-    """A row a run that the contrasts lack: model, train_data, and the two lines that make it."""
-    there = set(zip(frame["model"], frame["train_data"], strict=True))
-    missing = [RunFolder(dataset, scale, model, data) for model in needed(frame)
-               for data in ("raw", "distilled") if (model, data) not in there]
-    return pd.DataFrame([{"model": run.model, "train data": run.train_data,
-                          "command": f"{run.train_command} && {run.evaluate_command}"}
-                         for run in missing], columns=["model", "train data", "command"])
 
 
 def impossible(frame: pd.DataFrame) -> Bool[np.ndarray, " sentences"]:

@@ -58,13 +58,8 @@ def test_the_transformer_is_the_one_of_da_s_size(made):
     assert objective.needed(pd.DataFrame({"model": [], "parameters": []}))[0] == "tr_b"
 
 
-def test_what_is_missing_has_its_commands(made):
+def test_a_model_that_is_missing_is_in_no_pair(made):
     frame = made("md_b")
-    lacking = objective.commands(frame, "toy", "smoke")
-    assert lacking["model"].tolist().count("md_b") == 2  # raw and distilled
-    assert set(lacking.loc[lacking["model"] != "md_b", "train data"]) == {"distilled"}
-    command = lacking.loc[lacking["model"] == "md_b", "command"].iloc[0]
-    assert "02_train" in command and "03_eval" in command and "-p model md_b" in command
     assert "md_b" not in set(table_of(frame)["first"])
     assert "in 1 of 1 pairs that change the objective alone" in objective.verdict(table_of(frame))
 
