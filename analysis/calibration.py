@@ -22,7 +22,8 @@ from lib.config import model_name
 from lib.likelihood.accounting import likelihood_terms, ratio_of_sums
 from lib.runs import CALIBRATED
 
-__all__ = ["STATES", "calibrated_runs", "checkpoints", "compact", "drawing", "orders", "verdict"]
+__all__ = ["STATES", "calibrated_runs", "checkpoints", "checkpoints_figure", "compact", "orders",
+           "what_is_left"]
 
 STATES = ("as trained", "at its temperature")
 BY = {"bleu": "best dev BLEU", "ll": "best dev LL"}
@@ -88,7 +89,7 @@ def orders(frame: pd.DataFrame, references: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows.values(), columns=columns)
 
 
-def verdict(counted: pd.DataFrame, trained: pd.DataFrame, calibrated: pd.DataFrame) -> str:
+def what_is_left(counted: pd.DataFrame, trained: pd.DataFrame, calibrated: pd.DataFrame) -> str:
     """What a temperature leaves of the disagreements, in two sentences.
 
     counted: of `orders`. trained, calibrated: of `within_training.two_checkpoints`, either state.
@@ -103,7 +104,7 @@ def verdict(counted: pd.DataFrame, trained: pd.DataFrame, calibrated: pd.DataFra
             f"pairs of systems they disagree in {', '.join(between)}.")
 
 
-def drawing(table: pd.DataFrame) -> Figure:
+def checkpoints_figure(table: pd.DataFrame) -> Figure:
     """BLEU against LL of every checkpoint, as trained and at its temperature: a line from the best
     by dev LL (small) to the best by dev BLEU, filled for raw and hollow for distilled text.
 

@@ -24,7 +24,7 @@ from lib.likelihood.accounting import likelihood_terms, ratio_of_sums
 from lib.runs import RunFolder, run_folder
 
 __all__ = ["AuditedRun", "audit_table", "audited_runs", "bound_against_samples", "bound_points",
-           "certainty_table", "likelihood_audit", "verdict"]
+           "certainty_table", "likelihood_audit", "ranking"]
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def certainty_table(runs: Sequence[AuditedRun]) -> pd.DataFrame:
         "released_minus_ais", "released_above_upper"])
 
 
-def verdict(table: pd.DataFrame) -> str:
+def ranking(table: pd.DataFrame) -> str:
     """The families ranked under each estimate, in one sentence: whether the ranking survives."""
     if table["family"].nunique() < 2:
         return "One family alone has no rank."

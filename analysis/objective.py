@@ -29,8 +29,8 @@ from lib.config import load_config, model_name
 from lib.models import model_class
 from lib.runs import RunFolder
 
-__all__ = ["CONTRASTS", "EFFECT_COLUMNS", "Contrast", "compact", "drawing", "effects",
-           "impossible", "limits", "needed", "resampled", "two_by_two", "verdict"]
+__all__ = ["CONTRASTS", "EFFECT_COLUMNS", "Contrast", "cause", "compact", "contrasted",
+           "contrasts_figure", "effects", "impossible", "limits", "resampled", "two_by_two"]
 
 NEAREST = "tr"  # the Transformer whose number of parameters is nearest to Da-B's
 AR, FACTORISED = "autoregressive", "factorised"
@@ -68,7 +68,7 @@ LOOKS = {OBJECTIVE: ("-", INK), FACTORISATION: ("--", "#666666"), LATENT: (":", 
 
 # ---- which runs ----
 
-def needed(frame: pd.DataFrame) -> list[str]:
+def contrasted(frame: pd.DataFrame) -> list[str]:
     """The models of all contrasts, the Transformer chosen from the rows of `systems.collect`: the
     one whose number of parameters is nearest to that of Da-B (else of any other of them).
     """
@@ -118,7 +118,7 @@ def effects(frame: pd.DataFrame, drawn: Resamples) -> pd.DataFrame:
     frame: `systems.collect`'s rows. drawn: of `resampled`. Deltas are the second model's value
     minus the first's, with the intervals, `order` and `over` of `significance.pairs`.
     """
-    nearest = needed(frame)[0]
+    nearest = contrasted(frame)[0]
     table = pairs(frame, {"strict": drawn})
     table = table[table["first_data"] == table["second_data"]]
     opposite = {f"{name}_{end}": -table[f"{name}_{other}"] for name in ("ll", "bleu")
@@ -148,7 +148,7 @@ def compact(table: pd.DataFrame) -> pd.DataFrame:
 
 # ---- the answer ----
 
-def verdict(table: pd.DataFrame, train_data: str = "raw") -> str:
+def cause(table: pd.DataFrame, train_data: str = "raw") -> str:
     """The paper's question answered for models trained on this text, in one sentence, with the
     counts that it follows from. table: of `effects`.
     """
@@ -192,7 +192,7 @@ def limits(frame: pd.DataFrame, table: pd.DataFrame) -> str:
               "objective's effect on LL by what the bound lacks.",
               "Ga differs from Na by z and, as z can't be summed out, by the ELBO."]
     started = [model_name(row.model) for row in frame.drop_duplicates("model").itertuples()
-               if row.model in needed(frame)
+               if row.model in contrasted(frame)
                and load_config(row.model, row.dataset, row.scale).training.start_from]
     if started:
         lines.append(f"{', '.join(started)} started from a trained Transformer's weights, the "
@@ -246,7 +246,7 @@ def _cell(system: pd.Series, drawn: Resamples, place: int) -> str:
 
 # ---- the figure ----
 
-def drawing(frame: pd.DataFrame, drawn: Resamples, table: pd.DataFrame) -> Figure:
+def contrasts_figure(frame: pd.DataFrame, drawn: Resamples, table: pd.DataFrame) -> Figure:
     """LL against BLEU of the contrasts' models, a panel a training text; arrows change one factor.
 
     frame, drawn, table: `systems.collect`'s rows, `resampled` and `effects` of them.
@@ -259,7 +259,7 @@ def drawing(frame: pd.DataFrame, drawn: Resamples, table: pd.DataFrame) -> Figur
     texts = list(dict.fromkeys(systems["train_data"]))
     figure, panels = Figure(figsize=(4.4 * len(texts) + 0.4, 4.3)), []
     for axes, data in zip(figure.subplots(1, len(texts), squeeze=False)[0], texts, strict=True):
-        chosen = (systems["train_data"] == data) & systems["model"].isin(needed(frame))
+        chosen = (systems["train_data"] == data) & systems["model"].isin(contrasted(frame))
         part = draw_systems(axes, systems[chosen], "strict")
         places = part.set_index("model")[["strict", "bleu"]]
         for row in table[table["train_data"] == data].itertuples():

@@ -18,7 +18,7 @@ from lib.bleu import bleu
 from lib.config import model_name
 from lib.evaluation.own_samples import one_each
 
-__all__ = ["REFERENCES", "drawing", "matrix", "reading", "statistics"]
+__all__ = ["REFERENCES", "matrix", "matrix_figure", "reading", "statistics"]
 
 REFERENCES = "references"
 
@@ -82,7 +82,7 @@ def reading(table: pd.DataFrame) -> str:
             f"{signed(own[sure], 2)}, the others {signed(others[sure], 2)}.")
 
 
-def drawing(table: pd.DataFrame) -> Figure:
+def matrix_figure(table: pd.DataFrame) -> Figure:
     """The matrix as a heat map; the scale is each scorer's own row, from its worst to its best."""
     low, high = table.min(axis=1), table.max(axis=1)
     shade = table.sub(low, axis=0).div((high - low).replace(0.0, 1.0), axis=0)

@@ -51,7 +51,7 @@ def pairs(frame: pd.DataFrame, drawn: Mapping[str, Resamples]) -> pd.DataFrame:
     `ll_error` the paired standard error, both widened by what training varies where `over` says so,
     and on the side to which an importance-weighted bound may still move the difference by its
     `Resamples.slack`. `order`: of `ORDERS`; `_seeds` and `_sentences` are what would decide an
-    undecided pair (`training_variance.needed`).
+    undecided pair (`training_variance.to_decide`).
     """
     systems, drawn = average_seeds(frame, drawn)
     rows = []

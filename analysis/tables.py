@@ -16,7 +16,7 @@ from lib.config import model_name
 from lib.likelihood.accounting import accounting_named
 from lib.paths import outputs_root, writable
 
-__all__ = ["MISSING", "NO_BREAK", "compact_checkpoints", "difference", "interval", "intervals",
+__all__ = ["MISSING", "NO_BREAK", "compact_table2", "difference", "interval", "intervals",
            "markdown", "show", "side_by_side", "signed", "systems", "table1", "table2", "write"]
 
 GROUP = ["dataset", "scale", "model", "family", "train_data"]
@@ -224,7 +224,7 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows.values())
 
 
-def compact_checkpoints(table: pd.DataFrame) -> pd.DataFrame:
+def compact_table2(table: pd.DataFrame) -> pd.DataFrame:
     """`table2` for reading: a row a system (the mean where it has several seeds), Pearson's r with
     its interval, that of the changes, and those up to the best dev LL and from it on.
     """

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 __all__ = ["BORROWED", "BOTH", "OVER", "SENTENCES", "Difference", "Spread", "half_width",
-           "needed", "spreads", "widened"]
+           "spreads", "to_decide", "widened"]
 
 ENOUGH = 2
 """Degrees of freedom from which on an estimate stands: one alone gives a t quantile of 12.7."""
@@ -97,7 +97,7 @@ def half_width(parts: Parts) -> float:
 
 
 class Difference(NamedTuple):
-    """A value with its 95% interval, what that is over, and what would decide it (`needed`)."""
+    """A value with its 95% interval, what that is over, and what would decide it (`to_decide`)."""
 
     value: float
     low: float
@@ -134,11 +134,11 @@ def widened(value: float, low: float, high: float, parts: Parts, sentences: int,
     if not result.low <= 0 <= result.high:
         return result
     side = 0 if value > 0 else 1
-    seeds, more = needed(abs(value) - slack[side], float(halves[side]), sentences, parts)
+    seeds, more = to_decide(abs(value) - slack[side], float(halves[side]), sentences, parts)
     return result._replace(seeds=seeds, sentences=more)
 
 
-def needed(room: float, half: float, sentences: int, parts: Parts) -> tuple[float, float]:
+def to_decide(room: float, half: float, sentences: int, parts: Parts) -> tuple[float, float]:
     """(seeds a system, test sentences) at which an interval would leave zero out if the difference
     stayed as it is; NaN for what isn't needed or isn't known, infinity for what is out of reach.
 

@@ -23,7 +23,7 @@ from lib.config import family_of
 from lib.runs import RunFolder
 from lib.synthetic import ToyTask
 
-__all__ = ["PREDICTORS", "correlations", "divergences", "drawing", "reading", "totals"]
+__all__ = ["PREDICTORS", "correlations", "divergences", "divergences_figure", "reading", "totals"]
 
 PREDICTORS = {
     "likelihood": ("−KL(p* || m), what likelihood sees", -1),
@@ -201,7 +201,7 @@ def reading(table: pd.DataFrame) -> str:
 
 # ---- the figure ----
 
-def drawing(table: pd.DataFrame, ranked: pd.DataFrame) -> Figure:
+def divergences_figure(table: pd.DataFrame, ranked: pd.DataFrame) -> Figure:
     """Left: both divergences of every model. Right: how each measure ranks the models as BLEU does,
     filled of search, hollow of minimum Bayes risk.
 

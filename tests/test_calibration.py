@@ -69,7 +69,7 @@ def test_a_row_a_checkpoint_by_hand(frame):
     assert table["bleu"].tolist() == table["bleu_calibrated"].tolist()
     shown = calibration.compact(table)
     assert shown["checkpoint"][1] == "best dev LL, step 10"
-    calibration.drawing(table)
+    calibration.checkpoints_figure(table)
 
 
 def test_the_verdict_counts_both_states(frame):
@@ -84,7 +84,7 @@ def test_the_verdict_counts_both_states(frame):
     trained, tempered = (within_training.two_checkpoints(both, REFERENCES, calibrated=state)
                          for state in (False, True))
     assert trained["order"].tolist() == ["disagree"] and tempered["order"].tolist() == ["agree"]
-    words = calibration.verdict(calibration.orders(runs, REFERENCES), trained, tempered)
+    words = calibration.what_is_left(calibration.orders(runs, REFERENCES), trained, tempered)
     assert "agree in 0 and disagree in 1 as trained, agree in 1 and disagree in 0 at" in words
     assert "Of 1 pairs of systems they disagree in 1 as trained, 0 at its temperature" in words
 
@@ -95,4 +95,4 @@ def test_without_any_temperature_there_is_nothing_to_count(isolated):
     assert runs.empty
     counted = calibration.orders(runs, REFERENCES)
     trained = within_training.two_checkpoints(runs, REFERENCES)
-    assert "Of 0 pairs" in calibration.verdict(counted, trained, trained)
+    assert "Of 0 pairs" in calibration.what_is_left(counted, trained, trained)

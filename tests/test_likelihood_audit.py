@@ -1,4 +1,4 @@
-"""The audit's table, verdict and figure, from made-up runs whose numbers are worked by hand."""
+"""The audit's table, ranking and figure, from made-up runs whose numbers are worked by hand."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from analysis.likelihood_audit import (
     audited_runs,
     certainty_table,
     likelihood_audit,
-    verdict,
+    ranking,
 )
 from analysis.style import COLOURS
 from lib.errors import DataError
@@ -108,12 +108,12 @@ def test_certainty_has_a_row_an_audited_run():
 
 def test_verdict_names_what_changes():
     found = table().assign(best_error=0.01, paper_error=0.01, released_error=0.01)
-    text = verdict(found)
+    text = ranking(found)
     assert "strictly, the families rank autoregressive > flow > Gaussian (" in text
     assert "the paper's accounting keeps it" in text
     assert "the released estimate says flow > autoregressive > Gaussian" in text
-    assert verdict(found[found["model"] == "tr_s"]) == "One family alone has no rank."
-    close = verdict(found.assign(best_error=10.0))
+    assert ranking(found[found["model"] == "tr_s"]) == "One family alone has no rank."
+    close = ranking(found.assign(best_error=10.0))
     assert "the families rank autoregressive ≈ flow ≈ Gaussian (best" in close
 
 
@@ -122,8 +122,8 @@ def test_figure_has_a_row_a_model_and_ranks_as_the_sentence_does():
     axes, = likelihood_audit(found).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["Tr-S", "Ga-B", "Fl-S"]
     first, second = axes.get_title(loc="left").split("\n")
-    assert first.removeprefix("filled, strict: ") in verdict(found)
-    assert second.removeprefix("hollow, released estimate: ") in verdict(found)
+    assert first.removeprefix("filled, strict: ") in ranking(found)
+    assert second.removeprefix("hollow, released estimate: ") in ranking(found)
     hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
     assert {line.get_color() for line in hollow} == {COLOURS["gaussian"], COLOURS["flow"]}
     assert axes.get_xlim()[1] > -0.9 > max(line.get_xdata()[0] for line in hollow)

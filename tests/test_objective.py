@@ -54,14 +54,14 @@ def test_seeds_are_averaged_and_named_on_their_own_side(made):
 
 
 def test_the_transformer_is_the_one_of_da_s_size(made):
-    assert objective.needed(made())[0] == "tr_b"  # tr_s has 50 parameters, the others 1,000
-    assert objective.needed(pd.DataFrame({"model": [], "parameters": []}))[0] == "tr_b"
+    assert objective.contrasted(made())[0] == "tr_b"  # tr_s has 50 parameters, the others 1,000
+    assert objective.contrasted(pd.DataFrame({"model": [], "parameters": []}))[0] == "tr_b"
 
 
 def test_a_model_that_is_missing_is_in_no_pair(made):
     frame = made("md_b")
     assert "md_b" not in set(table_of(frame)["first"])
-    assert "in 1 of 1 pairs that change the objective alone" in objective.verdict(table_of(frame))
+    assert "in 1 of 1 pairs that change the objective alone" in objective.cause(table_of(frame))
 
 
 def test_sentences_of_probability_0_leave_all_likelihoods_and_stay_in_bleu(made):
@@ -123,20 +123,20 @@ A, D, U = "agree", "disagree", "undecided"
 ])
 def test_every_branch_of_the_answer(of_objective, of_factorisation, words):
     table = effects_table(objective=of_objective, factorisation=of_factorisation)
-    told = objective.verdict(table)
+    told = objective.cause(table)
     assert re.search(words, told) and told.count(". ") == 0
 
 
 def test_z_is_named_where_it_parts_the_two():
     table = effects_table(objective=[A, A], factorisation=[A, A], z=[D])
-    assert "What parts them is z" in objective.verdict(table)
+    assert "What parts them is z" in objective.cause(table)
     table.loc[table["factor"] == "z", "order"] = A
-    assert "What parts them" not in objective.verdict(table)
+    assert "What parts them" not in objective.cause(table)
 
 
 def test_another_text_has_its_own_answer():
     table = effects_table(objective=[A, A], factorisation=[A, A])
-    assert "no answer yet" in objective.verdict(table, "distilled")
+    assert "no answer yet" in objective.cause(table, "distilled")
 
 
 # ---- what is shown ----
@@ -175,7 +175,7 @@ def test_the_limits_name_the_seeds_and_the_unfinished_runs(made):
 def test_the_figure_has_an_arrow_a_contrast(made):
     frame = made()
     drawn = objective.resampled(frame, REFERENCES)
-    figure = objective.drawing(frame, drawn, objective.effects(frame, drawn))
+    figure = objective.contrasts_figure(frame, drawn, objective.effects(frame, drawn))
     axes, = figure.axes
     assert sum(text.arrow_patch is not None for text in axes.texts) == 7
     named = {text.get_text() for text in axes.texts if text.get_text()}

@@ -55,7 +55,7 @@ def test_the_matrix_is_read_by_hand():
 
 
 def test_the_heat_map_shows_every_number():
-    figure = sample_text.drawing(sample_text.matrix(scores(VALUES)))
+    figure = sample_text.matrix_figure(sample_text.matrix(scores(VALUES)))
     shown = list(figure.axes[0].texts)
     assert len(shown) == 9
     assert {text.get_text() for text in shown if text.get_fontweight() == "bold"} == {

@@ -89,7 +89,7 @@ def test_checkpoints_are_shown_with_the_interval_in_the_cell():
     rows = [{"dataset": "toy", "scale": "mini", "model": model, "family": "gaussian",
              "train_data": "raw", "seed": seed, "n": 6, **ends, "pearson_p": 0.01}
             for model, seed in (("tr_s", 1), ("tr_s", 2), ("ga_b", 1))]
-    shown = tables.compact_checkpoints(tables.table2(pd.DataFrame(rows)))
+    shown = tables.compact_table2(tables.table2(pd.DataFrame(rows)))
     assert list(shown) == ["model", "train_data", "seeds", "n", "pearson", "pearson_sd",
                            "pearson_changes", "pearson_rising", "pearson_falling"]
     assert shown["seeds"].tolist() == [2, 1]  # a row a system, the mean of several seeds

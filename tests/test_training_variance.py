@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis.training_variance import Difference, Spread, half_width, needed, spreads, widened
+from analysis.training_variance import Difference, Spread, half_width, spreads, to_decide, widened
 
 
 def test_a_variance_is_its_own_else_its_familys_else_everybodys():
@@ -80,15 +80,15 @@ def test_another_seed_makes_no_pair_less_decidable():
 
 def test_what_would_decide():
     parts = [(1.0, Spread(1.0, 4, (0,), 1)), (-1.0, Spread(1.0, 4, (1,), 1))]
-    seeds, sentences = needed(2.0, 0.5, 1000, parts)
+    seeds, sentences = to_decide(2.0, 0.5, 1000, parts)
     assert math.isnan(sentences) and seeds == 3   # 2.31 sqrt(2 / 3) < sqrt(4 - 0.25)
-    assert needed(2.0, 0.5, 1000, parts)[0] > needed(4.0, 0.5, 1000, parts)[0]
+    assert to_decide(2.0, 0.5, 1000, parts)[0] > to_decide(4.0, 0.5, 1000, parts)[0]
     # sentences alone where training isn't known: half the width needs four times as many
-    assert needed(0.5, 1.0, 1000, [(1.0, None)]) == (pytest.approx(math.nan, nan_ok=True), 4000)
-    more = needed(0.5, 1.0, 1000, parts)
+    assert to_decide(0.5, 1.0, 1000, [(1.0, None)]) == (pytest.approx(math.nan, nan_ok=True), 4000)
+    more = to_decide(0.5, 1.0, 1000, parts)
     assert more[1] == pytest.approx(8000, abs=1) and more[0] > seeds
-    assert needed(0.0, 1.0, 1000, parts)[1] == math.inf
-    assert needed(1e-3, 0.0, 1000, parts)[0] == math.inf
+    assert to_decide(0.0, 1.0, 1000, parts)[1] == math.inf
+    assert to_decide(1e-3, 0.0, 1000, parts)[0] == math.inf
 
 
 def test_needs_in_words():

@@ -135,7 +135,7 @@ def test_a_model_that_writes_nothing_possible_is_ranked_last(isolated):
     assert table["reverse"].iloc[-1] == math.inf and np.isfinite(table["reverse"].iloc[:-1]).all()
     ranked = two_sided.correlations(table, resampled).set_index(["decoding", "predictor"])
     assert ranked.loc[("search", "reverse"), "spearman"] == pytest.approx(1)
-    two_sided.drawing(table, ranked.reset_index()).draw_without_rendering()
+    two_sided.divergences_figure(table, ranked.reset_index()).draw_without_rendering()
 
 
 def test_what_predicts_bleu_is_found(compared):
@@ -150,7 +150,7 @@ def test_what_predicts_bleu_is_found(compared):
     told = two_sided.reading(ranked)
     assert re.search(r"search: likelihood ranks the 5 models .* ranks them better, ρ = 1\.00", told)
     assert "5 models of 5 families aren't 5 independent cases" in told
-    figure = two_sided.drawing(table, ranked)
+    figure = two_sided.divergences_figure(table, ranked)
     assert {text.get_text() for text in figure.axes[0].texts} == {"Tr-S", "Ga-B", "Na-B", "Da-B",
                                                                  "Ct-B"}
 
