@@ -99,9 +99,11 @@ def what_is_left(counted: pd.DataFrame, trained: pd.DataFrame, calibrated: pd.Da
         agree, _, apart = ((table["order"] == order).sum() for order in ORDERS)
         within.append(f"agree in {agree} and disagree in {apart} {state}")
         between.append(f"{counted[f'disagree, {state}'].sum():.0f} {state}")
-    return (f"Of {len(trained)} trainings with two checkpoints, the best by dev LL and the best by "
-            f"dev BLEU, test LL and BLEU {', '.join(within)}. Of {counted['pairs'].sum():.0f} "
-            f"pairs of systems they disagree in {', '.join(between)}.")
+    kept = "No training here kept two checkpoints of different steps." if trained.empty else (
+        f"Of {len(trained)} training{'s' * (len(trained) > 1)} with two checkpoints, the best by "
+        f"dev LL and the best by dev BLEU, test LL and BLEU {', '.join(within)}.")
+    return (f"{kept} Of {counted['pairs'].sum():.0f} pairs of systems LL and BLEU disagree in "
+            f"{', '.join(between)}.")
 
 
 def checkpoints_figure(table: pd.DataFrame) -> Figure:

@@ -1,12 +1,12 @@
 """Whether the paper's five findings hold here, each with its numbers, from files of results alone.
 
-Read are the pairs of models that notebooks/05_correlation.ipynb compares (outputs/tables/
-significance_*), the run folders' metrics.json, and the speeds that notebooks/08_speed.ipynb
-measures (outputs/tables/table4_*). A difference counts only where its 95% interval leaves zero out,
-and a claim about several models or pairs is decided only where more than half of them are. Beside
-what is undecided stands what would decide it if the difference stayed as it is: seeds a system, at
-the training variance that is known, or test sentences. `python -m analysis.findings` writes
-outputs/findings.md.
+This page is built from the pairs of models that notebooks/05_correlation.ipynb compares
+(outputs/tables/significance_*), the run folders' metrics.json, and the speeds that
+notebooks/08_speed.ipynb measures (outputs/tables/table4_*). A difference counts only where its 95%
+interval leaves zero out, and a claim about several models or pairs is decided only where more than
+half of them are. Beside what is undecided stands what would decide it if the difference stayed as
+it is: seeds a system, at the training variance that is known, or test sentences. `python -m
+analysis.findings` writes outputs/findings.md.
 """
 
 import math
@@ -54,7 +54,8 @@ class Evidence:
     train_data: what the models were trained on. value: with its 95% interval, NaN where there is
     none. digits: shown after the point. answer: whether it is as the finding claims: "yes", "no",
     "undecided" where the interval contains zero or is unknown, "" where it only tells the story.
-    outlook: what would decide it, or how large it can be. over: what its interval is over.
+    outlook: what would decide it, or how large it can be. over: what its interval is over. ratio:
+    whether it is a ratio, which no sign goes before.
     """
 
     train_data: str
@@ -66,6 +67,7 @@ class Evidence:
     answer: str = ""
     outlook: str = ""
     over: str = ""
+    ratio: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,10 @@ class Verdict:
 
     @property
     def over(self) -> str:
-        """What the intervals behind it are over: training counts only where it does in all."""
-        kinds = {kind for part in self.evidence if part.over for kind in part.over.split(" / ")}
-        return min(kinds, key=OVER.index, default="")
+        """What the intervals behind it are over: of the least, and in part of the most."""
+        kinds = sorted({kind for part in self.evidence if part.over
+                        for kind in part.over.split(" / ")}, key=OVER.index)
+        return "; in part ".join(dict.fromkeys((kinds[0], kinds[-1]))) if kinds else ""
 
 
 def places(*, demonstrations: bool = True) -> list[tuple[str, str]]:
@@ -290,7 +293,8 @@ def _ratios(speeds: pd.DataFrame, ours: str, theirs: str) -> list[Evidence]:
             name = f"{model_name(other[0])} {other[1]}"
         answer = _side(*np.log(ratio[1:])) if own[1] == "k1" else ""
         quantity = f"speed of {model_name(own[0])} {own[1]} over {name}, a sentence at a time"
-        evidence.append(Evidence("distilled", quantity, *map(float, ratio), 2, answer))
+        evidence.append(Evidence("distilled", quantity, *map(float, ratio), 2, answer, ratio=True,
+                                 outlook="" if ratio[1] > 0 else "timed without an interval"))
     return evidence or [Evidence("distilled", "speed after one step", NAN, answer=UNDECIDED)]
 
 
@@ -402,7 +406,7 @@ def evidence_table(number: int, outcomes: Sequence[Verdict]) -> pd.DataFrame:
             row = rows.setdefault((verdict.place, part.train_data, part.quantity), {
                 "corpus": verdict.place, "trained on": part.train_data, "quantity": part.quantity})
             value = interval(part.value, part.low, part.high, digits=part.digits,
-                             plus=bool(part.answer))
+                             plus=bool(part.answer) and not part.ratio)
             outlook = f"({part.outlook})" if part.outlook else ""
             row[verdict.accounting or "value"] = " ".join(
                 filter(None, (value, part.answer, outlook)))

@@ -164,10 +164,10 @@ def _page(root: Path, *, whole: bool) -> str:
     for question, of in questions.items():
         notebook = KINDS[of[0].kind][1]
         copies = sorted((root / "notebooks").glob(f"*/{notebook}.ipynb"))
-        sources = [f"From [{notebook}](../notebooks/{notebook}.ipynb)", *(
-            f"executed on [{copy.parent.name}]({copy.relative_to(root).as_posix()})"
-            for copy in copies)]
-        parts += [f"## {question}", f"{', '.join(sources)}."]
+        executed = ", ".join(f"[{copy.parent.name}]({copy.relative_to(root).as_posix()})"
+                             for copy in copies)
+        parts += [f"## {question}", f"From [{notebook}](../notebooks/{notebook}.ipynb)" +
+                  (f"; executed on {executed}." if executed else ".")]
         first = question == next(iter(QUESTIONS))
         if first and (root / "figures" / "answer.png").exists():
             parts.append("![Log-likelihood, strictly counted, against BLEU of every model on every "
@@ -205,7 +205,8 @@ def _linked(of: list[Item]) -> list[str]:
     """One kind's pictures, and one line that links all of its files."""
     pictures = [f"![{item.caption}]({item.link})" for item in _evidence(of)
                 if item.path.suffix == ".png"]
-    links = " · ".join(f"[{item.where or item.path.name}]({item.link})" for item in of)
+    links = " · ".join(f"[{item.where or item.path.stem}: {item.path.parent.name[:-1]}]"
+                       f"({item.link})" for item in of)
     return [*pictures, f"- {KINDS[of[0].kind][2]}: {links}."]
 
 

@@ -169,7 +169,7 @@ def cause(table: pd.DataFrame, train_data: str = "raw") -> str:
         f"{of.count('agree')})" for factor, of in orders.items())
     latent = same[(same["factor"] == LATENT) & (same["order"] == "disagree")]
     return (f"On {train_data} text {answer}: LL and BLEU move in opposite directions {counts}."
-            + ("" if latent.empty else " What parts them is z with the ELBO that it needs."))
+            + ("" if latent.empty else " The pair that adds z, and the ELBO that it needs, does."))
 
 
 def limits(frame: pd.DataFrame, table: pd.DataFrame) -> str:

@@ -16,7 +16,8 @@ from analysis.tables import intervals
 from lib.bleu import RESAMPLES, resample_weights, resampled_bleu, with_interval
 from lib.config import model_name
 
-__all__ = ["compact", "procedures_table", "refinement_figure", "table3", "with_published"]
+__all__ = ["compact", "measured_on", "procedures_table", "refinement_figure", "table3",
+           "with_published"]
 
 
 def table3(refined: Mapping[str, pd.DataFrame], references: Sequence[str], *,
@@ -108,3 +109,10 @@ def compact(table: pd.DataFrame) -> pd.DataFrame:
     gains = [name for name in ("bleu_gain", "elbo_gain") if name in shown]
     shown.loc[~table.duplicated("model"), gains] = ""  # the others are compared with it
     return shown
+
+
+def measured_on(train_data: str, sentences: int, test_set: int) -> str:
+    """What the rows of either table are of, as a note; sentences: 0 for the whole test set."""
+    part = f"{sentences:,} of {test_set:,} test sentences, evenly spread"
+    return f"Models trained on {train_data} text; " + (
+        f"{part}." if 0 < sentences < test_set else "the whole test set.")

@@ -13,7 +13,7 @@ from analysis.style import family_name
 from analysis.training_variance import spreads
 from lib.config import FAMILIES, MODELS, family_of
 from lib.errors import DataError
-from lib.likelihood.accounting import ACCOUNTINGS
+from lib.likelihood.accounting import ACCOUNTINGS, likelihood_terms, ratio_of_sums
 from lib.runs import RunFolder, find_runs
 
 __all__ = ["MEAN", "RUN_COLUMNS", "average_seeds", "best_of_families", "collect", "collected",
@@ -49,10 +49,12 @@ def collect(runs: Iterable[RunFolder] | None = None) -> pd.DataFrame:
             row[f"bleu_{name}"] = score.score if score else math.nan
         row["policy"] = metrics.diagnostics.get("policy", math.nan)
         for name in ACCOUNTINGS:
-            ll = metrics.log_likelihood.get(name)
-            row |= {name: ll.mean if ll else math.nan,
-                    f"{name}_error": ll.standard_error if ll else math.nan,
-                    f"{name}_samples": float(ll.samples) if ll else math.nan}
+            if ll := metrics.log_likelihood.get(name):
+                value, error = ll.mean, ll.standard_error
+            else:  # scored before there was this accounting
+                value, error = ratio_of_sums(*likelihood_terms(run.read_sentences(), name))
+            row |= {name: value, f"{name}_error": error,
+                    f"{name}_samples": float(metrics.log_likelihood["strict"].samples)}
         rows.append(row | {"vocabulary": metrics.vocabulary, "precision": metrics.precision,
                            "test_set": test_set.name, "lines": test_set.lines,
                            "references": test_set.references, "sources": test_set.sources,

@@ -86,7 +86,7 @@ def test_the_verdict_counts_both_states(frame):
     assert trained["order"].tolist() == ["disagree"] and tempered["order"].tolist() == ["agree"]
     words = calibration.what_is_left(calibration.orders(runs, REFERENCES), trained, tempered)
     assert "agree in 0 and disagree in 1 as trained, agree in 1 and disagree in 0 at" in words
-    assert "Of 1 pairs of systems they disagree in 1 as trained, 0 at its temperature" in words
+    assert "pairs of systems LL and BLEU disagree in 1 as trained, 0 at its temperature" in words
 
 
 def test_without_any_temperature_there_is_nothing_to_count(isolated):

@@ -66,7 +66,7 @@ def test_every_dataset_loads(name):
 def test_every_file_is_of_a_known_model_and_scale():
     found = {(p.parent.name, p.stem) for p in PARAMS.glob("*/*.yaml")}
     expected = {(s, m) for s in SCALES for m in MODELS}
-    expected |= {("datasets", d) for d in datasets()} | {("search", s) for s in SCALES}
+    expected |= {("datasets", d) for d in datasets()}
     assert found == expected
 
 

@@ -80,7 +80,7 @@ def test_a_demonstration_is_linked_where_there_is_evidence(results):
     (results / "tables" / "table1_toy_small_strict.md").write_text("| a |\n|---|\n")
     text = gallery.main().read_text()
     report = (results / "report.html").read_text()
-    assert "[toy, smoke, strict](tables/table1_toy_smoke_strict.md)" in text
+    assert "[toy, smoke, strict: table](tables/table1_toy_smoke_strict.md)" in text
     assert "table1_toy_small_strict.md" in report and "table1_toy_smoke" not in report
 
 

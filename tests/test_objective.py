@@ -129,9 +129,9 @@ def test_every_branch_of_the_answer(of_objective, of_factorisation, words):
 
 def test_z_is_named_where_it_parts_the_two():
     table = effects_table(objective=[A, A], factorisation=[A, A], z=[D])
-    assert "What parts them is z" in objective.cause(table)
+    assert "The pair that adds z" in objective.cause(table)
     table.loc[table["factor"] == "z", "order"] = A
-    assert "What parts them" not in objective.cause(table)
+    assert "The pair that adds z" not in objective.cause(table)
 
 
 def test_another_text_has_its_own_answer():

@@ -92,3 +92,10 @@ def test_tables_are_told_compactly():
                                       interval(9.0, 8.0, 10.0)]
     assert shown["bleu_gain"].tolist() == ["", interval(2.5, -1.0, 4.0, plus=True), ""]
     assert shown.columns.tolist() == ["model", "setting", "bleu", "bleu_gain"]
+
+
+def test_the_note_says_what_was_measured():
+    assert refinement_table.measured_on("raw", 500, 1000) == (
+        "Models trained on raw text; 500 of 1,000 test sentences, evenly spread.")
+    whole = "Models trained on distilled text; the whole test set."
+    assert {refinement_table.measured_on("distilled", n, 1000) for n in (0, 1000)} == {whole}

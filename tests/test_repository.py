@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -348,20 +347,6 @@ def test_modules_neither_print_nor_show():
                   for node in ast.walk(parsed(path))
                   if isinstance(node, ast.Call) and ast.unparse(node.func) in forbidden]
     assert not found
-
-
-# Tests ---------------------------------------------------------------------------------------
-
-def test_tests_have_the_same_names_in_every_collection(request):
-    """Processes that share the tests compare them: no time, address or order of a set in a name."""
-    ours = {item.nodeid for item in request.session.items}
-    files = sorted({name.partition("::")[0] for name in ours})
-    again = subprocess.run(
-        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "gpu or not gpu", *files],
-        cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": "7", "PYTEST_ADDOPTS": ""},
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stdout[-2000:]
-    assert ours <= set(again.stdout.split("\n"))
 
 
 # Notebooks -----------------------------------------------------------------------------------

@@ -319,7 +319,7 @@ def shared_card(side_by_side: int) -> Iterator[None]:
 # ---- what comes back ----
 
 def pack(folder: Path, weights: Sequence[str] = (), largest: int = 15 * MIB) -> list[Path]:
-    """Archives of all finished runs' small files, benchmarks, trials and distilled sets, to be
+    """Archives of all finished runs' small files, benchmarks and distilled sets, to be
     unpacked over `outputs/`; each holds whole runs and at most about `largest` bytes.
 
     weights: models whose best weights travel, too, rounded to bf16.
@@ -328,8 +328,6 @@ def pack(folder: Path, weights: Sequence[str] = (), largest: int = 15 * MIB) -> 
     for run in find_runs():
         groups.append([run.path / name for name in KEPT] + [run.best] * (run.model in weights))
     groups.append(sorted((root / "bench").glob("*")))
-    groups.append([path for name in ("config.json", "history.csv")
-                   for path in sorted((root / "search").glob(f"*/*/*/*/*/{name}"))])
     groups += [sorted(made.glob("*")) for made in sorted((root / "distilled").glob("*/*/*"))]
     folder.mkdir(parents=True, exist_ok=True)
     archives: list[Path] = []

@@ -64,8 +64,9 @@ ACCOUNTINGS = {accounting.name: accounting for accounting in (
     Accounting("released", "released code's estimate", "nats per padded token", 1,
                lambda of: (_released(of), np.ones(len(of)))),
 )}
-"""Every accounting of metrics.json, by its name: an entry here is all that a new one takes. Runs
-that were scored before lack it until they are evaluated again.
+"""Every accounting, by its name: an entry here is all that a new one takes, as every table computes
+it from sentences.csv where metrics.json lacks it. `significance.SHOWN` names those that all tables
+for reading hold.
 """
 
 

@@ -57,11 +57,11 @@ def train(config: Config, progress: bool = True,
 class Trainer:
     """One run's whole state, between two steps."""
 
-    def __init__(self, config: Config, progress: bool = True, folder: RunFolder | None = None):
+    def __init__(self, config: Config, progress: bool = True):
         self.config = config
         self.settings = s = config.training
         self.progress = progress and parallel.is_first()
-        self.folder, self.task = folder or run_folder(config), Task(config)
+        self.folder, self.task = run_folder(config), Task(config)
         self.device, self.threads = runtime.device(), runtime.prepare()
         self._places = parallel.share(range(s.accumulate))  # own batches of a step
         self._positions = s.accumulate * s.batch_tokens  # of a step of fixed shape

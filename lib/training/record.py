@@ -17,7 +17,6 @@ from lib.runs import RunFolder
 from lib.subword import text_hash
 from lib.task import Task, distilled_folder
 from lib.training import checkpoints, parallel
-from lib.training.choice import choice
 
 __all__ = ["KEEP_BOTH", "check_free", "check_reads", "fingerprints", "write", "write_evaluation"]
 
@@ -29,12 +28,9 @@ NAMES = {"training_text": "training text", "distilled_text": "distilled text",
 
 def write(folder: RunFolder, config: Config, about: dict) -> None:
     """Every setting, with what the trainer tells `about` the run, and what it runs on."""
-    described = {**config.as_dict(), **about, "processes": parallel.processes(),
-                 "side_by_side": runtime.side_by_side(),
-                 "versions": runtime.versions(), "commit": runtime.commit()}
-    if chosen := choice(config):
-        described["search"] = chosen  # how rate, warm-up and dropout were chosen
-    write_json(folder.config, described)
+    write_json(folder.config, {**config.as_dict(), **about, "processes": parallel.processes(),
+                               "side_by_side": runtime.side_by_side(),
+                               "versions": runtime.versions(), "commit": runtime.commit()})
 
 
 def write_evaluation(folder: RunFolder, config: Config) -> None:
