@@ -53,7 +53,8 @@ from lib.distillation import ON_GPU
 from lib.evaluation import speed
 from lib.evaluation.scoring import TrainedRun, likelihoods
 from lib.models import count_parameters
-from lib.paths import outputs_root, write_table
+from lib.paths import outputs_root
+from lib.runs import write_table
 from lib.task import Task
 from lib.training.validation import DECODING_TOKENS
 

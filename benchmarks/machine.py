@@ -12,7 +12,8 @@ import torch
 from tqdm.auto import tqdm
 
 from lib import runtime
-from lib.paths import outputs_root, write_table
+from lib.paths import outputs_root
+from lib.runs import write_table
 
 __all__ = ["CPU", "attempt", "describe", "keep", "matrix_rate", "peak_memory", "precision",
            "rounds", "synchronise", "tell", "watch_memory", "write"]

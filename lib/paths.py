@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from lib.errors import ConfigError, OutputError
 
 __all__ = [
     "NOTEBOOKS", "PARAMS", "ROOT", "TEACHER_SEED", "DistilledFolder", "cache_root", "data_root",
     "outputs_root", "path_in", "read_arrays", "read_json", "remove_leftovers", "replacing",
-    "writable", "write_arrays", "write_bytes", "write_cache", "write_json", "write_table",
-    "write_text",
+    "writable", "write_arrays", "write_bytes", "write_cache", "write_json", "write_text",
 ]
 
 logger = logging.getLogger(__name__)
@@ -80,11 +78,6 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: dict) -> None:
     """`write_bytes` of JSON, indented."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_table(path: Path, frame: pd.DataFrame, figures: int) -> None:
-    """`write_bytes` of a table as CSV, its numbers with so many significant figures."""
-    write_text(path, frame.to_csv(index=False, float_format=f"%.{figures}g", lineterminator="\n"))
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:

@@ -13,10 +13,10 @@ from jaxtyping import Int
 
 from lib.config import Config
 from lib.errors import DataError
-from lib.paths import outputs_root, path_in, read_arrays, read_json
+from lib.paths import outputs_root, path_in, read_arrays, read_json, write_text
 
 __all__ = ["Likelihood", "Metrics", "RunFolder", "Score", "TestSet", "at_full_kl", "find_runs",
-           "run_folder"]
+           "run_folder", "write_table"]
 
 # Columns of sentences.csv that a model may lack: empty, and NaN when read.
 OPTIONAL = ("elbo", "released_estimate", "effective_sample_size")
@@ -304,3 +304,8 @@ def _fill(kind, values: dict):
         elif entry.default is entry.default_factory is dataclasses.MISSING:
             raise KeyError(entry.name)
     return kind(**filled)
+
+
+def write_table(path: Path, frame: pd.DataFrame, figures: int) -> None:
+    """`write_bytes` of a table as CSV, its numbers with so many significant figures."""
+    write_text(path, frame.to_csv(index=False, float_format=f"%.{figures}g", lineterminator="\n"))

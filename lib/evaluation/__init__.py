@@ -22,8 +22,8 @@ from lib.evaluation.scoring import TrainedRun, accountings, convergence, likelih
 from lib.likelihood.accounting import likelihood_terms, ratio_of_sums
 from lib.models import count_parameters, model_class
 from lib.objectives import kl_weight
-from lib.paths import read_json, writable, write_arrays, write_json, write_table
-from lib.runs import run_folder
+from lib.paths import read_json, writable, write_arrays, write_json
+from lib.runs import run_folder, write_table
 from lib.subword import text_fingerprint
 from lib.training.history import stale
 from lib.training.validation import DECODING_TOKENS, translate

@@ -37,8 +37,8 @@ from lib.likelihood.annealing import (
     tune_step_sizes,
 )
 from lib.models import model_class
-from lib.paths import read_json, write_json, write_table
-from lib.runs import run_folder
+from lib.paths import read_json, write_json
+from lib.runs import run_folder, write_table
 from lib.subword import text_fingerprint
 
 __all__ = ["AuditSettings", "annealing_path", "audit", "complete", "read_audit", "simulate",

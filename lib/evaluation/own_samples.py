@@ -33,8 +33,8 @@ from lib.errors import ConfigError, DataError, check_least
 from lib.evaluation.refining import some_lines
 from lib.evaluation.scoring import TrainedRun, likelihoods, load_run
 from lib.likelihood.accounting import ratio_of_sums
-from lib.paths import read_json, write_json, write_table
-from lib.runs import run_folder
+from lib.paths import read_json, write_json
+from lib.runs import run_folder, write_table
 from lib.subword import EOS, text_fingerprint
 
 __all__ = ["SampleSettings", "available", "cross_scores", "draw_samples", "one_each", "own_samples",

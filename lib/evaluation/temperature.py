@@ -21,8 +21,8 @@ from lib.config import Config
 from lib.evaluation import FIGURES, sentence_table, translations
 from lib.evaluation.scoring import TrainedRun, likelihoods, load_run
 from lib.likelihood.accounting import likelihood_terms
-from lib.paths import write_json, write_table
-from lib.runs import CALIBRATED, run_folder
+from lib.paths import write_json
+from lib.runs import CALIBRATED, run_folder, write_table
 
 __all__ = ["SAMPLES", "calibrate", "complete", "fit_temperature", "tempered"]
 
