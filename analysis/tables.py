@@ -238,7 +238,7 @@ def compact_table2(table: pd.DataFrame) -> pd.DataFrame:
 
 def _heading(column: str) -> str:
     words = str(column) if " " in str(column) else str(column).replace("_", " ")
-    return " ".join(WORDS.get(word, word) for word in words.split(" "))
+    return " ".join(WORDS.get(word, word) for word in words.split(" ")).replace("|", r"\|")
 
 
 def _cell(cell: object, digits: int, column: str) -> str:
