@@ -85,10 +85,18 @@ class DiagonalGaussian:
         loc, scale = self._repeated(eps.shape[0])
         return loc + eps * scale
 
+    def to_noise(self, z: Float[Tensor, "samples length channels"]) -> Tensor:
+        """The inverse of `from_noise`: (z - loc) / scale."""
+        loc, scale = self._repeated(z.shape[0])
+        return (z - loc) / scale
+
     def log_prob(self, z: Float[Tensor, "samples length channels"]) -> Float[Tensor, " samples"]:
         """log density of each sample."""
-        loc, scale = self._repeated(z.shape[0])
-        eps = (z - loc) / scale
+        return self.log_prob_of_noise(self.to_noise(z))
+
+    def log_prob_of_noise(self, eps: Float[Tensor, "samples length channels"]) -> Tensor:
+        """log density of the samples that the noise stands for, [samples]."""
+        _, scale = self._repeated(eps.shape[0])
         return _sum(-0.5 * (eps.square() + math.log(2 * math.pi)) - scale.log(), self.mask)
 
     def _repeated(self, samples: int) -> tuple[Tensor, Tensor]:

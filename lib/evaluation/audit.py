@@ -80,7 +80,7 @@ def annealing_path(model: LatentModel, memory: Memory, batch: Batch) -> Geometri
     def log_joint(z: Tensor) -> Tensor:
         return model.decode(z, memory, mask).log_prob(batch.target, mask) + p.log_prob(z)
 
-    return GeometricPath(q.loc, q.scale, mask, log_joint)
+    return GeometricPath(q, log_joint)
 
 
 @torch.no_grad()
