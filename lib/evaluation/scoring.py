@@ -28,7 +28,6 @@ from lib.likelihood import (
     elbo,
     iw_bound,
     iw_bound_at,
-    largest_weight,
     released_estimate,
 )
 from lib.likelihood.accounting import ACCOUNTINGS, likelihood_terms, ratio_of_sums
@@ -83,7 +82,7 @@ def likelihoods(run: TrainedRun, data: Tokenised, samples: int, seed: int = 0,
 
     Exact likelihoods: in fp32. Others: the importance-weighted bound of `samples` draws, in the
     run's precision, and beside it the ELBO, the released code's estimate, the effective sample
-    size, the largest normalised weight, and the bound at each K of `ladder` (`iw_bound_<K>`); of
+    size, and the bound at each K of `ladder` (`iw_bound_<K>`); of
     masked models also `policy_log_prob`, in the order that their search takes. `attrs["seconds"]`:
     how long the scoring took, interruptions left out.
     """
@@ -207,7 +206,6 @@ def _rows(batch: Batch, terms: LogProbTerms, padded: torch.Tensor, samples: int,
     if not exact:
         columns |= {"elbo": elbo(*parts), "released_estimate": released_estimate(*parts, padded),
                     "effective_sample_size": effective_sample_size(*parts),
-                    "largest_weight": largest_weight(*parts),
                     "reconstruction": parts[0].mean(0)}
         columns |= {f"iw_bound_{k}": iw_bound_at(k, *parts) for k in ladder(samples)}
     return table_rows(columns | more | {"n_tokens_padded": padded})
