@@ -82,9 +82,9 @@ def likelihoods(run: TrainedRun, data: Tokenised, samples: int, seed: int = 0,
 
     Exact likelihoods: in fp32. Others: the importance-weighted bound of `samples` draws, in the
     run's precision, and beside it the ELBO, the released code's estimate, the effective sample
-    size, and the bound at each K of `ladder` (`iw_bound_<K>`); of
-    masked models also `policy_log_prob`, in the order that their search takes. `attrs["seconds"]`:
-    how long the scoring took, interruptions left out.
+    size, and the bound at each K of `ladder` (`iw_bound_<K>`); of masked models also
+    `policy_log_prob`, in the order that their search takes. `attrs["seconds"]`: how long the
+    scoring took, interruptions left out.
     """
     model, exact = run.model, run.model.likelihood == "exact"
     samples, resumable = 1 if exact else samples, resumable and not exact
