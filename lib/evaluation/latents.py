@@ -60,7 +60,7 @@ def sentence_samples(run: TrainedRun, sentence: int, samples: int, *, refinement
     data = run.task.test
     if not 0 <= sentence < len(data):
         raise ConfigError(f"sentence = {sentence}: the test set has lines 0 to {len(data) - 1}")
-    where = next(run.model.parameters()).device
+    where = run.model.device
     batch = collate(data, np.array([sentence]), run.model.multiple).to(where)
     generator = torch.Generator(where).manual_seed(0)
     with runtime.autocast(run.config.training.precision, where):

@@ -105,7 +105,7 @@ def likelihoods(run: TrainedRun, data: Tokenised, samples: int, seed: int = 0,
         return [row for part in parts for row in part]
 
     left = np.flatnonzero(~np.isin(data.lines, [row["line"] for row in rows]))
-    where = next(model.parameters()).device
+    where = model.device
     positions = runtime.device_positions(where, run.config.evaluation.batch_tokens)
     at_once = min(samples, SAMPLES_AT_ONCE)
     groups = likelihood_batches(data.take(left), max(SMALLEST_GROUP, positions // at_once),
@@ -179,7 +179,7 @@ def likelihood_batches(data: Tokenised, tokens: int, multiple: int,
 def _score(run: TrainedRun, batch: Batch, samples: int, seed: int, positions: int) -> list[dict]:
     """The rows of one batch; `positions` fill a GPU, by more samples at once of few sentences."""
     model, exact = run.model, run.model.likelihood == "exact"
-    where, generators = next(model.parameters()).device, None
+    where, generators = model.device, None
     if not exact:
         generators = [torch.Generator(where).manual_seed(seed * 1_000_003 + line)
                       for line in batch.index.tolist()]
