@@ -74,11 +74,11 @@ class DiagonalGaussian:
         return self.loc
 
     def rsample(self, samples: int = 1, generator: torch.Generator | None = None,
-                temperature: float = 1.0) -> Float[Tensor, "samples length channels"]:
-        """Reparameterised samples, [batch * samples, length, channels]; scale times temperature."""
+                ) -> Float[Tensor, "samples length channels"]:
+        """Reparameterised samples, [batch * samples, length, channels]."""
         shape = (self.loc.shape[0] * samples, *self.loc.shape[1:])
         eps = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device, generator=generator)
-        return self.from_noise(eps if temperature == 1.0 else eps * temperature)
+        return self.from_noise(eps)
 
     def from_noise(self, eps: Float[Tensor, "samples length channels"]) -> Tensor:
         """The samples that standard normal noise stands for: loc + eps * scale."""
