@@ -28,8 +28,9 @@ def fits(where: torch.device, queries: int, keys: int, width: int) -> bool:
             and torch.is_grad_enabled() and kernels.available(where, attention_trial))
 
 
-def attention_trial(where: torch.device, dtype: torch.dtype = torch.bfloat16) -> Iterator[Pair]:
-    """Ragged keys, and a head whose width is no power of two; without dropout and with."""
+def attention_trial(where: torch.device) -> Iterator[Pair]:
+    """Ragged keys, and a head whose width is no power of two; without dropout and with; in bf16."""
+    dtype = torch.bfloat16
     query, key, value, above = (wave(2, 3, 5, 20, where=where, dtype=dtype) * factor
                                 for factor in (1.0, 0.8, -0.6, 0.5))
     bias = torch.zeros(2, 5, device=where)

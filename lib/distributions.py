@@ -74,21 +74,29 @@ class DiagonalGaussian:
         return self.loc
 
     def rsample(self, samples: int = 1, generator: torch.Generator | None = None,
-                temperature: float = 1.0) -> Float[Tensor, "samples length channels"]:
-        """Reparameterised samples, [batch * samples, length, channels]; scale times temperature."""
+                ) -> Float[Tensor, "samples length channels"]:
+        """Reparameterised samples, [batch * samples, length, channels]."""
         shape = (self.loc.shape[0] * samples, *self.loc.shape[1:])
         eps = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device, generator=generator)
-        return self.from_noise(eps if temperature == 1.0 else eps * temperature)
+        return self.from_noise(eps)
 
     def from_noise(self, eps: Float[Tensor, "samples length channels"]) -> Tensor:
         """The samples that standard normal noise stands for: loc + eps * scale."""
         loc, scale = self._repeated(eps.shape[0])
         return loc + eps * scale
 
+    def to_noise(self, z: Float[Tensor, "samples length channels"]) -> Tensor:
+        """The inverse of `from_noise`: (z - loc) / scale."""
+        loc, scale = self._repeated(z.shape[0])
+        return (z - loc) / scale
+
     def log_prob(self, z: Float[Tensor, "samples length channels"]) -> Float[Tensor, " samples"]:
         """log density of each sample."""
-        loc, scale = self._repeated(z.shape[0])
-        eps = (z - loc) / scale
+        return self.log_prob_of_noise(self.to_noise(z))
+
+    def log_prob_of_noise(self, eps: Float[Tensor, "samples length channels"]) -> Tensor:
+        """log density of the samples that the noise stands for, [samples]."""
+        _, scale = self._repeated(eps.shape[0])
         return _sum(-0.5 * (eps.square() + math.log(2 * math.pi)) - scale.log(), self.mask)
 
     def _repeated(self, samples: int) -> tuple[Tensor, Tensor]:

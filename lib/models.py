@@ -35,15 +35,14 @@ def count_parameters(model: nn.Module) -> int:
 
 
 @torch.no_grad()
-def start_from(model: nn.Module, state: dict[str, Tensor]) -> list[str]:
-    """Start a latent model from a trained Transformer's weights; returns the copied names.
+def start_from(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Start a latent model from a trained Transformer's weights.
 
     Encoder and embeddings are copied, and the decoder's weights into p(y|z,x), q(z|y,x) and the
     Gaussian prior; where a stack has fewer layers than the Transformer, its first ones. What has
     another shape stays as it is. A departure from the paper, the same for every latent model.
     """
     own = model.state_dict()
-    copied = []
     stacks = ("decoder.", "posterior_decoder.", "prior.decoder.")
     for name, value in state.items():
         names = [name]
@@ -54,9 +53,6 @@ def start_from(model: nn.Module, state: dict[str, Tensor]) -> list[str]:
                 continue
             if own[target].shape == value.shape:
                 own[target].copy_(value)
-                copied.append(target)
             elif target.endswith("source.weight") and own[target].shape[1:] == value.shape[1:]:
                 rows = min(len(own[target]), len(value))  # layers lie one after the other
                 own[target][:rows].copy_(value[:rows])
-                copied.append(target)
-    return copied

@@ -100,13 +100,12 @@ class FlowDistribution:
         like = exact(self.sources[0][0])
         return self._transform([like.new_zeros(s) for s in self.glow.noise_shapes(*self.shape)])
 
-    def rsample(self, samples: int = 1, generator: torch.Generator | None = None,
-                temperature: float = 1.0) -> Tensor:
-        """Samples [batch * samples, length, channels]; the base noise times `temperature`."""
+    def rsample(self, samples: int = 1, generator: torch.Generator | None = None) -> Tensor:
+        """Samples [batch * samples, length, channels]."""
         batch, length, channels = self.shape
         like = exact(self.sources[0][0])
         return self._transform([
-            torch.randn(s, dtype=like.dtype, device=like.device, generator=generator) * temperature
+            torch.randn(s, dtype=like.dtype, device=like.device, generator=generator)
             for s in self.glow.noise_shapes(batch * samples, length, channels)])
 
     def from_noise(self, eps: Float[Tensor, "samples length channels"]) -> Tensor:

@@ -37,6 +37,11 @@ class Model(nn.Module):
         self.encoder = Encoder(a.encoder_layers, a.d_model, a.d_filter, a.heads, dropout)
         self.output = None  # a frozen model's product of states and the embedding matrix
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parameters()).device
+
     def loss_terms(self, batch: Batch, training: Training,
                    kl_weight: float | Tensor) -> dict[str, Tensor]:
         """Sums over a batch, in nats: `loss` with gradient, its parts without; and `tokens`.

@@ -17,6 +17,7 @@ entropies of the choices. By the same token log p(y|x) = logsumexp_m log p(m) p(
 
 import itertools
 import math
+from bisect import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -326,8 +327,4 @@ class ToyTask:
 
 def _pick(probabilities: tuple[float, ...], draw: float) -> int:
     """The index that a uniform draw from [0, 1) falls on."""
-    for index, p in enumerate(probabilities):
-        draw -= p
-        if draw < 0:
-            return index
-    return int(np.argmax(probabilities))  # a draw within rounding error of 1
+    return bisect(list(itertools.accumulate(probabilities[:-1])), draw)

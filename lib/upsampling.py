@@ -95,19 +95,14 @@ class UpsampledModel(FillingModel):
 
     def impossible(self, data: Tokenised) -> int:
         """How many have probability 0. Errors: ConfigError, with advice, for 1 in 1,000 or more."""
-        def lost(each: int) -> int:
-            slots = np.minimum(each * (data.source_lengths + 1), LONGEST)
-            return int((self.needed(data) > slots).sum())
-
-        each, most = self.architecture.upsampling, MOST_LOST * len(data)
-        count = lost(each)
-        if count >= most:
-            enough = next((n for n in range(each + 1, LONGEST) if lost(n) < most), None)
-            advice = f"upsampling = {enough} loses {lost(enough)}" if enough else \
-                f"no upsampling does with {LONGEST:,} {self.slot} at most: lower max_tokens"
+        each = self.architecture.upsampling
+        slots = np.minimum(each * (data.source_lengths + 1), LONGEST)
+        count = int((self.needed(data) > slots).sum())
+        if count >= MOST_LOST * len(data):
             raise ConfigError(f"upsampling = {each}: {count:,} of {len(data):,} training pairs "
-                              f"({count / len(data):.1%}) have no path through their {self.slot}; "
-                              f"{advice}")
+                              f"({count / len(data):.1%}) have no path through their {self.slot}, "
+                              f"{each} a source subword and EOS, {LONGEST:,} at most: raise "
+                              "upsampling, or lower max_tokens")
         return count
 
 

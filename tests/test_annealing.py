@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
+from lib.distributions import DiagonalGaussian
 from lib.errors import ConfigError
 from lib.likelihood import iw_bound
 from lib.likelihood.annealing import (
@@ -59,7 +60,8 @@ class Linear:
         """From a wrong q: shifted, uncorrelated, too wide or too narrow."""
         mean, covariance = self.posterior()
         scale = widening * covariance.diag().sqrt().expand_as(mean).contiguous()
-        return GeometricPath(mean + shift * scale, scale, self.mask, lambda z: sum(self.terms(z)))
+        q = DiagonalGaussian(mean + shift * scale, scale, self.mask)
+        return GeometricPath(q, lambda z: sum(self.terms(z)))
 
 
 def annealed(path, settings, seeds=None):
@@ -102,11 +104,11 @@ def test_annealing_beats_importance_sampling_with_as_many_chains():
 def test_one_temperature_is_importance_sampling():
     model = Linear([2, 4])
     path, z = model.path(0.5, 1.6), torch.randn(2 * 7, 4, 2)
-    q = torch.distributions.Normal(path.loc.repeat_interleave(7, 0),
-                                   path.scale.repeat_interleave(7, 0))
+    q = torch.distributions.Normal(path.q.loc.repeat_interleave(7, 0),
+                                   path.q.scale.repeat_interleave(7, 0))
     log_q_z = (q.log_prob(z) * model.real.repeat_interleave(7, 0)).sum((1, 2))
     log_p_y, log_p_z = model.terms(z)
-    log_weights = path.log_ratio(path.whiten(z))
+    log_weights = path.log_ratio(path.q.to_noise(z))
     torch.testing.assert_close(log_weights, log_p_y + log_p_z - log_q_z)
     found = annealed(path, Annealing(1, 7))
     assert found.acceptance.shape == found.step_size.shape == (0, 2)
@@ -119,20 +121,20 @@ def test_at_the_true_posterior_every_weight_is_the_marginal():
     mean, _ = model.posterior()
     diagonal = Linear.path(model, 0.0, 1.0)
     # a model without correlation between the channels, so that q can be its posterior
-    joint = torch.distributions.Normal(mean, diagonal.scale)
+    joint = torch.distributions.Normal(mean, diagonal.q.scale)
 
     def log_joint(z):
         count = len(z) // 2
         terms = joint.log_prob(z.view(2, count, *z.shape[1:]).transpose(0, 1))
         return ((terms * model.real).sum((2, 3)).T - 1.25).flatten()
 
-    path = GeometricPath(mean, diagonal.scale, model.mask, log_joint)
+    path = GeometricPath(DiagonalGaussian(mean, diagonal.q.scale, model.mask), log_joint)
     seeds, settings = [1, 2], Annealing(5, 3)
     found = annealed(path, settings, seeds)
     expected = torch.full((3, 2), -1.25)
     torch.testing.assert_close(found.log_weights, expected, rtol=0, atol=1e-10)
     torch.testing.assert_close(found.acceptance, torch.ones(4, 2), rtol=0, atol=1e-10)
-    back = reverse_annealing(path, settings, found.step_size, seeds, mean + diagonal.scale)
+    back = reverse_annealing(path, settings, found.step_size, seeds, mean + diagonal.q.scale)
     torch.testing.assert_close(back.log_weights, expected, rtol=0, atol=1e-10)
 
 
@@ -171,7 +173,7 @@ def test_the_upper_bound_needs_an_exact_sample():
     """Started where q is, not at the latents behind y, the chains give no bound from above."""
     model = Linear([6] * 200)
     path, settings, seeds = model.path(0.2, 0.3), Annealing(2, 4), list(range(200))
-    z = path.latent(torch.randn_like(path.loc))
+    z = path.q.from_noise(torch.randn_like(path.q.loc))
     step_size = tune_step_sizes(path, settings, seeds)
     wrong = reverse_annealing(path, settings, step_size, seeds, z)
     right = reverse_annealing(path, settings, step_size, seeds, model.z)
@@ -218,12 +220,11 @@ def test_padding_and_neighbours_change_nothing():
 def test_padded_latents_never_move():
     model = Linear([2, 5])
     path, seen = model.path(0.5, 1.6), []
-    spy = GeometricPath(path.loc, path.scale, path.mask,
-                        lambda z: seen.append(z.detach()) or path.log_joint(z))
+    spy = GeometricPath(path.q, lambda z: seen.append(z.detach()) or path.log_joint(z))
     annealed(spy, Annealing(4, 3))
     for z in seen:
         first = z.view(2, -1, 5, 2)[0]
-        torch.testing.assert_close(first[:, 2:], path.loc[0, 2:].expand_as(first[:, 2:]))
+        torch.testing.assert_close(first[:, 2:], path.q.loc[0, 2:].expand_as(first[:, 2:]))
 
 
 def test_seeds_determine_the_weights():
@@ -237,7 +238,8 @@ def test_seeds_determine_the_weights():
 
 def test_impossible_latents_are_left():
     """Half of the latent space has density 0: log 1/2 is lost, and no NaN comes in."""
-    path = GeometricPath(torch.zeros(1, 1, 1), torch.ones(1, 1, 1), None, lambda z: torch.where(
+    q = DiagonalGaussian(torch.zeros(1, 1, 1), torch.ones(1, 1, 1), None)
+    path = GeometricPath(q, lambda z: torch.where(
         z > 0, -0.5 * (z.square() + math.log(2 * math.pi)), -math.inf).sum((1, 2)))
     found = annealed(path, Annealing(4, 4000))
     assert not found.log_weights.isnan().any()

@@ -130,12 +130,8 @@ def test_tokens_probabilities_of_all_strings_sum_to_one():
     assert total == pytest.approx(1, abs=1e-12)
 
 
-def test_a_temperature_scales_the_deviation():
-    p = gaussian()
-    one, half = (p.rsample(3, torch.Generator().manual_seed(1), t) for t in (1.0, 0.5))
-    mean = p.mean.repeat_interleave(3, 0)
-    close(half - mean, 0.5 * (one - mean))
-    eps = torch.randn(6, 8, 5)
+def test_samples_stand_for_noise():
+    p, eps = gaussian(), torch.randn(6, 8, 5)
     close(p.from_noise(eps), p.loc.repeat_interleave(2, 0) + eps * p.scale.repeat_interleave(2, 0))
 
 

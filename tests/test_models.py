@@ -96,16 +96,14 @@ def test_the_same_seed_builds_the_same_model(architecture):
 # Starting from a Transformer -----------------------------------------------------------------
 
 @pytest.mark.parametrize("architecture", [GAUSSIAN, FLOW], ids=lambda a: a.family)
-def test_start_copies_what_it_says_and_nothing_else(architecture):
+def test_start_copies_the_transformers_weights_and_nothing_else(architecture):
     """The Transformer has 2 decoder layers, p(y|z,x) 2, the posterior and the Gaussian prior 1."""
     transformer, model = model_of(AUTOREGRESSIVE, 9), model_of(architecture, 9)
     given = {name: value.clone() for name, value in transformer.state_dict().items()}
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    copied = start_from(model, transformer.state_dict())
+    start_from(model, transformer.state_dict())
     after = model.state_dict()
-    assert len(copied) == len(set(copied))
-    for name, value in after.items():
-        assert (name in copied) != torch.equal(value, before[name]), name
+    copied = {name for name, value in after.items() if not torch.equal(value, before[name])}
     stacks = ["decoder.", "posterior_decoder."]
     stacks += ["prior.decoder."] if architecture is GAUSSIAN else []
     expected = {n for n in given if n.startswith(("embedding.", "encoder."))}
@@ -114,7 +112,7 @@ def test_start_copies_what_it_says_and_nothing_else(architecture):
         inner = {n.removeprefix("decoder.") for n in given if n.startswith("decoder.")}
         expected |= {stack + n for n in inner
                      if not n.startswith("layers.") or int(n.split(".")[1]) < layers}
-    assert set(copied) == expected
+    assert copied == expected
     d = AUTOREGRESSIVE.d_model
     for name in copied:
         source = "decoder." + name.split("decoder.", 1)[1] if "decoder." in name else name
@@ -139,6 +137,5 @@ def test_start_gives_the_posterior_the_first_layers_source_attention():
 def test_start_leaves_other_shapes_alone():
     transformer, model = model_of(AUTOREGRESSIVE, 9), model_of(GAUSSIAN, 11)
     before = model.embedding.weight.clone()
-    copied = start_from(model, transformer.state_dict())
-    assert "embedding.weight" not in copied
+    start_from(model, transformer.state_dict())
     assert torch.equal(model.embedding.weight, before)

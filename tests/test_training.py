@@ -505,7 +505,7 @@ def test_files_of_a_run(model):
 
 def test_a_corpus_that_the_slots_are_too_few_for_is_refused():
     with pytest.raises(ConfigError, match=r"upsampling = 1: \d+ of 80 training pairs .* have no "
-                                          r"path through their frames; upsampling = 2 loses 0"):
+                                          r"path through their frames, .* raise upsampling"):
         Trainer(small("ct_b", upsampling=1), progress=False)
 
 

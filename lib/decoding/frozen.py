@@ -49,7 +49,7 @@ def freeze(model: Model, weights: str = "auto") -> Model:
 
     Errors: ConfigError for other weights, or int8 on a GPU.
     """
-    where = next(model.parameters()).device
+    where = model.device
     if weights not in WEIGHTS:
         raise ConfigError(f"unknown weights '{weights}': {', '.join(WEIGHTS)}")
     if weights == "int8" and where.type != "cpu":

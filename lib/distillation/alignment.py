@@ -96,9 +96,8 @@ class _Links:
     start: Int64[np.ndarray, " groups"]  # its first link
 
 
-def fit(source: Sequence[str], target: Sequence[str],
-        iterations: int = ITERATIONS) -> TranslationTable:
-    """The table of IBM model 1 after `iterations` rounds of EM from the uniform one.
+def fit(source: Sequence[str], target: Sequence[str]) -> TranslationTable:
+    """The table of IBM model 1 after `ITERATIONS` rounds of EM from the uniform one.
 
     Errors: ValueError for sides that aren't aligned, for no line, or a line without a word.
     """
@@ -112,7 +111,7 @@ def fit(source: Sequence[str], target: Sequence[str],
     chunks = [replace(chunk, cell=np.searchsorted(cells, chunk.cell)) for chunk in chunks]
     row, column = np.divmod(cells, shape[1])
     t = np.full(len(cells), 1 / shape[1])
-    for _ in range(iterations):
+    for _ in range(ITERATIONS):
         counts = sum(_expected_counts(t, chunk) for chunk in chunks)
         t = counts / np.bincount(row, counts, shape[0])[row]
     used = np.bincount(xs.ids, xs.counts, shape[0]).astype(np.int64)

@@ -210,7 +210,7 @@ def _diagnostics(run: TrainedRun, sentences: pd.DataFrame, references: list[str]
     data, subwords = run.task.test, sentences["n_tokens"].sum()
     reconstruction = sentences["reconstruction"].sum() / subwords
     lines, right = [""] * len(data), 0
-    where = next(run.model.parameters()).device
+    where = run.model.device
     tokens = runtime.device_positions(where, DECODING_TOKENS)
     for rows in evaluation_batches(data, tokens, run.model.multiple):
         batch = collate(data, rows, run.model.multiple).to(where)

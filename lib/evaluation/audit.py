@@ -80,7 +80,7 @@ def annealing_path(model: LatentModel, memory: Memory, batch: Batch) -> Geometri
     def log_joint(z: Tensor) -> Tensor:
         return model.decode(z, memory, mask).log_prob(batch.target, mask) + p.log_prob(z)
 
-    return GeometricPath(q.loc, q.scale, mask, log_joint)
+    return GeometricPath(q, log_joint)
 
 
 @torch.no_grad()
@@ -158,7 +158,7 @@ def _groups(run: TrainedRun, settings: AuditSettings, rows: list[dict], progress
     """Batches that aren't done yet, behind a progress bar."""
     data: Tokenised = run.task.test.take(np.arange(settings.sentences))
     done = {row["line"] for row in rows}
-    where = next(run.model.parameters()).device
+    where = run.model.device
     positions = runtime.device_positions(where, POSITIONS_AT_ONCE, POSITION_BYTES)
     tokens = max(1, positions // settings.annealing.chains)
     with tqdm(total=len(data), initial=len(rows), desc=f"audit of {run.config.model}",

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lib import runtime
 from lib.batching import collate
+from lib.decoding.refinement import refinement_steps
 from lib.errors import ConfigError
 from lib.evaluation.scoring import TrainedRun
 
@@ -45,10 +46,9 @@ def latent_samples(model, source: Int[Tensor, "1 source"],
 
 def _settle(model, memory, z: Tensor, refinements: int) -> Tensor:
     """Each row of z after so many refinement steps."""
-    for _ in range(refinements):
-        targets = model.decode(z, memory, None).argmax()
-        z = model.posterior(memory, targets, None).mean
-    return z
+    real = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
+    *_, last = refinement_steps(model, memory, z, real, refinements)
+    return last.z
 
 
 def sentence_samples(run: TrainedRun, sentence: int, samples: int, *, refinements: int,
@@ -60,7 +60,7 @@ def sentence_samples(run: TrainedRun, sentence: int, samples: int, *, refinement
     data = run.task.test
     if not 0 <= sentence < len(data):
         raise ConfigError(f"sentence = {sentence}: the test set has lines 0 to {len(data) - 1}")
-    where = next(run.model.parameters()).device
+    where = run.model.device
     batch = collate(data, np.array([sentence]), run.model.multiple).to(where)
     generator = torch.Generator(where).manual_seed(0)
     with runtime.autocast(run.config.training.precision, where):

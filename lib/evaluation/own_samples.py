@@ -101,7 +101,7 @@ def _draw(run: TrainedRun, data: Tokenised, settings: SampleSettings,
     """Draws of some sentences, those of a sentence together; log w_0 of what each was made with,
     without the length (NaN for exact likelihoods); whether it is padded as its string is.
     """
-    model, where = run.model, next(run.model.parameters()).device
+    model, where = run.model, run.model.device
     batch = collate(data, np.arange(len(data)), model.multiple).to(where)
     source = batch.source, batch.source_mask
     with runtime.autocast(run.config.training.precision, where):

@@ -39,7 +39,7 @@ def refined_sentences(run: TrainedRun, steps: int, *, samples: int = 10, sentenc
     `attrs["tokenizer"]`: the one that BLEU takes.
     """
     model, rows = run.model, []
-    where = next(model.parameters()).device
+    where = model.device
     lines = some_lines(len(run.task.test), sentences)
     data = run.task.test.take(lines)
     groups = evaluation_batches(data, TOKENS // 2, model.multiple)
@@ -74,7 +74,7 @@ def outputs_by_setting(run: TrainedRun, settings: Sequence[str], *,
     candidates for settings that ask for it.
     """
     lines = some_lines(len(run.task.test), sentences)
-    where = next(run.model.parameters()).device
+    where = run.model.device
     with runtime.autocast(run.config.training.precision, where):
         options = Options(run.config.evaluation.length_penalty,
                           teacher=None if teacher is None else teacher.model)

@@ -28,7 +28,6 @@ from lib.likelihood import (
     elbo,
     iw_bound,
     iw_bound_at,
-    largest_weight,
     released_estimate,
 )
 from lib.likelihood.accounting import ACCOUNTINGS, likelihood_terms, ratio_of_sums
@@ -83,9 +82,9 @@ def likelihoods(run: TrainedRun, data: Tokenised, samples: int, seed: int = 0,
 
     Exact likelihoods: in fp32. Others: the importance-weighted bound of `samples` draws, in the
     run's precision, and beside it the ELBO, the released code's estimate, the effective sample
-    size, the largest normalised weight, and the bound at each K of `ladder` (`iw_bound_<K>`); of
-    masked models also `policy_log_prob`, in the order that their search takes. `attrs["seconds"]`:
-    how long the scoring took, interruptions left out.
+    size, and the bound at each K of `ladder` (`iw_bound_<K>`); of masked models also
+    `policy_log_prob`, in the order that their search takes. `attrs["seconds"]`: how long the
+    scoring took, interruptions left out.
     """
     model, exact = run.model, run.model.likelihood == "exact"
     samples, resumable = 1 if exact else samples, resumable and not exact
@@ -106,7 +105,7 @@ def likelihoods(run: TrainedRun, data: Tokenised, samples: int, seed: int = 0,
         return [row for part in parts for row in part]
 
     left = np.flatnonzero(~np.isin(data.lines, [row["line"] for row in rows]))
-    where = next(model.parameters()).device
+    where = model.device
     positions = runtime.device_positions(where, run.config.evaluation.batch_tokens)
     at_once = min(samples, SAMPLES_AT_ONCE)
     groups = likelihood_batches(data.take(left), max(SMALLEST_GROUP, positions // at_once),
@@ -180,7 +179,7 @@ def likelihood_batches(data: Tokenised, tokens: int, multiple: int,
 def _score(run: TrainedRun, batch: Batch, samples: int, seed: int, positions: int) -> list[dict]:
     """The rows of one batch; `positions` fill a GPU, by more samples at once of few sentences."""
     model, exact = run.model, run.model.likelihood == "exact"
-    where, generators = next(model.parameters()).device, None
+    where, generators = model.device, None
     if not exact:
         generators = [torch.Generator(where).manual_seed(seed * 1_000_003 + line)
                       for line in batch.index.tolist()]
@@ -207,7 +206,6 @@ def _rows(batch: Batch, terms: LogProbTerms, padded: torch.Tensor, samples: int,
     if not exact:
         columns |= {"elbo": elbo(*parts), "released_estimate": released_estimate(*parts, padded),
                     "effective_sample_size": effective_sample_size(*parts),
-                    "largest_weight": largest_weight(*parts),
                     "reconstruction": parts[0].mean(0)}
         columns |= {f"iw_bound_{k}": iw_bound_at(k, *parts) for k in ladder(samples)}
     return table_rows(columns | more | {"n_tokens_padded": padded})
@@ -246,40 +244,33 @@ def ladder(samples: int) -> list[int]:
 def convergence(sentences: pd.DataFrame, samples: int) -> dict:
     """Whether the importance-weighted bound has converged in K, from the same draws.
 
-    `bounds`: the strict and the paper accounting at every K of `ladder` and at `samples`.
-    `rise`: what the last decade of K adds, per token, with its paired standard error over
-    sentences. `lower_bound`: whether the strict bound rises by more than its own standard error or
-    than 0.01 nats a token and decade; else K is large enough for this test set. Also the median
-    effective sample size and the mean largest normalised weight.
+    `bounds`: the strict and the paper accounting at every K of `ladder` and at `samples`; none
+    where the likelihood is exact. `statement`: the same in words, with what the last decade of K
+    adds to the strict bound per token. It isn't converged where that is more than its own standard
+    error or than 0.01 nats.
     """
     if "elbo" not in sentences or sentences["elbo"].isna().all():
         never = int(np.isinf(sentences["log_prob"]).sum())
         statement = f"exact; {never:,} of {len(sentences):,} sentences have probability 0"
-        return {"lower_bound": False, "statement": statement if never else "exact"}
-    known = {k: sentences["log_prob" if k == samples else f"iw_bound_{k}"]
-             for k in (*ladder(samples), samples)}
-    terms = {k: {name: likelihood_terms(sentences.assign(log_prob=bound), name)
-                 for name in ("strict", "paper")} for k, bound in known.items()}
-    result = {"samples": samples,
-              "bounds": [{"samples": k, **{name: _ratio(*pair) for name, pair in at.items()}}
-                         for k, at in terms.items()],
-              "rise": None, "lower_bound": True,
-              "effective_sample_size": float(sentences["effective_sample_size"].median()),
-              "largest_weight": float(sentences["largest_weight"].mean())}
+        return {"statement": statement if never else "exact"}
+    terms = {k: {name: likelihood_terms(sentences.assign(log_prob=sentences[column]), name)
+                 for name in ("strict", "paper")}
+             for k, column in (*((k, f"iw_bound_{k}") for k in ladder(samples)),
+                               (samples, "log_prob"))}
+    bounds = [{"samples": k, **{name: _ratio(*pair) for name, pair in at.items()}}
+              for k, at in terms.items()]
     statement = f"a lower bound from {samples:,} importance sample{'s' * (samples > 1)} a sentence"
     if samples == 1:
-        return result | {"statement": f"{statement}: the ELBO"}
+        return {"bounds": bounds, "statement": f"{statement}: the ELBO"}
     before = max(1, samples // 10)
-    decades = math.log10(samples / before)
-    result["rise"] = {"from": before, "to": samples, **{
-        name: _ratio((terms[samples][name][0] - terms[before][name][0]) / decades, bottom)
-        for name, (_, bottom) in terms[samples].items()}}
-    rise, own = result["rise"]["strict"], result["bounds"][-1]["strict"]["standard_error"]
+    top, bottom = terms[samples]["strict"]
+    rise = _ratio((top - terms[before]["strict"][0]) / math.log10(samples / before), bottom)
+    own = bounds[-1]["strict"]["standard_error"]
     error = "n = 1" if own is None else f"standard error {rise['standard_error']:.4f}"
-    result["lower_bound"] = rise["mean"] > min(MATERIAL_RISE if own is None else own, MATERIAL_RISE)
-    return result | {"statement": (
-        f"{statement}, {'not yet ' * result['lower_bound']}converged: the last tenfold of K raised "
-        f"it by {rise['mean']:.4f} nats per token ({error})")}
+    rises = rise["mean"] > min(MATERIAL_RISE if own is None else own, MATERIAL_RISE)
+    return {"bounds": bounds, "statement": (
+        f"{statement}, {'not yet ' * rises}converged: the last tenfold of K raised it by "
+        f"{rise['mean']:.4f} nats per token ({error})")}
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> dict[str, float | None]:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 __all__ = ["LogProbTerms", "effective_sample_size", "elbo", "iw_bound", "iw_bound_at",
-           "largest_weight", "released_estimate"]
+           "released_estimate"]
 
 Terms = Float[Tensor, "samples batch"]  # of each draw of each sentence
 
@@ -75,8 +75,3 @@ def effective_sample_size(log_p_y: Terms, log_p_z: Terms,
     """(sum_k w_k)^2 / sum_k w_k^2, between 1 and K (Kong 1992)."""
     log_weights = log_p_y + log_p_z - log_q_z
     return (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
-
-
-def largest_weight(log_p_y: Terms, log_p_z: Terms, log_q_z: Terms) -> Float[Tensor, " batch"]:
-    """max_k w_k / sum_k w_k, between 1/K and 1: the share of a bound that one draw holds."""
-    return (log_p_y + log_p_z - log_q_z).softmax(0).amax(0)

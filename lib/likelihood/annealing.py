@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
+from lib.distributions import DiagonalGaussian
 from lib.errors import ConfigError, check_least
 
 __all__ = ["AnnealedWeights", "Annealing", "GeometricPath", "forward_annealing",
@@ -52,44 +53,27 @@ class Annealing:
 
 @dataclass(frozen=True)
 class GeometricPath:
-    """f_b(z) = q(z|y,x)^(1-b) [p(y|z,x) p(z|x)]^b for a batch of sentences, q = N(loc, scale^2).
+    """f_b(z) = q(z|y,x)^(1-b) [p(y|z,x) p(z|x)]^b for a batch of sentences.
 
-    Samples of a sentence lie together, as everywhere: [batch * chains, length, channels].
+    Samples of a sentence lie together, as everywhere: [batch * chains, length, channels]. On
+    padding eps is 0, and no density counts it.
     """
 
-    loc: Float[Tensor, "batch length channels"]
-    scale: Float[Tensor, "batch length channels"]
-    mask: Bool[Tensor, "batch length"] | None
-    """True on real positions; padded ones hold eps = 0, and no density counts them."""
+    q: DiagonalGaussian
     log_joint: Callable[[Tensor], Tensor]
     """log p(y|z,x) + log p(z|x) in nats of z [batch * chains, ...], as [batch * chains]."""
 
     def __len__(self) -> int:
-        return self.loc.shape[0]
-
-    def latent(self, eps: Float[Tensor, "samples length channels"]) -> Tensor:
-        """z = loc + scale * eps."""
-        count = eps.shape[0] // len(self)
-        loc, scale = (x.repeat_interleave(count, 0) for x in (self.loc, self.scale))
-        return loc + scale * eps
-
-    def whiten(self, z: Float[Tensor, "samples length channels"]) -> Tensor:
-        """eps = (z - loc) / scale, 0 on padding."""
-        count = z.shape[0] // len(self)
-        loc, scale = (x.repeat_interleave(count, 0) for x in (self.loc, self.scale))
-        eps = (z - loc) / scale
-        return eps if self.mask is None else eps * self._real(count)
+        return self.q.loc.shape[0]
 
     def log_ratio(self, eps: Float[Tensor, "samples length channels"]) -> Float[Tensor, " samples"]:
         """log p(y,z|x) - log q(z|y,x): the log weight of importance sampling."""
-        normal = 0.5 * (eps.square() + math.log(2 * math.pi))
-        terms = normal + self.scale.log().repeat_interleave(eps.shape[0] // len(self), 0)
-        if self.mask is not None:
-            terms = terms * self._real(eps.shape[0] // len(self))
-        return self.log_joint(self.latent(eps)) + terms.sum((1, 2))
+        return self.log_joint(self.q.from_noise(eps)) - self.q.log_prob_of_noise(eps)
 
-    def _real(self, count: int) -> Tensor:
-        return self.mask.repeat_interleave(count, 0)[..., None]
+    def real(self, x: Float[Tensor, "samples length channels"]) -> Tensor:
+        """`x` with 0 on padding."""
+        mask = self.q.mask
+        return x if mask is None else x * mask.repeat_interleave(len(x) // len(mask), 0)[..., None]
 
 
 @dataclass(frozen=True)
@@ -167,7 +151,7 @@ def reverse_annealing(path: GeometricPath, settings: Annealing,
     its one z: each 1/w is unbiased by itself, therefore so is their mean.
     """
     draws = _Draws(path, settings.chains, seeds, REVERSE)
-    start = path.whiten(z.repeat_interleave(settings.chains, 0))
+    start = path.real(path.q.to_noise(z.repeat_interleave(settings.chains, 0)))
     annealed = _anneal(path, settings, start, draws, settings.ladder.flip(0), step_size.flip(0))
     weights, acceptance, used = annealed
     return AnnealedWeights(weights, acceptance.flip(0), used.flip(0), reverse=True)
@@ -181,14 +165,14 @@ class _Draws:
     def __init__(self, path: GeometricPath, chains: int, seeds: Sequence[int], stream: int):
         self.path, self.chains = path, chains
         states = (np.random.SeedSequence([seed, stream]).generate_state(1)[0] for seed in seeds)
-        device = path.loc.device
+        device = path.q.loc.device
         self.generators = [torch.Generator(device).manual_seed(int(state)) for state in states]
-        length = path.loc.shape[1]
-        self.lengths = [length] * len(path) if path.mask is None else path.mask.sum(1).tolist()
+        length = path.q.loc.shape[1]
+        self.lengths = [length] * len(path) if path.q.mask is None else path.q.mask.sum(1).tolist()
 
     def normal(self) -> Float[Tensor, "samples length channels"]:
         """Standard normal on real positions, 0 on padding."""
-        like, channels = self.path.loc, self.path.loc.shape[2]
+        like, channels = self.path.q.loc, self.path.q.loc.shape[2]
         result = like.new_zeros(len(self.path), self.chains, *like.shape[1:])
         for row, length, generator in zip(result, self.lengths, self.generators, strict=True):
             row[:, :length] = torch.randn(self.chains, length, channels, dtype=like.dtype,
@@ -197,7 +181,7 @@ class _Draws:
 
     def uniform(self) -> Float[Tensor, " samples"]:
         """Uniform on [0, 1)."""
-        like = self.path.loc
+        like = self.path.q.loc
         return torch.cat([torch.rand(self.chains, dtype=like.dtype, device=like.device,
                                      generator=generator) for generator in self.generators])
 
@@ -216,9 +200,7 @@ def _at(path: GeometricPath, eps: Tensor) -> _Point:
         eps = eps.detach().requires_grad_()
         log_ratio = path.log_ratio(eps)
         slope, = torch.autograd.grad(log_ratio.sum(), eps)
-    if path.mask is not None:
-        slope = slope * path._real(eps.shape[0] // len(path))
-    return _Point(eps.detach(), log_ratio.detach(), slope)
+    return _Point(eps.detach(), log_ratio.detach(), path.real(slope))
 
 
 @torch.no_grad()
@@ -232,7 +214,7 @@ def _anneal(path: GeometricPath, settings: Annealing, eps: Tensor, draws: _Draws
     point = _at(path, eps)
     log_weights = point.log_ratio.new_zeros(shape[0] * shape[1], dtype=torch.float64)
     longest = math.pi / 2 / settings.leapfrog_steps  # beyond it a trajectory turns back
-    log_step = path.loc.new_full((shape[0],), math.log(longest))
+    log_step = path.q.loc.new_full((shape[0],), math.log(longest))
     acceptances, used = [], []
     for place in range(settings.temperatures):
         log_weights += abs(float(ladder[place + 1] - ladder[place])) * point.log_ratio.double()
@@ -246,7 +228,7 @@ def _anneal(path: GeometricPath, settings: Annealing, eps: Tensor, draws: _Draws
         used.append(step)
         log_step = log_step + ADAPTATION * (mean - settings.target_acceptance)
         log_step = log_step.clamp(max=math.log(longest))
-    none = path.loc.new_zeros(0, shape[0])
+    none = path.q.loc.new_zeros(0, shape[0])
     return (log_weights.view(shape).T, torch.stack(acceptances) if acceptances else none,
             torch.stack(used) if used else none)
 

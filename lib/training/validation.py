@@ -31,7 +31,7 @@ def translate(model, data: Tokenised, vocabulary: Vocabulary, settings: Sequence
     batch_tokens: how many, of the longest side with padding, are translated together; 0: as many
     as suit the device.
     """
-    where = next(model.parameters()).device
+    where = model.device
     options = replace(options, vocabulary=vocabulary)
     lines = {s: [""] * len(data) for s in settings}
 
@@ -62,7 +62,7 @@ def dev_scores(model, data: Tokenised, vocabulary: Vocabulary, references: list[
     `dev_impossible` counts them where there can be any. Draws are the same at every validation, and
     leave the global random state be.
     """
-    where = next(model.parameters()).device
+    where = model.device
     generator = torch.Generator(where).manual_seed(0)
     tokens = device_positions(where, training.batch_tokens)
     sums: dict[str, Tensor] = {}
