@@ -7,6 +7,7 @@ Source: Kingma and Dhariwal (2018); Ma et al. (2019), FlowSeq; Lee et al. (2020)
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -92,34 +93,21 @@ class InvertibleLinear(nn.Module):
 
     def matrix(self) -> Float[Tensor, "channels channels"]:
         """The whole W, so that eps = z W."""
-        return self._dense(self._heads())
+        return _dense(_heads([self]), self.interleaved)[0]
 
     def inverse_matrix(self) -> Float[Tensor, "channels channels"]:
         """W^-1, inverted once per set of weights (without gradients).
 
         The weights are compared by value: fused optimisers don't raise a tensor's version.
         """
-        heads = self._heads()
+        heads = _heads([self])
         if torch.is_grad_enabled():
-            return self._dense(torch.linalg.inv(heads))
+            return _dense(torch.linalg.inv(heads), self.interleaved)[0]
         kept = self._kept[0]
         if (kept is None or (kept.device, kept.dtype) != (heads.device, heads.dtype)
                 or not torch.equal(kept, heads)):
-            self._kept = (heads, self._dense(torch.linalg.inv(heads)))
+            self._kept = (heads, _dense(torch.linalg.inv(heads), self.interleaved)[0])
         return self._kept[1]
-
-    def _heads(self) -> Float[Tensor, "heads 32 32"]:
-        """W of every head."""
-        eye = torch.eye(HEAD, dtype=self.lower.dtype, device=self.lower.device)
-        diagonal = torch.diag_embed(self.sign * self.log_s.exp())
-        return self.permutation @ (self.lower.tril(-1) + eye) @ (self.upper.triu(1) + diagonal)
-
-    def _dense(self, heads: Float[Tensor, "heads 32 32"]) -> Float[Tensor, "channels channels"]:
-        """All heads as one matrix."""
-        full = torch.block_diag(*heads)
-        if not self.interleaved:
-            return full
-        return full.view(len(heads), HEAD, len(heads), HEAD).permute(1, 0, 3, 2).reshape(full.shape)
 
     def forward(self, z: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """Density direction."""
@@ -131,6 +119,29 @@ class InvertibleLinear(nn.Module):
         with torch.autocast(eps.device.type, enabled=False):
             z = eps @ self.inverse_matrix()
         return z, -self.log_s.sum() * _lengths(eps, condition.mask)
+
+
+def _heads(layers: list[InvertibleLinear]) -> Float[Tensor, "layers heads 32 32"]:
+    """W of every head of several layers, in three batched products."""
+    def all_of(name: str) -> Tensor:
+        return torch.stack([getattr(layer, name) for layer in layers])
+
+    lower, upper = all_of("lower").tril(-1), all_of("upper").triu(1)
+    eye = torch.eye(HEAD, dtype=lower.dtype, device=lower.device)
+    diagonal = torch.diag_embed(all_of("sign") * all_of("log_s").exp())
+    return all_of("permutation") @ (lower + eye) @ (upper + diagonal)
+
+
+def _dense(heads: Float[Tensor, "layers heads 32 32"],
+           interleaved: bool) -> Float[Tensor, "layers channels channels"]:
+    """All heads of a layer as one matrix."""
+    layers, count = heads.shape[:2]
+    eye = torch.eye(count, dtype=heads.dtype, device=heads.device)
+    if interleaved:  # [layer, in, head, out, head]
+        full = heads.permute(0, 2, 1, 3)[..., None] * eye[:, None, :]
+    else:  # [layer, head, in, head, out]
+        full = heads[:, :, :, None] * eye[:, None, :, None]
+    return full.reshape(layers, HEAD * count, HEAD * count)
 
 
 class Coupling(nn.Module):
@@ -240,20 +251,73 @@ class Glow(nn.Module):
                 initialise: bool = False) -> tuple[list[Tensor], Float[Tensor, " batch"]]:
         """Base noise of each level, [batch, length / 2^l, channels / 2] (last: all channels).
 
-        With `initialise` every actnorm is first set from what reaches it.
+        With `initialise` every actnorm is first set from what reaches it. Otherwise an actnorm and
+        the 1x1 convolution after it are one product.
         """
         noise, total = [], z.new_zeros(z.shape[0])
+        products = None if initialise else self._products()
         for level, (layers, given) in enumerate(zip(self.levels, conditions, strict=True)):
             if level:
                 z, leaving = z.chunk(2, -1)
                 noise.append(leaving)
                 z = squeeze(z)
-            for layer, condition in zip(layers, given, strict=True):
-                if initialise and isinstance(layer, ActNorm):
-                    layer.initialise(z, condition.mask)
+            if products is None:
+                z, log_abs_det = self._initialised(z, layers, given)
+            else:
+                z, log_abs_det = self._moved(z, layers, given, products)
+            total = total + log_abs_det
+        return [*noise, z], total
+
+    def _initialised(self, z: Tensor, layers, conditions) -> tuple[Tensor, Tensor]:
+        """A level's layers one by one, each actnorm set from what reaches it."""
+        total = z.new_zeros(z.shape[0])
+        for layer, condition in zip(layers, conditions, strict=True):
+            if isinstance(layer, ActNorm):
+                layer.initialise(z, condition.mask)
+            z, log_abs_det = layer(z, condition)
+            total = total + log_abs_det
+        return z, total
+
+    def _moved(self, z: Tensor, layers, conditions, products: dict) -> tuple[Tensor, Tensor]:
+        """A level's layers, actnorms and 1x1 convolutions as products that are ready."""
+        total, linear = z.new_zeros(z.shape[0]), []
+        for layer, condition in zip(layers, conditions, strict=True):
+            if isinstance(layer, Coupling):
                 z, log_abs_det = layer(z, condition)
                 total = total + log_abs_det
-        return [*noise, z], total
+            elif layer in products:
+                weight, shift = products[layer]
+                with torch.autocast(z.device.type, enabled=False):
+                    z = (F.linear(z, weight.T, shift) if weight.dim() == 2
+                         else torch.addcmul(shift, z, weight))
+            if not isinstance(layer, Coupling):
+                linear.append(layer.log_scale if isinstance(layer, ActNorm) else
+                              layer.log_s.flatten())
+        return z, total + torch.cat(linear).sum() * _lengths(z, conditions[0].mask)
+
+    def _products(self) -> dict[ActNorm, tuple[Tensor, Tensor]]:
+        """Weight and shift of each actnorm with the 1x1 convolution after it, all made together.
+
+        ((z + b) s) W = z (s W) + (b s) W; without a convolution the weight is s, a vector.
+        """
+        followed = [(layer, after) for level in self.levels for layer, after in pairwise(level)
+                    if isinstance(layer, ActNorm)]
+        norms = [norm for norm, _ in followed]
+        scale = torch.stack([norm.log_scale for norm in norms]).exp()
+        shift = torch.stack([norm.b for norm in norms]) * scale
+        products = dict(zip(norms, zip(scale, shift, strict=True), strict=True))
+        for interleaved in (False, True):
+            here = [place for place, (_, after) in enumerate(followed)
+                    if isinstance(after, InvertibleLinear) and after.interleaved == interleaved]
+            if not here:
+                continue
+            with torch.autocast(scale.device.type, enabled=False):
+                dense = _dense(_heads([followed[place][1] for place in here]), interleaved)
+                weights = torch.stack([scale[place] for place in here])[..., None] * dense
+                shifts = torch.stack([shift[place] for place in here])[:, None] @ dense
+            products |= zip([norms[place] for place in here],
+                            zip(weights, shifts[:, 0], strict=True), strict=True)
+        return products
 
     def inverse(self, noise: list[Tensor],
                 conditions) -> tuple[Float[Tensor, "batch length channels"], Tensor]:

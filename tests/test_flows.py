@@ -92,6 +92,20 @@ def jacobian_slogdet(function, z, row, mask):
     return torch.linalg.slogdet(full)[1]
 
 
+def layer_by_layer(model, z, given):
+    """The density direction of a flow, every layer called for itself."""
+    noise, total = [], torch.zeros(len(z))
+    for level, (layers, here) in enumerate(zip(model.levels, given, strict=True)):
+        if level:
+            z, leaving = z.chunk(2, -1)
+            noise.append(leaving)
+            z = squeeze(z)
+        for module, condition in zip(layers, here, strict=True):
+            z, log_abs_det = module(z, condition)
+            total = total + log_abs_det
+    return [*noise, z], total
+
+
 # One layer -----------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("mask", [MASK, None], ids=["ragged", "full"])
@@ -333,7 +347,7 @@ def test_all_actnorms_initialise_from_real_positions_only():
             if isinstance(module, ActNorm):
                 module.register_forward_hook(
                     lambda m, i, out, level=level: seen.append(out[0][MASK[:, ::2**level]]))
-    model(z, conditions(model))  # other padding
+    layer_by_layer(model, z, conditions(model))  # other padding
     assert len(seen) == 2 * 3 + 3 + 2
     for eps in seen:
         close(eps.mean(0), torch.zeros(CHANNELS), 1e-7)
@@ -368,3 +382,21 @@ def test_density_of_a_small_flow_integrates_to_one():
         scaled = couplings[1](torch.randn(50, 2, 1), here)[1]
     assert float(scaled.std()) > 0.1  # the scale depends on the other time
     assert float(values.sum() * (axis[1] - axis[0])**2) == pytest.approx(1, abs=2e-3)
+
+
+@pytest.mark.parametrize("mask", [MASK, None], ids=["ragged", "full"])
+def test_products_made_together_are_the_layers_one_by_one(mask):
+    """The density direction in value and in the gradient of every parameter."""
+    model, z = glow(steps=(2, 1, 1)), torch.randn(3, 12, CHANNELS, requires_grad=True)
+
+    def all_of(noise, total):
+        real = [eps if mask is None else eps[mask[:, ::2**level]]
+                for level, eps in enumerate(noise)]
+        loss = sum(eps.square().sum() for eps in real) - total.sum()
+        return [*real, total, *torch.autograd.grad(loss, [z, *model.parameters()])]
+
+    found = all_of(*model(z, conditions(model, mask)))
+    expected = all_of(*layer_by_layer(model, z, conditions(model, mask)))
+    for ours, theirs in zip(found, expected, strict=True):
+        close(ours, theirs, 1e-8)
+    assert max(float(g.detach().abs().max()) for g in expected) > 1
