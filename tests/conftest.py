@@ -51,8 +51,10 @@ torch.set_num_threads(1)
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """What `--numprocesses=auto` means: a process a core, of those that are ours."""
-    return min(16, allowed_cores())  # each holds torch in memory
+    """What `--numprocesses=auto` means: one more than the cores that are ours, as tests wait for
+    the processes that they start.
+    """
+    return min(16, allowed_cores() + 1)  # each holds torch in memory
 
 
 SLOWEST = ("test_notebooks", "test_grid", "test_gpu", "test_audit", "test_training",
