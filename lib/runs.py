@@ -307,5 +307,5 @@ def _fill(kind, values: dict):
 
 
 def write_table(path: Path, frame: pd.DataFrame, figures: int) -> None:
-    """`write_bytes` of a table as CSV, its numbers with so many significant figures."""
+    """`write_text` of a table as CSV, its numbers with so many significant figures."""
     write_text(path, frame.to_csv(index=False, float_format=f"%.{figures}g", lineterminator="\n"))
