@@ -37,7 +37,7 @@ def controlled(name: str, model: nn.Module, setting: str, weights: str = "auto",
     procedure.check(model)
     frozen = freeze(model, weights)
     system = partial(System, name, setting, weights, count_parameters(model))
-    if graphed or (graphed is None and next(model.parameters()).is_cuda):
+    if graphed or (graphed is None and model.device.type == "cuda"):
         decoder = GraphedDecoder(frozen, setting, Options(length_penalty=0.0))
         return system(lambda given: decoder(given.source, given.mask, given.length))
     steps = _keep_moving(frozen) if model.latents else None

@@ -82,13 +82,11 @@ class DiagonalGaussian:
 
     def from_noise(self, eps: Float[Tensor, "samples length channels"]) -> Tensor:
         """The samples that standard normal noise stands for: loc + eps * scale."""
-        loc, scale = self._repeated(eps.shape[0])
-        return loc + eps * scale
+        return self._repeated(self.loc, len(eps)) + eps * self._repeated(self.scale, len(eps))
 
     def to_noise(self, z: Float[Tensor, "samples length channels"]) -> Tensor:
         """The inverse of `from_noise`: (z - loc) / scale."""
-        loc, scale = self._repeated(z.shape[0])
-        return (z - loc) / scale
+        return (z - self._repeated(self.loc, len(z))) / self._repeated(self.scale, len(z))
 
     def log_prob(self, z: Float[Tensor, "samples length channels"]) -> Float[Tensor, " samples"]:
         """log density of each sample."""
@@ -96,15 +94,13 @@ class DiagonalGaussian:
 
     def log_prob_of_noise(self, eps: Float[Tensor, "samples length channels"]) -> Tensor:
         """log density of the samples that the noise stands for, [samples]."""
-        _, scale = self._repeated(eps.shape[0])
-        return _sum(-0.5 * (eps.square() + math.log(2 * math.pi)) - scale.log(), self.mask)
+        log_scale = self._repeated(self.scale.log(), len(eps))
+        return _sum(-0.5 * (eps.square() + math.log(2 * math.pi)) - log_scale, self.mask)
 
-    def _repeated(self, samples: int) -> tuple[Tensor, Tensor]:
-        """loc and scale of each of so many samples."""
-        count = samples // self.loc.shape[0]
-        if count == 1:
-            return self.loc, self.scale
-        return self.loc.repeat_interleave(count, 0), self.scale.repeat_interleave(count, 0)
+    def _repeated(self, x: Tensor, samples: int) -> Tensor:
+        """`x`, a row a sentence, as a row a sample of so many."""
+        count = samples // len(x)
+        return x if count == 1 else x.repeat_interleave(count, 0)
 
 
 def gaussian_kl(q: DiagonalGaussian, p: DiagonalGaussian) -> Float[Tensor, " batch"]:

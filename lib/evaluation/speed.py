@@ -64,7 +64,7 @@ def free(name: str, model: nn.Module, setting: str, weights: str = "auto",
     """
     frozen, options = freeze(model, weights), Options(length_penalty)
     system = partial(System, name, setting, weights, count_parameters(model))
-    if next(model.parameters()).is_cuda and can_be_graphed(frozen, setting):
+    if model.device.type == "cuda" and can_be_graphed(frozen, setting):
         decoder = GraphedDecoder(frozen, setting, options)
         return system(lambda given: decoder(given.source, given.mask))
     return system(lambda given: hypotheses(frozen, given.source, given.mask, [setting],
