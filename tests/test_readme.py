@@ -15,8 +15,10 @@ from lib.config import MODELS, SCALES, datasets
 from lib.paths import NOTEBOOKS, ROOT
 
 PAGES = {name: (ROOT / name).read_text(encoding="utf-8")
-         for name in ("README.md", "benchmarks/README.md", "docs/departures.md")}
-README = " ".join(PAGES["README.md"].split())  # however its lines are broken
+         for name in ("README.md", "benchmarks/README.md", "docs/answer.md", "docs/departures.md")}
+WORDS = {name: " ".join(page.split()) for name, page in PAGES.items()}  # however lines are broken
+README, DEPARTURES = WORDS["README.md"], WORDS["docs/departures.md"]
+CLAIMS = f"{README} {WORDS['docs/answer.md']}"
 TABLES = ROOT / "outputs" / "tables"
 
 
@@ -52,9 +54,9 @@ def test_every_papermill_line_names_what_there_is():
 # ---- what is claimed by hand ----
 
 def claimed(pattern: str) -> list[int]:
-    """The numbers of a claim; a README that no longer makes it has to change this test as well."""
-    found = re.search(pattern, README)
-    assert found, f"README.md no longer says: {pattern}"
+    """The numbers of a claim; pages that no longer make it have to change this test as well."""
+    found = re.search(pattern, CLAIMS)
+    assert found, f"README.md and docs/answer.md no longer say: {pattern}"
     return [int(number.replace(",", "")) for number in found.groups()]
 
 
@@ -76,7 +78,7 @@ def test_the_answer_between_models_is_what_the_pairs_say():
     decided, of = claimed(r"(\d+) of (\d+) pairs are decided at `mini`")
     assert (decided, of) == (mini.loc[PRIORS].iloc[:2].sum(), mini.loc[PRIORS].sum())
     agree, disagree, undecided = mini.loc["factorised, latent"]
-    assert claimed(r"not at `mini`.\*\* (\d+) of (\d+) pairs agree and (\d+) disagree: CTC") == [
+    assert claimed(r"not at `mini`\*\*, where (\d+) of (\d+) pairs agree and (\d+) disagree") == [
         agree, agree + disagree + undecided, disagree]
     apart = pd.read_csv(TABLES / "significance_multi30k_de_en_mini.csv").query(
         "accounting == 'strict' and kind == 'factorised, latent' and order == 'disagree'")
@@ -95,6 +97,8 @@ def test_the_answer_depends_on_what_is_called_likelihood():
         for name in ("paper", "released")}
     released = mini["released"][["disagree", "pairs", "agree"]].sum().tolist()
     assert claimed(r"released code (\d+) of the (\d+) disagree, (\d+) agree") == released
+    assert claimed(r"released code\*\* (\d+) of the (\d+) pairs .*? disagree, and (\d+) agree"
+                   ) == released
     assert claimed(r"mean over padded tokens .*?, (\d+) agree, on raw text, and (\d+) disagree, on "
                    r"distilled") == [mini["paper"].loc["raw", "agree"],
                                      mini["paper"].loc["distilled", "disagree"]]
@@ -114,7 +118,7 @@ def test_refinement_is_what_the_evidence_says():
                if verdict.finding.number == 4]
     raw, distilled = (part for part in found.evidence if part.quantity.startswith("mean gain"))
     assert (raw.train_data, raw.answer, distilled.answer) == ("raw", "undecided", "yes")
-    assert re.findall(r"gains Gaussian priors ([\d.]+) BLEU more on distilled", README) == [
+    assert re.findall(r"gains Gaussian priors ([\d.]+) BLEU more on distilled", CLAIMS) == [
         f"{distilled.value:.1f}"]
 
 
@@ -128,21 +132,23 @@ def test_within_a_training_the_answer_turns_at_the_best_likelihood():
     rising, falling, on_toy = ([int(table[f"{phase}_{order}"].sum()) for order in ORDERS]
                                for table, phase in ((multi30k, PHASES[0]), (multi30k, PHASES[1]),
                                                     (toy, PHASES[0])))
-    assert claimed(r"checkpoints on Multi30k \((\d+) trainings\), both up to .*? the same one in "
-                   r"([\d,]+) of ([\d,]+) pairs, never") == [len(multi30k), rising[0], sum(rising)]
+    assert claimed(r"checkpoints on Multi30k \((\d+) trainings\) in ([\d,]+) of ([\d,]+) pairs, "
+                   r"never") == [len(multi30k), rising[0], sum(rising)]
     assert rising[2] == falling[0] == 0  # "never different ones", "none agrees"
-    assert claimed(r"on toy \((\d+) trainings\) (\d+) agree, (\d+) disagree, (\d+) are") == [
+    assert claimed(r"On toy \((\d+) trainings\) (\d+) pairs of .*? agree, (\d+) disagree, (\d+) "
+                   r"are undecided") == [
         len(toy), on_toy[0], on_toy[2], on_toy[1]]
     fell = multi30k[[f"{PHASES[1]}_{order}" for order in ORDERS]]
-    assert claimed(r"([\d,]+) of ([\d,]+) pairs disagree, in (\d+) of (\d+) trainings, and") == [
-        falling[2], sum(falling), (fell["falling_disagree"] > 0).sum(),
-        (fell.sum(axis=1) > 0).sum()]
+    assert claimed(r"disagree in ([\d,]+) of ([\d,]+), and agree in none") == [
+        falling[2], sum(falling)]
+    assert claimed(r"in (\d+) of the (\d+) trainings that go on so long") == [
+        (fell["falling_disagree"] > 0).sum(), (fell.sum(axis=1) > 0).sum()]
 
 
 def test_the_papers_correlations_on_distilled_text_are_those_of_late_checkpoints():
     [numbers] = re.findall(
         r"on distilled text, (−[\d.]+) to (−[\d.]+), are here those of late checkpoints alone: "
-        r"(−[\d.]+) to (−[\d.]+) from the best LL on, ([\d.]+) to ([\d.]+) up to it", README)
+        r"(−[\d.]+) to (−[\d.]+) from the best LL on, ([\d.]+) to ([\d.]+) up to it", CLAIMS)
     theirs = published.table(2).query("train_data == 'distilled'")["pearson"]
     ours = pd.read_csv(TABLES / "table2_multi30k_de_en_mini.csv").query(
         "train_data == 'distilled' and seed != 'mean'")
@@ -163,20 +169,21 @@ def test_a_temperature_turns_what_overfitting_had_turned():
     second = table.query("by == 'll' and train_data == 'distilled'").droplevel("by")
     first = table.query("by == 'bleu'").droplevel("by").loc[second.index]
     differences = first - second  # of the best by dev BLEU above the best by dev LL
-    assert "enough to undo that in three trainings on distilled text" in README
+    assert "enough to undo that in three trainings on distilled text" in CLAIMS
+    assert "One temperature a checkpoint undoes that in three trainings." in README
     assert len(first) == 3 and set(first.index.get_level_values("seed")) == {1}
     assert (differences["bleu"] > 0).all() and (differences["ll"] < 0).all()
     assert (differences["ll_calibrated"] > 0).all()
     deep, ctc = ("tr_d", "distilled", 1), ("ct_b", "distilled", 1)
     [numbers] = re.findall(
-        r"Tr-D: (−[\d.]+) against (−[\d.]+) becomes (−[\d.]+) against (−[\d.]+)\)", README)
+        r"Tr-D: (−[\d.]+) against (−[\d.]+) becomes (−[\d.]+) against (−[\d.]+)\)", CLAIMS)
     assert [float(number.replace("−", "-")) for number in numbers] == [
         round(of.loc[deep, name], 2) for name in ("ll", "ll_calibrated") for of in (second, first)]
-    [lost] = re.findall(r"Ct-B's beam, which sees it, loses ([\d.]+) BLEU", README)
+    [lost] = re.findall(r"Ct-B's beam, which sees it, loses ([\d.]+) BLEU", CLAIMS)
     assert float(lost) == round(first.loc[ctc, "bleu"] - first.loc[ctc, "bleu_calibrated"], 1)
     toy = calibrated("toy_small").loc["na_b", "raw", 4]
     assert toy.loc["ll", "ll_calibrated"] > toy.loc["bleu", "ll_calibrated"]
-    [falls] = re.findall(r"Na-B's BLEU falls by ([\d.]+) while LL rises", README)
+    [falls] = re.findall(r"Na-B's BLEU falls by ([\d.]+) while LL rises", CLAIMS)
     assert float(falls) == round(toy.loc["bleu", "bleu"] - toy.loc["ll", "bleu"], 1)
 
 
@@ -185,7 +192,7 @@ def test_pairs_of_models_trained_from_scratch_are_counted():
     long = pd.read_csv(TABLES / "significance_multi30k_de_en_long.csv").query(
         "accounting == 'strict'")
     apart = pairs[pairs["order"] == "disagree"]
-    assert claimed(r"Of any two models, (\d+) of (\d+) agree at `long`, none disagrees; (\d+) of "
+    assert claimed(r"any two models\*\*, (\d+) of (\d+) agree at `long`, none disagrees; (\d+) of "
                    r"(\d+) agree on toy, and (\d+) disagree") == [*(
         count for of in (long, pairs) for count in ((of["order"] == "agree").sum(), len(of))),
         len(apart)]
@@ -195,8 +202,11 @@ def test_pairs_of_models_trained_from_scratch_are_counted():
     assert not (long["order"] == "disagree").any()
     priors = pairs[pairs["kind"] == PRIORS].iloc[0]
     assert re.findall(r"Fl-S has ([\d.]+) nats and ([\d.]+) BLEU more than Ga-B, three seeds each; "
-                      r"(\d+) seeds and ([\d,]+) test sentences would", README) == [(
+                      r"(\d+) seeds and ([\d,]+) test sentences would", CLAIMS) == [(
         f"{-priors['ll_delta']:.2f}", f"{-priors['bleu_delta']:.1f}",
+        f"{max(priors['ll_seeds'], priors['bleu_seeds']):.0f}",
+        f"{priors[['ll_sentences', 'bleu_sentences']].max():,.0f}")]
+    assert re.findall(r"on toy (\d+) seeds and ([\d,]+) test sentences would", README) == [(
         f"{max(priors['ll_seeds'], priors['bleu_seeds']):.0f}",
         f"{priors[['ll_sentences', 'bleu_sentences']].max():,.0f}")]
     assert (priors["first"], priors["second"], priors["order"]) == ("ga_b", "fl_s", "undecided")
@@ -212,7 +222,7 @@ def test_the_flow_that_was_cut_off_is_compared_at_its_last_step():
         for model in ("fl_s", "ga_b")}
     [numbers] = re.findall(r"(−[\d.]+) against (−[\d.]+) on average, and no better dev BLEU, "
                            r"([\d.]+) against ([\d.]+)",
-                           " ".join(PAGES["docs/departures.md"].split()))
+                           DEPARTURES)
     assert [float(number.replace("−", "-")) for number in numbers] == [
         round(rows[model][name].mean(), digits) for name, digits in (("dev_ll", 2), ("dev_bleu", 1))
         for model in ("fl_s", "ga_b")]
@@ -251,6 +261,25 @@ def test_trainings_that_were_cut_short_are_counted():
     trained = pd.read_csv(TABLES / "training_multi30k_de_en_mini.csv")
     assert claimed(r"and (\d+) of (\d+) trainings have their best dev BLEU at the last step") == [
         (trained["best_bleu_step"] == trained["steps"]).sum(), len(trained)]
+
+
+def test_models_with_several_seeds_are_named():
+    seeds = pd.concat([pd.read_csv(TABLES / f"training_multi30k_de_en_{scale}.csv").query(
+        "ended != 'stopped'") for scale in ("long", "mini")]).groupby(
+        ["scale", "train_data", "model"]).size()
+    assert seeds[seeds > 1].to_dict() == {
+        ("long", "raw", "ga_b"): 3, ("mini", "raw", "tr_s"): 3, ("mini", "raw", "ga_b"): 2,
+        ("mini", "raw", "fl_s"): 2, ("mini", "raw", "na_b"): 2}
+    assert ("three of Ga-B at `long` and of raw Tr-S at `mini`, two of raw Ga-B, Fl-S and Na-B "
+            "there") in CLAIMS
+
+
+def test_more_samples_still_raise_the_bounds():
+    audit = pd.read_csv(TABLES / "likelihood_audit_multi30k_de_en_mini.csv").query(
+        "family in ('gaussian', 'flow')")
+    rise = audit["bound"] - audit["iw_bound_100"]
+    assert re.findall(r"at `mini`, raw text, by ([\d.]+) to ([\d.]+) nats a token from K = 100 to "
+                      "1,000", CLAIMS) == [(f"{rise.min():.3f}", f"{rise.max():.3f}")]
 
 
 def test_the_speed_on_a_gpu_is_what_the_benchmark_measured():
