@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from analysis import findings, published
-from analysis.kinds import KINDS, PRIORS
+from analysis.kinds import KINDS, PRIORS, WITHIN
 from analysis.significance import ORDERS, concordance
 from analysis.within_training import PHASES
 from lib.config import MODELS, SCALES, datasets
@@ -255,6 +255,51 @@ def test_the_effect_of_each_factor_is_what_the_controlled_pairs_say():
     assert (first, second) == ("dp_b", "da_b")  # "by the sum over paths ... than by the best path"
     sums = mini.loc["distilled", first, second]
     assert sums["ll_high"] < 0 < sums["bleu_low"]
+
+
+def test_the_papers_findings_are_what_its_tables_and_ours_say():
+    within = published.agreement().query(f"kind == '{WITHIN}'").groupby("train_data")[
+        ["agree", "pairs"]].sum()
+    assert claimed(r"(\d+) of (\d+) pairs on raw text, (\d+) of (\d+) on distilled") == [
+        *within.loc["raw"], *within.loc["distilled"]]
+    flows = published.counted(2).iloc[:, 2:]
+    assert claimed(r"best LL in (\d+) of (\d+) columns, worst BLEU in (\d+)") == [
+        (flows.iloc[:, 0] > 0).sum(), len(flows), (flows.iloc[:, 1] < 0).sum()]
+    distilled = published.counted(3).iloc[:, 1:]
+    assert claimed(r"LL falls in all (\d+) corpora, latent BLEU rises") == [len(distilled)]
+    assert (distilled.iloc[:, 0] < 0).all() and (distilled.iloc[:, 1] > 0).all()
+    gains = published.counted(4)["gain"]
+    assert re.findall(r"one pair of models, ([\d.]+) against ([\d.]+)", CLAIMS) == [
+        tuple(gains.map("{:.2f}".format))]
+    speeds = published.counted(5).set_index(["model", "setting"])["speed over Tr-B beam4"]
+    assert re.findall(r"Ga-L at k = 1 is ([\d.]+) times as fast as Tr-B, Fl-B ([\d.]+) times",
+                      CLAIMS) == [tuple(f"{speeds[model, 'k1']:.1f}" for model in ("ga_l", "fl_b"))]
+    ours = {(of.finding.number, of.accounting): of
+            for of in findings.verdicts(("multi30k_de_en", "mini"))}
+    first, second, third, fourth, fifth = (
+        {part.quantity: part for part in ours[key].evidence}
+        for key in ((1, "strict"), (2, "strict"), (3, "strict"), (4, ""), (5, "")))
+    assert claimed(r"of (\d+) pairs (\d+) agree, (\d+) disagree \| nothing: the sizes") == [
+        10, *(first[f"pairs of 10 within families: {order}"].value
+              for order in ("agree", "disagree"))]
+    below = [part for name, part in second.items()
+             if name.startswith("best LL of a flow prior") and part.train_data == "raw"]
+    assert re.findall(r"best flow's LL is ([\d.]+) nats below the best Transformer's", CLAIMS) == [
+        f"{-below[0].value:.2f}"]
+    assert below[0].quantity.endswith("(Tr-B)")
+    assert {part.answer for name, part in second.items() if name.startswith("best BLEU")} == {
+        "undecided"}
+    assert {part.answer for name, part in third.items() if name.startswith("LL")} == {"yes"}
+    rises = {name.split()[2].strip(",") for name, part in third.items()
+             if name.startswith("BLEU") and part.answer == "yes"}
+    assert rises == {"Ga-B", "Ga-L", "Fl-S", "Fl-B", "Na-B", "Md-B"}
+    gain = "mean gain of Gaussian priors minus that of flow priors"
+    answers = [part.answer for part in ours[4, ""].evidence if part.quantity == gain]
+    assert answers == ["undecided", "yes"]  # raw, distilled
+    assert fourth[gain].train_data == "distilled"
+    assert ours[5, ""].verdict == "undecided"
+    assert {part.answer for name, part in fifth.items()
+            if "minus raw, k1" in name or "minus before any" in name} == {"yes"}
 
 
 def test_trainings_that_were_cut_short_are_counted():
