@@ -302,6 +302,22 @@ def test_the_papers_findings_are_what_its_tables_and_ours_say():
             if "minus raw, k1" in name or "minus before any" in name} == {"yes"}
 
 
+def test_a_transformer_of_equal_cost_is_far_ahead():
+    def row(name: str, place: str, model: str) -> pd.Series:
+        table = pd.read_csv(TABLES / f"{name}_multi30k_de_en_{place}.csv", dtype={"seed": str})
+        return table.query(f"model == '{model}' and train_data == 'raw' and seed == '1'").iloc[0]
+
+    cost, flow = row("training", "long", "tr_s"), row("training", "mini", "fl_b")
+    spent = cost["teraflops"] * cost["best_bleu_step"] / cost["steps"]
+    assert claimed(r"Tr-S at `long` has had (\d+) TFLOP, Fl-B at `mini` (\d+) with") == [
+        round(spent), round(flow["teraflops_with_start"])]
+    scores = [row("table1", f"{place}_strict", model) for place, model in (
+        ("long", "tr_s"), ("mini", "fl_b"))]
+    assert re.findall(r"BLEU ([\d.]+) and LL −([\d.]+) against ([\d.]+) and −([\d.]+)\.",
+                      CLAIMS) == [tuple(f"{number:.{digits}f}" for of in scores for number, digits
+                                        in ((of["bleu_paper"], 1), (-of["log_likelihood"], 3)))]
+
+
 def test_trainings_that_were_cut_short_are_counted():
     trained = pd.read_csv(TABLES / "training_multi30k_de_en_mini.csv")
     assert claimed(r"and (\d+) of (\d+) trainings have their best dev BLEU at the last step") == [
