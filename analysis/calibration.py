@@ -7,6 +7,7 @@ is left of a disagreement isn't confidence.
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -33,7 +34,8 @@ def calibrated_runs(frame: pd.DataFrame, by: str = "bleu") -> pd.DataFrame:
     """The rows of `systems.collect` whose runs have a temperature, of the best checkpoint by dev
     BLEU or of that by dev LL, too.
     """
-    return frame[[by in run.read_calibration() for run in frame["run"]]].reset_index(drop=True)
+    there = np.array([by in run.read_calibration() for run in frame["run"]], bool)
+    return frame[there].reset_index(drop=True)
 
 
 def checkpoints(frame: pd.DataFrame, references: Sequence[str]) -> pd.DataFrame:
@@ -71,7 +73,7 @@ def compact(table: pd.DataFrame) -> pd.DataFrame:
 
 def orders(frame: pd.DataFrame, references: Sequence[str]) -> pd.DataFrame:
     """How many pairs of systems LL and BLEU order alike, in both of `STATES`: a row a kind of pair
-    and training data, `agree / undecided / disagree` as text.
+    and training data, how many have each of `significance.ORDERS`.
 
     frame: of `calibrated_runs`; the same pairs in both states.
     """
@@ -96,7 +98,7 @@ def what_is_left(counted: pd.DataFrame, trained: pd.DataFrame, calibrated: pd.Da
     """
     within, between = [], []
     for state, table in zip(STATES, (trained, calibrated), strict=True):
-        agree, _, apart = ((table["order"] == order).sum() for order in ORDERS)
+        agree, apart, _ = ((table["order"] == order).sum() for order in ORDERS)
         within.append(f"agree in {agree} and disagree in {apart} {state}")
         between.append(f"{counted[f'disagree, {state}'].sum():.0f} {state}")
     kept = "No training here kept two checkpoints of different steps." if trained.empty else (
@@ -113,7 +115,7 @@ def checkpoints_figure(table: pd.DataFrame) -> Figure:
     table: of `checkpoints`.
     """
     figure = Figure(figsize=(9.6, 4.2), layout="constrained")
-    panels, named = figure.subplots(1, 2, sharey=True), []
+    panels, named = figure.subplots(1, 2, sharex=True, sharey=True), []
     for axes, state, end in zip(panels, STATES, ("", "_calibrated"), strict=True):
         for _, run in table.groupby(RUN, sort=False):
             _line(axes, run, f"ll{end}", f"bleu{end}")

@@ -77,7 +77,7 @@ def permutation_p(x: Num[np.ndarray, " n"], y: Num[np.ndarray, " n"], coefficien
 
     groups: y is permuted within these alone (families, which aren't exchangeable). Exact over up to
     8! permutations, else seeded Monte Carlo, (1 + hits) / (1 + samples). NaN where the coefficient
-    itself is, and where no ordering could have p <= 0.05.
+    itself is, and where there are fewer than 20 permutations: none could have p <= 0.05.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     observed = abs(float(coefficient(x, y)))

@@ -4,9 +4,9 @@ This page is built from the pairs of models that notebooks/05_correlation.ipynb 
 (outputs/tables/significance_*), the run folders' metrics.json, and the speeds that
 notebooks/08_speed.ipynb measures (outputs/tables/table4_*). A difference counts only where its 95%
 interval leaves zero out, and a claim about several models or pairs is decided only where more than
-half of them are. Beside what is undecided stands what would decide it if the difference stayed as
-it is: seeds a system, at the training variance that is known, or test sentences. `python -m
-analysis.findings` writes outputs/findings.md.
+half of them are. Beside what is undecided stands what would decide it four times in five, if the
+true difference is the one that was measured: seeds a system, at the training variance that is
+known, or test sentences. `python -m analysis.findings` writes outputs/findings.md.
 """
 
 import math
@@ -27,7 +27,7 @@ from analysis.significance import MULTIPLICITY, ORDERS, SHOWN, pair_difference
 from analysis.style import family_name
 from analysis.systems import average_seeds, best_of_families, collect
 from analysis.tables import MISSING, interval, markdown
-from analysis.training_variance import OVER, Difference
+from analysis.training_variance import OVER, SENTENCES, Difference
 from lib.config import LATENT, family_of, load_config, model_name
 from lib.paths import outputs_root
 from lib.runs import find_runs
@@ -94,10 +94,12 @@ class Verdict:
 
     @property
     def over(self) -> str:
-        """What the intervals behind it are over: of the least, and in part of the most."""
+        """What all intervals behind it are over, and whether some are over training as well."""
         kinds = sorted({kind for part in self.evidence if part.over
                         for kind in part.over.split(" / ")}, key=OVER.index)
-        return "; in part ".join(dict.fromkeys((kinds[0], kinds[-1]))) if kinds else ""
+        if len(kinds) > 1 and kinds[0] == SENTENCES:
+            return "sentences, in part over training as well"
+        return kinds[0] if kinds else ""
 
 
 def places(*, demonstrations: bool = True) -> list[tuple[str, str]]:
@@ -147,12 +149,12 @@ def _within(pairs: pd.DataFrame, _systems: pd.DataFrame) -> Result:
     same = pairs[(pairs["kind"] == WITHIN) & pairs["first"].map(family_of).isin(FAMILIES)]
     if same.empty:
         return "two models of one of the paper's families trained on the same text"
-    answer = _most(same["order"].map(dict(zip(ORDERS, (YES, UNDECIDED, NO), strict=True))).tolist())
+    answer = _most(same["order"].map(dict(zip(ORDERS, (YES, NO, UNDECIDED), strict=True))).tolist())
     over = " / ".join(sorted(set(same["over"])))
     evidence = [replace(part, over=over) for part in _counts(
-        same, f"pairs of {len(same)} within families")]
+        same, f"pairs of {len(same)} within the paper's families")]
     if answer == UNDECIDED:
-        evidence[1] = replace(evidence[1], outlook=_half_decided(same))
+        evidence[-1] = replace(evidence[-1], outlook=_half_decided(same))
     return [answer], evidence
 
 

@@ -121,7 +121,9 @@ def describe(path: Path) -> Item | None:
     rest = path.stem.removeprefix(kind).removeprefix("_")
     dataset = max((name for name in datasets() if rest.startswith(name)), key=len, default="")
     words = re.findall("|".join([*MODELS, *ACCOUNTINGS, "[^_]+"]), rest.removeprefix(dataset))
-    return Item(path, kind, ", ".join(filter(None, [dataset, *map(model_name, words)])))
+    known = {findings.DEMONSTRATION: f"{findings.DEMONSTRATION} (a demonstration)"}
+    words = [known.get(word, model_name(word)) for word in words]
+    return Item(path, kind, ", ".join(filter(None, [dataset, *words])))
 
 
 def items(root: Path) -> dict[str, list[Item]]:

@@ -11,7 +11,7 @@ GROUPS = {"autoregressive": "autoregressive", "masked": "masked"} | dict.fromkey
 PRIORS, WITHIN, RAW_DISTILLED = "Gaussian, flow", "within families", "raw, distilled"
 KINDS = ("autoregressive, latent", PRIORS, "autoregressive, factorised", "factorised, latent",
          "factorised, factorised", "masked, others", WITHIN, RAW_DISTILLED)
-"""Every kind, in the order of tables; but for the last, both models were trained on one text."""
+"""Every kind, in the order of tables; the last one is a single model, trained on either text."""
 
 
 def pair_kind(first: str, second: str, *, same_text: bool = True) -> str:

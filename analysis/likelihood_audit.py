@@ -4,6 +4,7 @@ Log-likelihoods are in nats per token, each as its accounting counts tokens.
 """
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,9 @@ from lib.runs import RunFolder, run_folder
 
 __all__ = ["AuditedRun", "audit_table", "audited_runs", "bound_against_samples", "bound_points",
            "certainty_table", "likelihood_audit", "ranking"]
+
+
+TITLE = 84  # characters of a line of the figure's title
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,8 @@ def ranking(table: pd.DataFrame) -> str:
 # ---- the figure of all estimates ----
 
 def likelihood_audit(table: pd.DataFrame) -> Figure:
-    """A row a model: log-likelihood (filled), released estimate (hollow).
+    """A row a model: log-likelihood (filled), released estimate (hollow; of an exact model its
+    likelihood as that counts it).
 
     table: of `audit_table`; its log-likelihoods with two standard errors, and for latent models the
     range from the ELBO to the best estimate plus the gap. The mark |, between the two, is the
@@ -166,8 +171,8 @@ def likelihood_audit(table: pd.DataFrame) -> Figure:
         axes.set_xlim(right=right)
         axes.text(truth, len(models) - 0.4, " truth", fontsize=9, color=INK, va="bottom",
                   ha="center")
-    axes.set_title("\n".join(
-        f"{look}, {name}: {rank_families(table, column, f'{column}_error')}"
+    axes.set_title("\n".join(textwrap.fill(
+        f"{look}, {name}: {rank_families(table, column, f'{column}_error')}", TITLE)
         for column, look, name in (("best", "filled", "strict"),
                                    ("released", "hollow", "released estimate"))))
     finish(axes, "nats per token, better →", "")
@@ -181,7 +186,7 @@ def likelihood_audit(table: pd.DataFrame) -> Figure:
     figure.legend(handles=[
         *family_keys(models), Patch(color=GREY, alpha=0.35, label="ELBO to upper bound"),
         key("released estimate", mfc="white", mew=1.5), key("LL as it counts", marker="|", mew=2)],
-        loc="outside lower center", ncols=5)
+        loc="outside lower center", ncols=4)
     return figure
 
 
@@ -190,11 +195,10 @@ def _mark(axes: Axes, y: int, row: tuple) -> None:
     colour, marker = style(row.model)
     axes.errorbar(row.best, y, xerr=2 * row.best_error, fmt=marker, color=colour, ms=7,
                   elinewidth=1.2, zorder=4)
-    if math.isnan(row.elbo):
-        return  # exact
-    top = row.best + (0.0 if math.isnan(row.gap) else max(0.0, row.gap))
-    axes.barh(y, top - row.elbo, left=row.elbo, height=0.5, color=colour, alpha=0.35, lw=0,
-              zorder=2)
+    if not math.isnan(row.elbo):  # a bound
+        top = row.best + (0.0 if math.isnan(row.gap) else max(0.0, row.gap))
+        axes.barh(y, top - row.elbo, left=row.elbo, height=0.5, color=colour, alpha=0.35, lw=0,
+                  zorder=2)
     axes.plot(row.paper_mean, y, "|", color=colour, mew=2, ms=10, zorder=3)
     axes.annotate("", (row.released, y), (row.best, y), zorder=1, arrowprops={
         "arrowstyle": "->", "color": colour, "lw": 0.9, "shrinkA": 5, "shrinkB": 5})

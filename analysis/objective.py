@@ -160,16 +160,18 @@ def cause(table: pd.DataFrame, train_data: str = "raw") -> str:
                 f"{' nor of the '.join(lacking)} is there.")
     apart = [factor for factor, of in orders.items() if "disagree" in of]
     unsure = [factor for factor, of in orders.items() if set(of) == {"undecided"}]
-    answer = ("both cause a discrepancy" if len(apart) == 2 else
-              f"it is the {apart[0]}" if apart else
-              f"undecided for the {' and the '.join(unsure)}" if unsure else
-              "neither causes a discrepancy")
+    answer = ("changing either can part" if len(apart) == 2 else
+              f"changing the {apart[0]} can part" if apart else
+              f"it is undecided whether changing the {' or the '.join(unsure)} parts" if unsure else
+              "no such change was seen to part")
     counts = " and ".join(
         f"in {of.count('disagree')} of {len(of)} pairs that change the {factor} alone (together in "
         f"{of.count('agree')})" for factor, of in orders.items())
     latent = same[(same["factor"] == LATENT) & (same["order"] == "disagree")]
-    return (f"On {train_data} text {answer}: LL and BLEU move in opposite directions {counts}."
-            + ("" if latent.empty else " The pair that adds z, and the ELBO that it needs, does."))
+    return (f"On {train_data} text {answer} LL and BLEU, which move in opposite directions "
+            f"{counts}."
+            + ("" if latent.empty else
+               " The pair that adds z, and the ELBO that it needs, parts them."))
 
 
 def limits(frame: pd.DataFrame, table: pd.DataFrame) -> str:

@@ -12,7 +12,6 @@ from matplotlib.transforms import Bbox, BboxBase
 
 from analysis.kinds import KINDS
 from analysis.resampling import Resamples
-from analysis.significance import ORDERS
 from analysis.style import (
     ARROW,
     FAINT,
@@ -147,7 +146,7 @@ def _draw_ceiling(axes: Axes, ceiling: Mapping[str, float], accounting: str) -> 
 
 def _orders(axes: Axes, summary: pd.DataFrame, kinds: Sequence[str]) -> None:
     """Bars of the shares of pairs that agree, are undecided, disagree; their counts inside."""
-    counts = summary.groupby("kind")[list(ORDERS)].sum().reindex(kinds, fill_value=0)
+    counts = summary.groupby("kind")[list(ORDER_COLOURS)].sum().reindex(kinds, fill_value=0)
     shares = counts.div(counts.sum(axis=1), axis=0).fillna(0.0)
     left = shares.cumsum(axis=1) - shares
     for order, colour in ORDER_COLOURS.items():

@@ -24,8 +24,8 @@ from lib.likelihood.accounting import accounting_named
 __all__ = ["MULTIPLICITY", "ORDERS", "PAIR_COLUMNS", "compact_pairs", "compact_summary",
            "concordance", "concordance_of", "order_of", "pairs"]
 
-ORDERS = ("agree", "undecided", "disagree")
-"""Both quantities prefer the same model; one interval contains zero; they prefer different ones."""
+ORDERS = ("agree", "disagree", "undecided")
+"""Both quantities prefer the same model; they prefer different ones; one interval contains zero."""
 
 PAIR_COLUMNS = [
     "dataset", "scale", "accounting", "kind", "train_data", "first", "first_data", "first_seeds",
@@ -42,7 +42,8 @@ MULTIPLICITY = ("Each pair has two intervals of its own at 95%, without a correc
 
 
 def pairs(frame: pd.DataFrame, drawn: Mapping[str, Resamples]) -> pd.DataFrame:
-    """Every pair of systems of one data set and scale under every accounting: `PAIR_COLUMNS`.
+    """Every pair of systems of one data set and scale under every accounting: `PAIR_COLUMNS`. Two
+    systems have one training text, or are one model on raw and on distilled text.
 
     frame: `systems.collect`'s rows; seeds are averaged. drawn: accounting -> resamples of the same
     rows, from `resampling.resample_runs`. A delta is the first system's value minus the second's,
@@ -63,6 +64,8 @@ def pairs(frame: pd.DataFrame, drawn: Mapping[str, Resamples]) -> pd.DataFrame:
                 continue
             first, second = systems.iloc[a], systems.iloc[b]
             same = first["train_data"] == second["train_data"]
+            if not same and first["model"] != second["model"]:
+                continue  # they differ in more than one thing
             bleu_drawn = resamples.bleu_resampled[:, a] - resamples.bleu_resampled[:, b]
             ll_drawn = sign * (resamples.likelihood_resampled[:, a]
                                - resamples.likelihood_resampled[:, b])
@@ -95,7 +98,9 @@ def _difference(value: float, resampled: Float[np.ndarray, " resamples"], first:
                 second: pd.Series, name: str, slack: tuple[float, float] = (0.0, 0.0),
                 ) -> Difference:
     parts = [(1.0, first[f"{name}_training"]), (-1.0, second[f"{name}_training"])]
-    return widened(float(value), *np.quantile(resampled, TAILS), parts, int(first["lines"]), slack)
+    lines = int(first["lines"])
+    ends = np.quantile(resampled, TAILS) if lines > 1 else (math.nan, math.nan)
+    return widened(float(value), *map(float, ends), parts, lines, slack)
 
 
 def _paired_p(difference: float, resampled: Float[np.ndarray, " resamples"]) -> float:
@@ -150,7 +155,7 @@ def compact_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
             "first, second": ", ".join(names), "kind": pair["kind"],
             "train data": pair["train_data"],
             "BLEU difference": interval(*(pair[f"bleu_{end}"] for end in ("delta", "low", "high"))),
-            "p": f"{pair['bleu_p']:.3f}", "over": pair["over"]})
+            "p over sentences": f"{pair['bleu_p']:.3f}", "intervals over": pair["over"]})
         if pair["accounting"] == SHOWN[0]:
             row[f"LL difference, {pair['accounting']}"] = (
                 f"{signed(pair['ll_delta'], 3)} ± {pair['ll_error']:.3f}")
@@ -169,14 +174,14 @@ def pair_difference(pair: pd.Series | dict, name: str) -> Difference:
 
 
 def compact_summary(summary: pd.DataFrame) -> pd.DataFrame:
-    """`concordance` for reading: a row a kind and training data, agree / undecided / disagree under
+    """`concordance` for reading: a row a kind and training data, agree / disagree / undecided under
     each accounting.
     """
     rows: dict[tuple, dict] = {}
     for counts in summary[summary["accounting"].isin(SHOWN)].to_dict("records"):
         row = rows.setdefault((counts["kind"], counts["train_data"]), {
             "kind": counts["kind"], "train data": counts["train_data"], "pairs": counts["pairs"]})
-        row[f"agree / undecided / disagree, {counts['accounting']}"] = " / ".join(
+        row[f"agree / disagree / undecided, {counts['accounting']}"] = " / ".join(
             str(counts[order]) for order in ORDERS)
         row["over"] = counts["over"]
     return pd.DataFrame(rows.values())

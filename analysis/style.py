@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+from scipy.optimize import isotonic_regression
 
 from lib.config import BEST_PATH, FAMILIES, family_of
 from lib.paths import outputs_root, writable
@@ -32,6 +33,7 @@ LINES = {"s": "-", "b": "--", "l": ":", "d": "-."}
 INK, GREY, FAINT = "#333333", "#888888", "#dddddd"
 ARROW = {"arrowstyle": "-|>", "lw": 1.3, "shrinkA": 6, "shrinkB": 6}
 DPI = 150
+NAME = 0.06  # of an axes' height that a name takes
 
 matplotlib.rcParams.update({
     "figure.constrained_layout.use": True, "figure.labelsize": 9,
@@ -74,10 +76,11 @@ def family_keys(models: Iterable[str]) -> list[Line2D]:
 
 
 def size_keys(models: Iterable[str]) -> list[Line2D]:
-    """The sizes of these models."""
-    sizes = {model[-1] for model in models}
-    return [key(f"size {size.upper()}", marker=marker)
-            for size, marker in MARKERS.items() if size in sizes]
+    """The markers of these models: their sizes, a deep encoder, a DAG of the best path."""
+    named = {style(model)[1]: model for model in sorted(models)}
+    words = {"D": "deep encoder", "v": "best path"}
+    return [key(words.get(marker, f"size {named[marker][-1].upper()}"), marker=marker)
+            for marker in (*MARKERS.values(), "v") if marker in named]
 
 
 def text_keys(texts: Iterable[str], **look) -> list[Line2D]:
@@ -98,17 +101,16 @@ def finish(axes: Axes, x_label: str, y_label: str) -> None:
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[str, str, float]]) -> None:
-    """Names right of their lines' ends, pushed apart where they would overlap.
+    """Names right of their lines' ends, as near to them as they go without an overlap.
 
     ends: (name, colour, y in data units) a line; without a finite y none is drawn.
     """
     ends = sorted((end for end in ends if np.isfinite(end[2])), key=lambda end: end[2])
     low, high = axes.get_ylim()
+    room = NAME * np.arange(len(ends))  # least squares, each at least NAME above the one before
     height = np.array([(end[2] - low) / (high - low) for end in ends])
-    for _ in range(200):                 # neighbours push one another apart
-        push = np.clip(0.07 - np.diff(height), 0.0, None) / 2
-        height[:-1] -= push
-        height[1:] += push
+    if len(ends):
+        height = np.clip(isotonic_regression(height - room).x + room, room, 1 - room[::-1])
     for (name, colour, _), place in zip(ends, height, strict=True):
         axes.annotate(name, (1.0, place), xycoords="axes fraction", xytext=(3, 0),
                       textcoords="offset points", color=colour, fontsize=9, va="center")

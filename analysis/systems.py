@@ -107,7 +107,8 @@ def average_seeds(frame: pd.DataFrame, drawn: Mapping[str, Resamples] | None = N
     rows, parts = [], [frame[groups == group] for group in range(len(names))]
     for runs in parts:
         row = runs.iloc[0].drop("seed", errors="ignore").to_dict() | {"seeds": len(runs)}
-        row |= {name: runs[name].mean() for name in (*scores, "chrf") if name in runs}
+        row |= {name: runs[name].mean(skipna=False) for name in (*scores, "chrf")
+                if name in runs}  # NaN: one seed finds a sentence impossible
         row["policy"] = runs["policy"].mean(skipna=False) if "policy" in runs else math.nan
         row |= {name: runs[name].max() for name in errors}
         rows.append(row)

@@ -138,7 +138,7 @@ def table1(frame: pd.DataFrame, accounting: str, *, resamples: Resamples | None 
                 "setting": " ".join(dict.fromkeys(part["setting"])),
                 "bleu": bleu.mean(), "bleu_low": low, "bleu_high": high, "bleu_sd": bleu.std(),
                 "chrf": part["chrf"].mean(), "bleu_paper": part["bleu_paper"].mean(),
-                "accounting": accounting, "log_likelihood": ll.mean(),
+                "accounting": accounting, "log_likelihood": ll.mean(skipna=False),
                 "log_likelihood_error": part[f"{accounting}_error"].max(),
                 "log_likelihood_sd": ll.std(),
                 "precision": " ".join(dict.fromkeys(filter(None, part["precision"]))),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 __all__ = ["BORROWED", "BOTH", "OVER", "SENTENCES", "Difference", "Spread", "half_width",
            "spreads", "to_decide", "widened"]
@@ -22,6 +22,8 @@ ENOUGH = 2
 """Degrees of freedom from which on an estimate stands: one alone gives a t quantile of 12.7."""
 MOST = 1000
 """Seeds beyond which a pair is called out of reach."""
+POWER = 0.8
+"""The chance at which seeds and sentences are said to decide a difference."""
 OVER = SENTENCES, BORROWED, BOTH = (
     "sentences only", "sentences and other families' training", "sentences and training")
 """What an interval may be over, from the least to the most that is known of training."""
@@ -80,15 +82,16 @@ def half_width(parts: Parts) -> float:
     """Half the 95% interval that training gives a weighted sum of systems' means; NaN where the
     spread of one isn't known.
 
-    Student's t, with Satterthwaite's degrees of freedom over the pools: the systems of one pool
-    share one estimate of their variance.
+    Student's t, with Satterthwaite's degrees of freedom over the pools. Systems whose pools share
+    some have no independent estimates: theirs count as one, with the degrees of the largest pool.
     """
+    if any(spread is None for _, spread in parts):
+        return math.nan
     pools: dict[tuple, tuple[float, int]] = {}
-    for weight, spread in parts:
-        if spread is None:
-            return math.nan
-        before = pools.get(spread.pool, (0.0, 0))[0]
-        pools[spread.pool] = (before + weight ** 2 * spread.variance / spread.seeds, spread.freedom)
+    for weight, spread in sorted(parts, key=lambda part: -len(part[1].pool)):
+        pool = next((pool for pool in pools if set(pool) & set(spread.pool)), spread.pool)
+        before, freedom = pools.get(pool, (0.0, spread.freedom))
+        pools[pool] = (before + weight ** 2 * spread.variance / spread.seeds, freedom)
     total = sum(variance for variance, _ in pools.values())
     if not total:
         return 0.0
@@ -139,8 +142,9 @@ def widened(value: float, low: float, high: float, parts: Parts, sentences: int,
 
 
 def to_decide(room: float, half: float, sentences: int, parts: Parts) -> tuple[float, float]:
-    """(seeds a system, test sentences) at which an interval would leave zero out if the difference
-    stayed as it is; NaN for what isn't needed or isn't known, infinity for what is out of reach.
+    """(seeds a system, test sentences) at which an interval would leave zero out with a chance of
+    `POWER`, if the true difference is the one that was measured; NaN for what isn't needed or isn't
+    known, infinity for what is out of reach.
 
     room: how far the value is from zero (less what a bound may still rise by). half: half the
     interval over so many `sentences`. Where seeds don't suffice, each takes an equal share of the
@@ -148,6 +152,7 @@ def to_decide(room: float, half: float, sentences: int, parts: Parts) -> tuple[f
     """
     if room <= 0:
         return math.nan, math.inf
+    room *= ndtri(0.975) / (ndtri(0.975) + ndtri(POWER))  # a new difference lies below it as often
     known = all(spread is not None for _, spread in parts)
     if half < room and known:
         return _seeds(math.sqrt(room ** 2 - half ** 2), parts), math.nan

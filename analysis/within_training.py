@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from analysis.correlation import correlate, estimate, pearson
 from analysis.resampling import bootstrap
 from analysis.significance import ORDERS, concordance, concordance_of, order_of, pairs
-from analysis.style import family_keys, finish, style, text_keys
+from analysis.style import family_keys, finish, key, size_keys, style, text_keys
 from analysis.systems import MEAN
 from analysis.tables import MISSING, difference, signed
 from lib.bleu import RESAMPLES, TAILS, resample_weights, tokenizer_of
@@ -72,8 +72,8 @@ def compact_correlations(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     each = table[table["seed"] != MEAN] if len(table) else table
     keys = ["dataset", "scale", "train_data"]
-    for key, of in each.groupby(keys, sort=False) if len(each) else ():
-        row = dict(zip(keys, key, strict=True))
+    for group, of in each.groupby(keys, sort=False) if len(each) else ():
+        row = dict(zip(keys, group, strict=True))
         for name, label in columns.items():
             known = of[name].dropna()
             row[label] = (f"{signed(known.min(), 2)} to {signed(known.max(), 2)} ({len(known)})"
@@ -101,7 +101,7 @@ def checkpoint_pairs(runs: Iterable[RunFolder]) -> pd.DataFrame:
 
     One row a run that kept its dev sentences: dataset, scale, model, train_data, seed, checkpoints
     (at full KL weight, how many), peak (the step of the best dev LL), and for each of `PHASES` how
-    many pairs `<phase>_agree`, `_undecided` and `_disagree`, by intervals over the same resamples
+    many pairs `<phase>_agree`, `_disagree` and `_undecided`, by intervals over the same resamples
     of the dev sentences. From the peak on LL falls by definition; whether BLEU falls with it isn't
     chosen.
     """
@@ -131,7 +131,7 @@ def count_phases(table: pd.DataFrame) -> str:
     words = []
     for phase, where in zip(PHASES, (
             "up to the step of the best dev LL, LL and BLEU", "from it on they"), strict=True):
-        agree, undecided, disagree = (int(table[f"{phase}_{order}"].sum()) for order in ORDERS)
+        agree, disagree, undecided = (int(table[f"{phase}_{order}"].sum()) for order in ORDERS)
         words.append(f"{where} agree in {agree:,} of "
                      f"{agree + undecided + disagree:,} pairs and disagree in {disagree:,}")
     return (f"Of the checkpoints of {len(table)} trainings, two of one training at a time: "
@@ -142,10 +142,10 @@ def compact_phases(table: pd.DataFrame, by: Sequence[str] = ("model", "train_dat
                    ) -> pd.DataFrame:
     """`checkpoint_pairs` for reading: a row a kind of run, whose pairs are added up."""
     rows = []
-    for key, of in table.groupby(list(by), sort=False) if len(table) else ():
-        row = dict(zip(by, key, strict=True)) | ({} if "seed" in by else {"trainings": len(of)})
+    for group, of in table.groupby(list(by), sort=False) if len(table) else ():
+        row = dict(zip(by, group, strict=True)) | ({} if "seed" in by else {"trainings": len(of)})
         for phase, where in zip(PHASES, ("up to", "from"), strict=True):
-            row[f"agree / undecided / disagree {where} the best dev LL"] = " / ".join(
+            row[f"agree / disagree / undecided {where} the best dev LL"] = " / ".join(
                 f"{of[f'{phase}_{order}'].sum():,}" for order in ORDERS)
         rows.append(row)
     return pd.DataFrame(rows)
@@ -153,7 +153,8 @@ def compact_phases(table: pd.DataFrame, by: Sequence[str] = ("model", "train_dat
 
 def trajectories(runs: Mapping[str, Sequence[RunFolder]]) -> Figure:
     """Dev BLEU against dev LL along each training, a panel a title: from a run's first checkpoint
-    at full KL weight to its last (marker), filled for raw, hollow for distilled text.
+    at full KL weight to its last (marker), filled for raw, hollow for distilled text; a cross
+    where dev LL is best.
     """
     figure = Figure(figsize=(3.7 * len(runs) + 1.5, 4.0))
     panels = figure.subplots(1, len(runs), squeeze=False)[0]
@@ -163,6 +164,8 @@ def trajectories(runs: Mapping[str, Sequence[RunFolder]]) -> Figure:
             colour, marker = style(run.model)
             dash, fill = ("--", "white") if run.train_data == "distilled" else ("-", colour)
             axes.plot(points["dev_ll"], points["dev_bleu"], color=colour, lw=1.2, ls=dash)
+            axes.plot(*points.loc[points["dev_ll"].idxmax(), ["dev_ll", "dev_bleu"]], "x",
+                      color=colour, ms=5)
             axes.plot(*points[["dev_ll", "dev_bleu"]].iloc[-1], marker, color=colour, ms=6,
                       mfc=fill)
         finish(axes, "dev LL, strict (nats per token), better →", "")
@@ -170,7 +173,9 @@ def trajectories(runs: Mapping[str, Sequence[RunFolder]]) -> Figure:
     panels[0].set_ylabel("dev BLEU (0 to 100), better →")
     shown = [run for of in runs.values() for run in of]
     figure.legend(handles=[*family_keys(run.model for run in shown),
-                           *text_keys(run.train_data for run in shown)], loc="outside right upper")
+                           *text_keys(run.train_data for run in shown),
+                           *size_keys(run.model for run in shown), key("best dev LL", marker="x")],
+                  loc="outside right upper")
     return figure
 
 
@@ -242,7 +247,7 @@ def count_orders(table: pd.DataFrame) -> str:
     worse = int((table["bleu_delta"] < 0).sum())
     return (f"Of {len(table)} trainings whose two best checkpoints differ, the one with the better "
             f"dev LL has the lower test BLEU in {worse}; with intervals (over test sentences) LL "
-            f"and BLEU agree in {counts[0]}, disagree in {counts[2]}, and {counts[1]} are "
+            f"and BLEU agree in {counts[0]}, disagree in {counts[1]}, and {counts[2]} are "
             "undecided.")
 
 

@@ -40,7 +40,7 @@ from benchmarks.machine import (
 )
 from benchmarks.training import PLAIN, QUANTILES, PlainTransformer, corpus, initialise
 from lib import runtime
-from lib.batching import Batch, Tokenised, collate, collate_fixed, fixed_batches, training_batches
+from lib.batching import Batch, Tokenised, collate, collate_fixed, training_batches
 from lib.config import load_config
 from lib.flops import matrix_flops
 from lib.layers import compile_layers
@@ -95,7 +95,8 @@ class Subject:
             each = self.settings.accumulate
             self.groups = [groups[n * each:(n + 1) * each] for n in range(GROUPS)]
         else:
-            self.groups = self._typical(fixed_batches(self.data, self.positions, multiple, 0, 0))
+            self.groups = self._typical(training_batches(
+                self.data, self.positions, multiple, 0, 0, fixed=True))
         initialise(self.model, collate(self.data, np.arange(64), multiple).to(self.where))
         self.flops = self._flops()  # neither replays nor compiled layers tell them
         if variant == "compiled":

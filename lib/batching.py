@@ -15,7 +15,7 @@ from lib.paths import cache_root, read_arrays, write_cache
 from lib.subword import EOS, PAD, text_hash
 
 __all__ = [
-    "Batch", "Tokenised", "collate", "collate_fixed", "evaluation_batches", "fixed_batches",
+    "Batch", "Tokenised", "collate", "collate_fixed", "evaluation_batches",
     "padded_length", "tokenise", "training_batches",
 ]
 
@@ -188,50 +188,32 @@ def _cut(rows: np.ndarray, width: np.ndarray, bucket: np.ndarray, tokens: int,
     return groups
 
 
-def training_batches(data: Tokenised, tokens: int, multiple: int, seed: int,
-                     epoch: int) -> list[np.ndarray]:
+def training_batches(data: Tokenised, tokens: int, multiple: int, seed: int, epoch: int, *,
+                     fixed: bool = False) -> list[np.ndarray]:
     """Groups of rows for one epoch, in the order of training: every row once.
 
     A group's rows x max(longest source, longest padded target), both with EOS, is at most
     `tokens`. With `multiple` > 1 a group has one padded target length, so that nothing is masked
     on the target side. (seed, epoch) decide the groups.
 
-    Errors: ConfigError for a pair wider than `tokens`.
-    """
-    rng, shuffled, source, target, width = _shuffled(data, multiple, seed, epoch)
-    _check_widths(data, shuffled, width, tokens)
-    # Stable sorts of a permutation: which of the equally long sentences meet is left to chance.
-    if multiple > 1:
-        order, bucket = np.lexsort((-source, target)), target
-    else:
-        order, bucket = np.lexsort((-(source + target), -width)), np.zeros_like(width)
-    groups = _cut(shuffled[order], width[order], bucket[order], tokens)
-    return [groups[place] for place in rng.permutation(len(groups))]
-
-
-def fixed_batches(data: Tokenised, tokens: int, multiple: int, seed: int,
-                  epoch: int) -> list[np.ndarray]:
-    """Groups of rows for one epoch, as `training_batches`, for `collate_fixed`.
-
-    Few shapes: the wider side rounded up to a multiple of 4, beyond 32 of 8, times as many rows as
-    `tokens` holds. All groups but the last one are full.
+    fixed: groups for `collate_fixed`, of few shapes instead: the wider side rounded up to a
+    multiple of 4, beyond 32 of 8, times as many rows as `tokens` holds; all but the last are full.
 
     Errors: ConfigError for a pair wider than `tokens`.
     """
-    rng, shuffled, source, target, width = _shuffled(data, multiple, seed, epoch)
-    rounded = _rounded(width)
-    _check_widths(data, shuffled, rounded, tokens)
-    order = np.lexsort((-(source + target), -width))
-    groups = _cut(shuffled[order], rounded[order], np.zeros_like(order), tokens)
-    return [groups[place] for place in rng.permutation(len(groups))]
-
-
-def _shuffled(data: Tokenised, multiple: int, seed: int, epoch: int):
-    """The epoch's generator, all rows in its random order, and what each of them takes."""
     rng = np.random.default_rng([seed, epoch])
     rows = rng.permutation(len(data))
     source, target = _lengths(data, rows, multiple)
-    return rng, rows, source, target, np.maximum(source, target)
+    width = np.maximum(source, target)
+    taken = _rounded(width) if fixed else width
+    _check_widths(data, rows, taken, tokens)
+    # Stable sorts of a permutation: which of the equally long sentences meet is left to chance.
+    if multiple > 1 and not fixed:
+        order, bucket = np.lexsort((-source, target)), target
+    else:
+        order, bucket = np.lexsort((-(source + target), -width)), np.zeros_like(width)
+    groups = _cut(rows[order], taken[order], bucket[order], tokens)
+    return [groups[place] for place in rng.permutation(len(groups))]
 
 
 def _lengths(data: Tokenised, rows: np.ndarray, multiple: int) -> tuple[np.ndarray, np.ndarray]:
@@ -289,14 +271,14 @@ def collate(data: Tokenised, rows: np.ndarray, multiple: int) -> Batch:
 
 def collate_fixed(data: Tokenised, rows: np.ndarray, multiple: int, tokens: int,
                   parts: int = 1) -> list[Batch]:
-    """The rows of one of `fixed_batches` as `parts` batches of one fixed shape, on the CPU.
+    """The rows of one of the fixed `training_batches` as `parts` batches of one shape, on the CPU.
 
     The shape depends on nothing but `tokens`, `parts` and the rounded width.
     """
     rows = np.asarray(rows)
     source, target = _lengths(data, rows, multiple)
     width = int(_rounded(max(source.max(), target.max())))
-    each = -(-max(1, tokens // width) // parts)
+    each = -(-max(1, min(SEQUENCES, tokens // width)) // parts)
     return [_filled(collate(data, part, multiple) if len(part) else None, each, width)
             for part in (rows[start:start + each] for start in range(0, each * parts, each))]
 

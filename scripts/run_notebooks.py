@@ -11,6 +11,7 @@ Outputs, tags and cell identities stay; times and paths go.
 
 import argparse
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -31,6 +32,7 @@ FULL = {"04_latent_space": {"samples": 1000},
         "08_speed": {"sentences": 24, "rounds": 5},
         "11_two_sided": {"sentences": 100, "samples": 4, "importance": 64}}
 """What a notebook takes at full size."""
+LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")  # to a file, in Markdown
 
 
 def empty(notebook: nbformat.NotebookNode) -> None:
@@ -44,6 +46,19 @@ def empty(notebook: nbformat.NotebookNode) -> None:
             cell.outputs, cell.execution_count = [], None
 
 
+def relink(notebook: nbformat.NotebookNode, start: Path, folder: Path) -> None:
+    """Have links of Markdown, relative to `start`, lead to the same files from `folder`."""
+    def moved(text: str) -> str:
+        return LINK.sub(lambda link: f"]({os.path.relpath(start / link[1], folder)}", text)
+
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = moved(cell.source)
+        for output in cell.get("outputs", []):
+            if "text/markdown" in output.get("data", {}):
+                output.data["text/markdown"] = moved(output.data["text/markdown"])
+
+
 def run(path: Path, timeout: int | None, target: Path, parameters: dict | None = None) -> None:
     """Execute the notebook at `path` and write it to `target`; on any error leave that alone."""
     notebook = load_notebook_node(str(path))
@@ -55,6 +70,8 @@ def run(path: Path, timeout: int | None, target: Path, parameters: dict | None =
         resources={"metadata": {"path": str(path.parent)}},
     ).execute()
     clean(notebook)
+    if target.parent != path.parent:
+        relink(notebook, path.parent, target.parent)
     nbformat.validate(notebook)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".partial")

@@ -94,5 +94,5 @@ def test_without_any_temperature_there_is_nothing_to_count(isolated):
     runs = calibration.calibrated_runs(systems.collect())
     assert runs.empty
     counted = calibration.orders(runs, REFERENCES)
-    trained = within_training.two_checkpoints(runs, REFERENCES)
+    trained = within_training.two_checkpoints(calibration.calibrated_runs(runs, "ll"), REFERENCES)
     assert "Of 0 pairs" in calibration.what_is_left(counted, trained, trained)

@@ -14,9 +14,10 @@ OUTPUTS = ROOT / "outputs"
 
 
 @pytest.mark.parametrize(("stem", "ending", "notebook"), [
-    ("table1_toy_smoke_strict", "(the paper's Table 1): toy, smoke, strict", "05_correlation"),
-    ("latent_space_toy_smoke_ga_b_fl_b_0_n200", ": toy, smoke, Ga-B, Fl-B, 0, n200",
-     "04_latent_space"),
+    ("table1_toy_smoke_strict", "(the paper's Table 1): toy, smoke (a demonstration), strict",
+     "05_correlation"),
+    ("latent_space_toy_smoke_ga_b_fl_b_0_n200",
+     ": toy, smoke (a demonstration), Ga-B, Fl-B, 0, n200", "04_latent_space"),
     ("ll_against_bleu_multi30k_de_en_mini_bits_per_char",
      ": multi30k_de_en, mini, bits_per_char", "05_correlation"),
     ("model_sizes", "the published ones", "08_speed"),
@@ -80,7 +81,8 @@ def test_a_demonstration_is_linked_where_there_is_evidence(results):
     (results / "tables" / "table1_toy_small_strict.md").write_text("| a |\n|---|\n")
     text = gallery.main().read_text()
     report = (results / "report.html").read_text()
-    assert "[toy, smoke, strict: table](tables/table1_toy_smoke_strict.md)" in text
+    assert ("[toy, smoke (a demonstration), strict: table](tables/table1_toy_smoke_strict.md)"
+            in text)
     assert "table1_toy_small_strict.md" in report and "table1_toy_smoke" not in report
 
 

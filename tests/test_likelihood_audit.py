@@ -125,7 +125,8 @@ def test_figure_has_a_row_a_model_and_ranks_as_the_sentence_does():
     assert first.removeprefix("filled, strict: ") in ranking(found)
     assert second.removeprefix("hollow, released estimate: ") in ranking(found)
     hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
-    assert {line.get_color() for line in hollow} == {COLOURS["gaussian"], COLOURS["flow"]}
+    assert {line.get_color() for line in hollow} == {COLOURS[name] for name in (
+        "autoregressive", "gaussian", "flow")}
     assert axes.get_xlim()[1] > -0.9 > max(line.get_xdata()[0] for line in hollow)
     assert axes.yaxis_inverted()
     [bar] = [patch for patch in axes.patches if patch.get_y() == 1.75]  # Fl-S, the third row

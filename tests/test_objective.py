@@ -108,17 +108,17 @@ A, D, U = "agree", "disagree", "undecided"
 
 
 @pytest.mark.parametrize(("of_objective", "of_factorisation", "words"), [
-    ([D, U], [A, A], r"it is the objective: .* in 1 of 2 pairs .*\(together in 0\) and in 0 of 2 "),
-    ([D, D], [U, U], r"it is the objective: .* 0 of 2 .*factorisation alone \(together in 0\)"),
-    ([A, U], [D, D], r"it is the factorisation: .* the objective alone \(together in 1\)"),
-    ([A, A], [A, D], r"it is the factorisation"),
-    ([D, D], [D, A], r"both cause a discrepancy: .* 2 of 2 pairs .* objective alone .* 1 of 2"),
-    ([A, A], [A, U], r"neither causes a discrepancy"),
-    ([U, U], [A, A], r"undecided for the objective: .* in 0 of 2 pairs .*\(together in 2\)"),
-    ([U, U], [U, U], r"undecided for the objective and the factorisation"),
+    ([D, U], [A, A], r"the objective can part .* 1 of 2 pairs .*\(together in 0\) and in 0 of 2 "),
+    ([D, D], [U, U], r"the objective can part .* 0 of 2 .*factorisation alone \(together in 0\)"),
+    ([A, U], [D, D], r"the factorisation can part .* the objective alone \(together in 1\)"),
+    ([A, A], [A, D], r"changing the factorisation can part"),
+    ([D, D], [D, A], r"changing either can part .* 2 of 2 pairs .* objective alone .* 1 of 2"),
+    ([A, A], [A, U], r"no such change was seen to part"),
+    ([U, U], [A, A], r"undecided whether changing the objective parts .*2 .*\(together in 2\)"),
+    ([U, U], [U, U], r"undecided whether changing the objective or the factorisation parts"),
     ([], [A, A], r"no answer yet: no controlled pair of the objective is there"),
-    ([A], [A, A], r"neither .* 0 of 1 pairs"),
-    ([A, A], [A, A, A, D], r"it is the factorisation: .*in 1 of 4 pairs .*\(together in 3\)"),
+    ([A], [A, A], r"no such change .* 0 of 1 pairs"),
+    ([A, A], [A, A, A, D], r"the factorisation can part .*in 1 of 4 pairs .*\(together in 3\)"),
     ([], [], r"no controlled pair of the objective nor of the factorisation is there"),
 ])
 def test_every_branch_of_the_answer(of_objective, of_factorisation, words):

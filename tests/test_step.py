@@ -12,7 +12,7 @@ from tiny import AUTOREGRESSIVE, model_of, ragged, tokenised
 from tiny import FAMILIES as EVERY
 
 from lib import training
-from lib.batching import collate, collate_fixed, fixed_batches, padded_length
+from lib.batching import collate, collate_fixed, padded_length, training_batches
 from lib.config import load_config
 from lib.distributions import DiagonalGaussian
 from lib.errors import TrainingError
@@ -173,11 +173,11 @@ class Masks:
 @pytest.mark.parametrize("tokens", [256, 2000])
 def test_fixed_batches_hold_every_row_once_in_few_shapes(multiple, tokens):
     data = Masks(900).data
-    groups = fixed_batches(data, tokens, multiple, seed=1, epoch=0)
+    groups = training_batches(data, tokens, multiple, seed=1, epoch=0, fixed=True)
     assert sorted(np.concatenate(groups)) == list(range(len(data)))
-    again = fixed_batches(data, tokens, multiple, seed=1, epoch=0)
+    again = training_batches(data, tokens, multiple, seed=1, epoch=0, fixed=True)
     assert [g.tolist() for g in groups] == [g.tolist() for g in again]
-    other = fixed_batches(data, tokens, multiple, seed=1, epoch=1)
+    other = training_batches(data, tokens, multiple, seed=1, epoch=1, fixed=True)
     assert [g.tolist() for g in groups] != [g.tolist() for g in other]
     actual, short = set(), 0
     for rows in groups:

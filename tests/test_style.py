@@ -31,7 +31,15 @@ def test_names_at_the_ends_of_lines_are_pushed_apart():
     names = {child.get_text(): child.xy[1] for child in axes.get_children()
              if isinstance(child, Annotation)}
     assert set(names) == {"one", "two"}
-    assert abs(names["one"] - names["two"]) == pytest.approx(0.07, abs=1e-3)
+    assert sorted(names.values()) == pytest.approx([0.5 - style.NAME / 2, 0.5 + style.NAME / 2])
+
+
+def test_names_stay_beside_the_axes():
+    axes = Figure().subplots()
+    axes.set_ylim(0, 1)
+    style.label_ends(axes, [(str(number), "red", 1.0) for number in range(4)])
+    places = [child.xy[1] for child in axes.get_children() if isinstance(child, Annotation)]
+    assert places == pytest.approx([1 - 3 * style.NAME, 1 - 2 * style.NAME, 1 - style.NAME, 1.0])
 
 
 def test_saved_files_repeat_to_the_byte(isolated):

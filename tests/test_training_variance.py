@@ -72,6 +72,18 @@ def test_one_seed_is_no_certainty():
     assert all(decided(seeds, 0.0) < 0.09 for seeds in (1, 2, 3, 5))
 
 
+def test_pools_that_overlap_are_one_estimate():
+    """A system with its own pool against one whose pool holds the first's seeds, too."""
+    rng, missed, trials = np.random.default_rng(0), 0, 4000
+    for _ in range(trials):
+        values = [rng.normal(size=seeds) for seeds in (2, 1, 2, 2)]
+        found = spreads(values, ["gaussian", "flow"] * 2, ["raw"] * 4)
+        assert set(found[0].pool) & set(found[1].pool) and found[0].pool != found[1].pool
+        missed += abs(values[0].mean() - values[1].mean()) > half_width(
+            [(1.0, found[0]), (-1.0, found[1])])
+    assert missed / trials == pytest.approx(0.05, abs=0.01)  # 0.08 as if they were independent
+
+
 def test_another_seed_makes_no_pair_less_decidable():
     shares = [decided(seeds, 5.0) for seeds in (1, 2, 3, 5)]
     assert all(after > before - 0.03 for before, after in itertools.pairwise(shares))
@@ -81,14 +93,23 @@ def test_another_seed_makes_no_pair_less_decidable():
 def test_what_would_decide():
     parts = [(1.0, Spread(1.0, 4, (0,), 1)), (-1.0, Spread(1.0, 4, (1,), 1))]
     seeds, sentences = to_decide(2.0, 0.5, 1000, parts)
-    assert math.isnan(sentences) and seeds == 3   # 2.31 sqrt(2 / 3) < sqrt(4 - 0.25)
+    # four times in five: 1.96 / (1.96 + 0.84) = 0.7 of the room; 2.23 sqrt(2 / 6) < 1.31, where
+    assert math.isnan(sentences) and seeds == 6  # 1.31 = sqrt(1.4 ** 2 - 0.25)
     assert to_decide(2.0, 0.5, 1000, parts)[0] > to_decide(4.0, 0.5, 1000, parts)[0]
-    # sentences alone where training isn't known: half the width needs four times as many
-    assert to_decide(0.5, 1.0, 1000, [(1.0, None)]) == (pytest.approx(math.nan, nan_ok=True), 4000)
+    # sentences alone where training isn't known: 0.35 of the width needs 1 / 0.3498 ** 2 as many
+    assert to_decide(0.5, 1.0, 1000, [(1.0, None)]) == (pytest.approx(math.nan, nan_ok=True), 8173)
     more = to_decide(0.5, 1.0, 1000, parts)
-    assert more[1] == pytest.approx(8000, abs=1) and more[0] > seeds
+    assert more[1] == pytest.approx(16347, abs=1) and more[0] > seeds
     assert to_decide(0.0, 1.0, 1000, parts)[1] == math.inf
     assert to_decide(1e-3, 0.0, 1000, parts)[0] == math.inf
+
+
+def test_what_would_decide_does_so_four_times_in_five():
+    """Sentences alone: 1,000 gave an interval of half width 1, a true difference is 0.5."""
+    _, sentences = to_decide(0.5, 1.0, 1000, [(1.0, None)])
+    half = math.sqrt(1000 / sentences)
+    measured = np.random.default_rng(0).normal(0.5, half / 1.96, 20_000)
+    assert np.mean(measured > half) == pytest.approx(0.8, abs=0.01)
 
 
 def test_needs_in_words():

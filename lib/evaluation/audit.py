@@ -64,8 +64,9 @@ class AuditSettings:
     def covers(self, wanted: "AuditSettings") -> bool:
         """Whether an audit with these settings tells all that one with `wanted` would."""
         here, there = self.annealing, wanted.annealing
-        return (self.sentences >= wanted.sentences and self.samples >= wanted.samples
-                and here.temperatures >= there.temperatures and here.chains >= there.chains)
+        return (self.seed == wanted.seed and self.sentences >= wanted.sentences
+                and self.samples >= wanted.samples and here.temperatures >= there.temperatures
+                and here.chains >= there.chains)
 
 
 # ---- from a trained model to a path and to data of its own ----

@@ -35,7 +35,7 @@ from lib.evaluation.scoring import TrainedRun, likelihoods, load_run
 from lib.likelihood.accounting import ratio_of_sums
 from lib.paths import read_json, write_json
 from lib.runs import run_folder, write_table
-from lib.subword import EOS, text_fingerprint
+from lib.subword import EOS, one_line, text_fingerprint
 
 __all__ = ["SampleSettings", "available", "cross_scores", "draw_samples", "one_each", "own_samples",
            "read_samples"]
@@ -58,8 +58,9 @@ class SampleSettings:
 
     def covers(self, wanted: "SampleSettings") -> bool:
         """Whether samples made so tell all that those of `wanted` would."""
-        return all(getattr(self, name) >= getattr(wanted, name)
-                   for name in ("sentences", "samples", "importance"))
+        return self.seed == wanted.seed and all(
+            getattr(self, name) >= getattr(wanted, name)
+            for name in ("sentences", "samples", "importance"))
 
     def lines(self, test_lines: int) -> Int[np.ndarray, " sentences"]:
         """The lines of the test set. Errors: ConfigError where it has fewer."""
@@ -154,7 +155,8 @@ def _bounded(run: TrainedRun, data: Tokenised, frame: pd.DataFrame, settings: Sa
                        "draws": " ".join(map(str, part["draw"])),
                        "proper": int(part["proper"].sum()), "n_tokens": len(strings[place]) + 1,
                        "lower": lower + length[place], "upper": upper + length[place]})
-    return pd.DataFrame(result).assign(text=run.task.vocabulary.decode(strings))
+    texts = [one_line(text) for text in run.task.vocabulary.decode(strings)]
+    return pd.DataFrame(result).assign(text=texts)
 
 
 def _pairs(data: Tokenised, rows: Sequence[int], strings: Sequence[Sequence[int]]) -> Tokenised:
@@ -253,14 +255,11 @@ def cross_scores(config: Config, samples: Mapping[str, pd.DataFrame], importance
 
 def _score(run: TrainedRun, texts: Mapping[str, pd.DataFrame], importance: int,
            progress: bool) -> Iterable[tuple[str, dict]]:
-    """The numbers of each model's strings, all scored in one pass."""
-    rows = [line for frame in texts.values() for line in frame["line"].tolist()]
-    strings = run.task.vocabulary.encode([t for frame in texts.values() for t in frame["text"]])
-    table = likelihoods(run, _pairs(run.task.test, rows, strings), importance, 0, progress)
-    start = 0
+    """The numbers of each model's strings."""
     for model, frame in texts.items():
-        part = table.iloc[start:start + len(frame)]
-        start += len(frame)
+        strings = run.task.vocabulary.encode(frame["text"].tolist())
+        part = likelihoods(run, _pairs(run.task.test, frame["line"].tolist(), strings), importance,
+                           0, progress)
         joint = (part["log_prob"] + part["log_p_length"]).to_numpy(np.float64)
         possible = np.isfinite(joint)
         mean, error = ratio_of_sums(joint[possible], part["n_tokens"].to_numpy()[possible]) \

@@ -275,5 +275,5 @@ def convergence(sentences: pd.DataFrame, samples: int) -> dict:
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> dict[str, float | None]:
     """Ratio of two sums over sentences, and its standard error: None for one sentence."""
-    mean, error = ratio_of_sums(top, bottom)
-    return {"mean": mean, "standard_error": None if math.isnan(error) else error}
+    ratio = zip(("mean", "standard_error"), ratio_of_sums(top, bottom), strict=True)
+    return {name: None if math.isnan(value) else value for name, value in ratio}

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lib import runtime
-from lib.batching import Batch, collate, collate_fixed, fixed_batches, training_batches
+from lib.batching import Batch, collate, collate_fixed, training_batches
 from lib.config import Config, load_config, parse_overrides, run_arguments
 from lib.errors import CheckpointError, ConfigError, ReproError, TrainingError
 from lib.layers import compile_layers
@@ -285,7 +285,7 @@ class Trainer:
         """Groups of rows of the current epoch: a batch each, or of fixed shapes a step."""
         how = self.model.multiple, self.config.seed, self.epoch
         if self._fixed is not None:
-            return fixed_batches(self.data, self._positions, *how)
+            return training_batches(self.data, self._positions, *how, fixed=True)
         return training_batches(self.data, self.settings.batch_tokens, *how)
 
     def _next_rows(self) -> np.ndarray:

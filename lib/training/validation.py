@@ -12,6 +12,7 @@ from lib.batching import Tokenised, collate, evaluation_batches
 from lib.bleu import bleu, bleu_statistics
 from lib.config import Training
 from lib.decoding import DEFAULTS, Options, hypotheses
+from lib.errors import TrainingError
 from lib.likelihood import iw_bound
 from lib.runtime import device_positions, halving
 from lib.subword import Vocabulary, one_line
@@ -26,7 +27,7 @@ def translate(model, data: Tokenised, vocabulary: Vocabulary, settings: Sequence
               options: Options = DEFAULTS, batch_tokens: int = 0,
               progress: str | None = None) -> dict[str, list[str]]:
     """Detokenised hypotheses of every setting, in corpus order, one line each for any reader of
-    lines (`subword.one_line`). Targets aren't looked at.
+    lines (`subword.one_line`). Targets only decide which sentences are translated together.
 
     batch_tokens: how many, of the longest side with padding, are translated together; 0: as many
     as suit the device.
@@ -58,9 +59,11 @@ def dev_scores(model, data: Tokenised, vocabulary: Vocabulary, references: list[
     `history.Validations`.
 
     `dev_ll` is the importance-weighted bound with few samples, or exact, plus the length's
-    log-probability. Sentences that the model gives probability 0 aren't in it (-inf in `log_prob`);
-    `dev_impossible` counts them where there can be any. Draws are the same at every validation, and
-    leave the global random state be.
+    log-probability. Sentences that the model gives probability 0, -inf in `log_prob`, and their
+    tokens are in none; `dev_impossible` is their number a token of the others, where there can be
+    any. Draws are the same at every validation, and leave the global random state be.
+
+    Errors: TrainingError where the model gives no sentence any probability.
     """
     where = model.device
     generator = torch.Generator(where).manual_seed(0)
@@ -79,11 +82,13 @@ def dev_scores(model, data: Tokenised, vocabulary: Vocabulary, references: list[
     log_prob = log_prob.cpu()
     setting = model.dev_setting(training)
     lines = translate(model, data, vocabulary, [setting], batch_tokens=tokens)[setting]
-    count = float(sums.pop("tokens"))
-    scores = {f"dev_{name}": float(value) / count for name, value in sums.items()}
     possible = log_prob.isfinite().numpy()
-    scores |= {"dev_ll": float(log_prob[possible].sum()) / int(
-                   (data.target_lengths[possible] + 1).sum()),
+    if not possible.any():
+        raise TrainingError("the model gives no dev sentence any probability: raise upsampling")
+    count = int((data.target_lengths[possible] + 1).sum())
+    scores = {f"dev_{name}": float(value) / count for name, value in sums.items()
+              if name != "tokens"}
+    scores |= {"dev_ll": float(log_prob[possible].sum()) / count,
                "dev_bleu": bleu(lines, references, tokenizer)[0].score}
     return scores, {"log_prob": log_prob,
                     "counts": torch.as_tensor(
