@@ -173,7 +173,7 @@ def _legend(figure: Figure, shown: pd.DataFrame, more: Iterable[Line2D | Patch] 
 
 def name_points(figure: Figure, drawn: Sequence[tuple[Axes, pd.DataFrame, str, str]]) -> None:
     """Each model's name once a panel, beside its first marker, at that of 16 places that hides the
-    least of points and names.
+    least of points, names, and lines from a model's first marker to its second.
 
     drawn: axes, what they show (a row a marker, raw first), and its columns on x and y.
     """
@@ -183,6 +183,9 @@ def name_points(figure: Figure, drawn: Sequence[tuple[Axes, pd.DataFrame, str, s
         points = shown[columns].to_numpy(np.float64)
         taken = [Bbox.from_bounds(x - 8, y - 8, 16, 16)
                  for x, y in axes.transData.transform(points)]
+        for rows in shown.groupby("model").indices.values():
+            ends = axes.transData.transform(points[rows[[0, -1]]])
+            taken += [Bbox.from_bounds(*place - 3, 6, 6) for place in np.linspace(*ends, 24)]
         for model, point in zip(shown["model"], points, strict=True):
             if model not in {text.get_gid() for text in axes.texts}:
                 taken.append(_name_point(axes, model, point, taken))

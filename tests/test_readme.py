@@ -42,6 +42,15 @@ def test_every_link_and_named_file_exists(name):
     assert not missing
 
 
+def test_every_link_of_a_notebook_leads_to_a_file():
+    dead, links = [], 0
+    for path in (*NOTEBOOKS.glob("*.ipynb"), *(ROOT / "outputs/notebooks").glob("*/*.ipynb")):
+        for link in re.findall(r"\]\((?!\w+:|#)([^)#\s\\]+)", path.read_text(encoding="utf-8")):
+            links += 1
+            dead += [] if (path.parent / link).exists() else [(path.name, link)]
+    assert links > 10 and not dead
+
+
 def test_every_papermill_line_names_what_there_is():
     lines = re.findall(r"papermill notebooks/(\S+) (\S+)((?: -p \w+ \S+)*)", README)
     assert lines

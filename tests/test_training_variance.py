@@ -74,14 +74,14 @@ def test_one_seed_is_no_certainty():
 
 def test_pools_that_overlap_are_one_estimate():
     """A system with its own pool against one whose pool holds the first's seeds, too."""
-    rng, missed, trials = np.random.default_rng(0), 0, 4000
+    rng, missed, trials = np.random.default_rng(0), 0, 2000
     for _ in range(trials):
         values = [rng.normal(size=seeds) for seeds in (2, 1, 2, 2)]
         found = spreads(values, ["gaussian", "flow"] * 2, ["raw"] * 4)
         assert set(found[0].pool) & set(found[1].pool) and found[0].pool != found[1].pool
         missed += abs(values[0].mean() - values[1].mean()) > half_width(
             [(1.0, found[0]), (-1.0, found[1])])
-    assert missed / trials == pytest.approx(0.05, abs=0.01)  # 0.08 as if they were independent
+    assert missed / trials == pytest.approx(0.05, abs=0.014)  # 0.08 as if they were independent
 
 
 def test_another_seed_makes_no_pair_less_decidable():
