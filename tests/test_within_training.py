@@ -131,11 +131,12 @@ def test_without_kept_sentences_there_is_nothing_to_count(run):
 
 
 def test_a_trajectory_ends_where_its_training_ended(run):
-    keep_history(run, step=[1, 2, 3], kl_weight=[0.5, 1.0, 1.0], dev_ll=[-3.0, -2.0, -1.0],
+    keep_history(run, step=[1, 2, 3], kl_weight=[0.5, 1.0, 1.0], dev_ll=[-3.0, -1.0, -2.0],
                  dev_bleu=[1.0, 2.0, 3.0])
     [axes] = within_training.trajectories({"here": [run]}).axes
-    path, end = (line.get_xydata().tolist() for line in axes.lines)
-    assert path == [[-2.0, 2.0], [-1.0, 3.0]] and end == [[-1.0, 3.0]]
+    path, peak, end = (line.get_xydata().tolist() for line in axes.lines)
+    assert path == [[-1.0, 2.0], [-2.0, 3.0]]
+    assert peak == [[-1.0, 2.0]] and end == [[-2.0, 3.0]]  # of dev LL, of the training
 
 
 # ---- the two best checkpoints, on the test set ----
