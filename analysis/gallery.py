@@ -121,8 +121,8 @@ def describe(path: Path) -> Item | None:
     rest = path.stem.removeprefix(kind).removeprefix("_")
     dataset = max((name for name in datasets() if rest.startswith(name)), key=len, default="")
     words = re.findall("|".join([*MODELS, *ACCOUNTINGS, "[^_]+"]), rest.removeprefix(dataset))
-    known = {findings.DEMONSTRATION: f"{findings.DEMONSTRATION} (a demonstration)"}
-    words = [known.get(word, model_name(word)) for word in words]
+    words = [f"{word} (a demonstration)" if word == findings.DEMONSTRATION else model_name(word)
+             for word in words]
     return Item(path, kind, ", ".join(filter(None, [dataset, *words])))
 
 

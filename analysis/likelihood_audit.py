@@ -27,7 +27,6 @@ from lib.runs import RunFolder, run_folder
 __all__ = ["AuditedRun", "audit_table", "audited_runs", "bound_against_samples", "bound_points",
            "certainty_table", "likelihood_audit", "ranking"]
 
-
 TITLE = 84  # characters of a line of the figure's title
 
 

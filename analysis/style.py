@@ -28,6 +28,7 @@ COLOURS = dict(zip(FAMILIES.values(), (
 
 MARKERS = {"s": "o", "b": "s", "l": "^", "d": "D"}
 """One marker a size: the last letter of a model's name (D: a deep encoder)."""
+MEANINGS = {"o": "size S", "s": "size B", "^": "size L", "D": "deep encoder", "v": "best path"}
 
 LINES = {"s": "-", "b": "--", "l": ":", "d": "-."}
 INK, GREY, FAINT = "#333333", "#888888", "#dddddd"
@@ -76,11 +77,10 @@ def family_keys(models: Iterable[str]) -> list[Line2D]:
 
 
 def size_keys(models: Iterable[str]) -> list[Line2D]:
-    """The markers of these models: their sizes, a deep encoder, a DAG of the best path."""
-    named = {style(model)[1]: model for model in sorted(models)}
-    words = {"D": "deep encoder", "v": "best path"}
-    return [key(words.get(marker, f"size {named[marker][-1].upper()}"), marker=marker)
-            for marker in (*MARKERS.values(), "v") if marker in named]
+    """What the markers of these models mean."""
+    markers = {style(model)[1] for model in models}
+    return [key(meaning, marker=marker) for marker, meaning in MEANINGS.items()
+            if marker in markers]
 
 
 def text_keys(texts: Iterable[str], **look) -> list[Line2D]:

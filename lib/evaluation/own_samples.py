@@ -244,25 +244,23 @@ def cross_scores(config: Config, samples: Mapping[str, pd.DataFrame], importance
     missing = [model for model in texts if known.get(model, {}).get("asked") != inputs[model]]
     if missing:
         run = load_run(config)
-        for model, scores in _score(run, {model: texts[model] for model in missing}, importance,
-                                    progress):
-            known[model] = {"asked": inputs[model], **scores}
+        for model in missing:
+            known[model] = {"asked": inputs[model],
+                            **_score(run, texts[model], importance, progress)}
         write_json(path, known)
     names = ("log_likelihood", "error", "impossible", "sentences")
     return pd.DataFrame([{"scorer": config.model, "model": model}
                          | {name: known[model][name] for name in names} for model in texts])
 
 
-def _score(run: TrainedRun, texts: Mapping[str, pd.DataFrame], importance: int,
-           progress: bool) -> Iterable[tuple[str, dict]]:
-    """The numbers of each model's strings."""
-    for model, frame in texts.items():
-        strings = run.task.vocabulary.encode(frame["text"].tolist())
-        part = likelihoods(run, _pairs(run.task.test, frame["line"].tolist(), strings), importance,
-                           0, progress)
-        joint = (part["log_prob"] + part["log_p_length"]).to_numpy(np.float64)
-        possible = np.isfinite(joint)
-        mean, error = ratio_of_sums(joint[possible], part["n_tokens"].to_numpy()[possible]) \
-            if possible.sum() > 1 else (None, None)  # JSON has no NaN
-        yield model, {"log_likelihood": mean, "error": error,
-                      "impossible": int((~possible).sum()), "sentences": len(frame)}
+def _score(run: TrainedRun, frame: pd.DataFrame, importance: int, progress: bool) -> dict:
+    """The numbers of one model's strings."""
+    strings = run.task.vocabulary.encode(frame["text"].tolist())
+    part = likelihoods(run, _pairs(run.task.test, frame["line"].tolist(), strings), importance, 0,
+                       progress)
+    joint = (part["log_prob"] + part["log_p_length"]).to_numpy(np.float64)
+    possible = np.isfinite(joint)
+    mean, error = ratio_of_sums(joint[possible], part["n_tokens"].to_numpy()[possible]) \
+        if possible.sum() > 1 else (None, None)  # JSON has no NaN
+    return {"log_likelihood": mean, "error": error, "impossible": int((~possible).sum()),
+            "sentences": len(frame)}
