@@ -1,0 +1,63 @@
+"""The grid of training settings: every combination, its table, and what it refuses."""
+
+import pandas as pd
+import pytest
+
+from lib.paths import outputs_root
+from workflow import recipe
+from workflow.gpu import Job
+
+TINY = "{learning_rate: [0.001, 0.002], steps: [4], validate_every: [2], warmup_steps: [2]}"
+
+
+def test_every_combination_is_there_once():
+    assert recipe.combinations({"a": [1, 2], "b": [3, 4]}) == [
+        {"a": 1, "b": 3}, {"a": 1, "b": 4}, {"a": 2, "b": 3}, {"a": 2, "b": 4}]
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """Jobs run in this process, one after the other; their names, in order."""
+    ran = []
+
+    def work_off(jobs: list[Job], *_):
+        for job in jobs:
+            with monkeypatch.context() as apart:
+                apart.setenv("DISCREPANCY_OUTPUTS", str(outputs_root()))
+                assert job.words[:3] == ("-m", "workflow.recipe", "one")
+                assert recipe.main(list(job.words[2:])) == 0
+            ran.append(job.name)
+        return type("Work", (), {"failed": {}})
+
+    monkeypatch.setattr(recipe, "work_off", work_off)
+    return ran
+
+
+def test_a_table_of_best_validations(isolated, at_once):
+    words = ["--scale", "smoke", "--models", "tr_s", "--grid", TINY]
+    assert recipe.main(words) == 0
+    assert len(at_once) == 2 and not (outputs_root() / "runs").exists()
+    table = pd.read_csv(outputs_root() / "tables" / "recipe_toy_smoke.csv")
+    assert table["learning_rate"].tolist() == [0.001, 0.002]
+    assert (table["dev_ll"] <= table["best_dev_ll"]).all() and table["dev_ll"].nunique() == 2
+    assert not table["in_params"].any()
+
+
+def test_for_reading_the_best_is_compared_with_params():
+    table = pd.DataFrame({"model": ["tr_s"] * 2 + ["ga_b"] * 2, "learning_rate": [1e-3, 2e-3] * 2,
+                          "dev_bleu": [20.0, 21.5, 19.0, 18.0], "dev_ll": [-1.0, -1.2] * 2,
+                          "in_params": [True, False] * 2})
+    shown = recipe.compact(table, {"learning_rate": [1e-3, 2e-3]})
+    assert shown.to_dict("records") == [
+        {"model": "tr_s", "learning_rate 0.001": "20.0, −1.00",
+         "learning_rate 0.002": "21.5, −1.20", "best above params": "1.5"},
+        {"model": "ga_b", "learning_rate 0.001": "19.0, −1.00",
+         "learning_rate 0.002": "18.0, −1.20", "best above params": "0.0"}]
+
+
+@pytest.mark.parametrize(("words", "needs"), [
+    (["--scale", "mini", "--models", "ga_b"], "models that start from another one"),
+    (["--grid", "{learning_rat: [0.001]}"], "did you mean learning_rate")])
+def test_a_wrong_call_is_one_line(words, needs, capsys):
+    assert recipe.main(words) == 2
+    assert needs in capsys.readouterr().err

@@ -1,0 +1,132 @@
+"""A small grid of training settings, the same for every family: python -m workflow.recipe.
+
+    python -m workflow.recipe --grid '{learning_rate: [0.001, 0.002, 0.004]}'
+
+Trains a model of each family with every combination of the values, all else as in params/, and
+writes the best validation of each to outputs/tables/recipe_<dataset>_<scale>. No test set is read.
+The trainings lie in the cache; the same command goes on where it was stopped.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from analysis import tables
+from lib.config import MODELS, Config, load_config, run_arguments
+from lib.errors import ConfigError, ReproError
+from lib.host import allowed_cores
+from lib.paths import cache_root
+from lib.runs import at_full_kl, run_folder
+from lib.training import train
+from workflow.gpu import Job, work_off
+
+__all__ = ["combinations", "compact", "main"]
+
+FAMILIES = ("tr_s", "ga_b", "fl_s", "na_b", "da_b", "ct_b", "md_b")  # a model of each
+GRID = "{learning_rate: [0.001, 0.002, 0.004]}"
+
+
+def combinations(grid: Mapping[str, Sequence]) -> list[dict]:
+    """Every choice of one value a setting."""
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def _outputs(config: Config, settings: Mapping) -> Path:
+    """The outputs folder of one training's own."""
+    name = "_".join([config.model, *(f"{key}={value}" for key, value in settings.items())])
+    return cache_root() / "recipe" / config.dataset.name / config.scale / name
+
+
+def _job(config: Config, settings: Mapping) -> Job:
+    words = ("-m", "workflow.recipe", "one", "--outputs", str(_outputs(config, settings)),
+             "--model", config.model, "--dataset", config.dataset.name, "--scale", config.scale,
+             "--seed", str(config.seed), "--overrides", json.dumps(dict(settings)))
+    return Job(_outputs(config, settings).name, words)
+
+
+def _one(words: Sequence[str]) -> None:
+    """One training, in a process of its own."""
+    parser = argparse.ArgumentParser(description="One training of the grid.")
+    run_arguments(parser)
+    parser.add_argument("--outputs", required=True)
+    parser.add_argument("--overrides", type=json.loads, default={})
+    asked = vars(parser.parse_args(words))
+    os.environ["DISCREPANCY_OUTPUTS"] = asked.pop("outputs")
+    train(load_config(**asked.pop("overrides"), **asked))
+
+
+def _row(config: Config, settings: Mapping) -> dict:
+    """The best validations of a training that has ended."""
+    own = run_folder(config).path.parts[-6:]  # runs/<dataset>/<scale>/<model>/<text>/s<seed>
+    history = at_full_kl(pd.read_csv(_outputs(config, settings).joinpath(*own, "history.csv")))
+    best = history.loc[history["dev_bleu"].idxmax()]
+    return {"model": config.model, **settings, "dev_bleu": best["dev_bleu"],
+            "step": int(best["step"]), "dev_ll": best["dev_ll"],
+            "best_dev_ll": history["dev_ll"].max(), "seed": config.seed}
+
+
+def compact(table: pd.DataFrame, grid: Mapping[str, Sequence]) -> pd.DataFrame:
+    """For reading: a row a model; under each combination dev BLEU, and dev LL there; then what the
+    best dev BLEU has above that of the recipe in params/, in `above`.
+    """
+    rows = []
+    for model, part in table.groupby("model", sort=False):
+        cells = {", ".join(f"{name} {row[name]:g}" for name in grid):
+                 f"{row['dev_bleu']:.1f}, {tables.signed(row['dev_ll'], 2)}"
+                 for row in part.to_dict("records")}
+        ours = part.loc[part["in_params"], "dev_bleu"].max()
+        rows.append({"model": model, **cells, "best above params": tables.signed(
+            part["dev_bleu"].max() - ours, 1)})
+    return pd.DataFrame(rows)
+
+
+def main(words: list[str] | None = None) -> int:
+    """Train what isn't trained yet, then write the table; 2 on a wrong call."""
+    words = sys.argv[1:] if words is None else words
+    try:
+        if words[:1] == ["one"]:
+            _one(words[1:])
+            return 0
+        return _grid(words)
+    except ReproError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _grid(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", default="toy", help="a file of params/datasets/")
+    parser.add_argument("--scale", default="small", help="with params that start from scratch")
+    parser.add_argument("--models", nargs="+", default=list(FAMILIES), choices=MODELS)
+    parser.add_argument("--grid", type=yaml.safe_load, default=GRID, help="settings and values")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--side-by-side", type=int, default=allowed_cores())
+    asked = parser.parse_args(words)
+    trials = [(load_config(model, asked.dataset, asked.scale, asked.seed, **settings), settings)
+              for settings in combinations(asked.grid) for model in asked.models]
+    if any(config.training.start_from for config, _ in trials):
+        raise ConfigError(f"scale {asked.scale} has models that start from another one")
+    work = work_off([_job(*trial) for trial in trials], asked.side_by_side, math.inf)
+    if work.failed:
+        return 1
+    table = pd.DataFrame([_row(*trial) for trial in trials])
+    plain = {model: load_config(model, asked.dataset, asked.scale, asked.seed)
+             for model in asked.models}
+    table["in_params"] = [config == plain[config.model] for config, _ in trials]
+    tables.write(table, f"recipe_{asked.dataset}_{asked.scale}",
+                 shown=compact(table, asked.grid), notes=[
+                     f"Dev BLEU of the best validation at the full KL weight, and dev LL there; "
+                     f"seed {asked.seed}, one training each (python -m workflow.recipe)."])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
