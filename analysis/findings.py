@@ -41,6 +41,11 @@ HOLDS, IN_PART, FAILS, UNDECIDED, UNTESTED = (
     "holds", "holds in part", "does not hold", "undecided", "not testable yet")
 YES, NO, EITHER = "yes", "no", "both"
 DATA = ("raw", "distilled")
+MBR = "mbr16-chrf"
+BY_DECODING = {  # setting, and what it is compared with -> what is shown
+    ("k0", ""): "BLEU before any step", ("k4", ""): "BLEU after four steps",
+    (MBR, ""): "BLEU by minimum Bayes risk over 16 samples",
+    ("k4", MBR): "gain of four steps over minimum Bayes risk"}
 DEMONSTRATION = "smoke"  # a scale that is no evidence
 FAR = {"sentences": 20_000, "seeds": 100}  # beyond these the size of a difference tells more
 NAN = math.nan
@@ -233,9 +238,25 @@ def _refinement(dataset: str, scale: str) -> Result:
                                   "mean gain of Gaussian priors minus that of flow priors"))
         nothing = ours["value"].mean() <= 0 and not math.isnan(evidence[-1].low)
         answers.append(NO if nothing else evidence[-1].answer)
+        evidence += _priors_apart(dataset, scale, data)
     return (answers, evidence) if answers else (
         "an evaluated Gaussian and an evaluated flow model on the same text, with BLEU at k = 0 "
         "and k = 4")
+
+
+def _priors_apart(dataset: str, scale: str, data: str) -> list[Evidence]:
+    """How far the priors lie apart in BLEU, by what is asked of them: a translation from the mean
+    of z, the same refined, or samples that vote.
+    """
+    evidence = []
+    for (setting, base), what in BY_DECODING.items():
+        table = scores(dataset, scale, setting, base)
+        ours, theirs = (table[(table["train_data"] == data) & (table["family"] == family)]
+                        for family in LATENT)
+        if len(ours) and len(theirs):
+            evidence.append(_evidence(difference(ours, theirs), data, f"mean {what}, Gaussian "
+                                      "priors minus flow priors", counts=False))
+    return evidence
 
 
 def _speed(dataset: str, scale: str) -> Result:

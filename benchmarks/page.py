@@ -195,10 +195,30 @@ def gpu() -> str:
                         *_gpu_sets()])
 
 
+def in_batches(made: pd.DataFrame) -> pd.DataFrame:
+    """Sentences a second in batches of one length through CUDA graphs, and against Tr-B's beam
+    search in batches of the same size.
+    """
+    batched = made.query("way == 'graphs' and batch > 1")
+    rates = batched.pivot_table(index=["device", "system", "setting"], columns="batch",
+                                values="sentences_per_second", sort=False)
+    beams = rates.xs(("tr_b", "beam4"), level=["system", "setting"]).reindex(
+        rates.index.get_level_values("device")).set_axis(rates.index)
+    ratios = rates / beams
+    return pd.DataFrame({
+        "card": [_card(device) for device, _, _ in rates.index],
+        "system": [f"{model_name(system)} {setting}" for _, system, setting in rates.index],
+        **{name: values for size in rates for name, values in (
+            (f"sentences a second, batch {size}", rates[size].round().astype(int).tolist()),
+            (f"against Tr-B beam4, batch {size}", ratios[size].tolist()))}})
+
+
 def _gpu_sets() -> list[str]:
-    """Whole test and training sets, and likelihoods, where they were measured."""
+    """Batches, whole test and training sets, and likelihoods, where they were measured."""
     made, bounds = bench("gpu_decoding"), bench("gpu_likelihood")
     parts = []
+    if made is not None and (made["batch"][made["way"] == "graphs"] > 1).any():
+        parts.append(markdown(in_batches(made), digits=1))
     if made is not None and "seconds" in made:
         sets = made.dropna(subset="seconds")
         parts.append(markdown(pd.DataFrame({

@@ -58,7 +58,7 @@ def _one(words: Sequence[str]) -> None:
     run_arguments(parser)
     parser.add_argument("--outputs", required=True)
     parser.add_argument("--overrides", type=json.loads, default={})
-    asked = vars(parser.parse_args(words))
+    asked = vars(parser.parse_args(words[1:]))
     os.environ["DISCREPANCY_OUTPUTS"] = asked.pop("outputs")
     train(load_config(**asked.pop("overrides"), **asked))
 
@@ -88,20 +88,16 @@ def compact(table: pd.DataFrame, grid: Mapping[str, Sequence]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def main(words: list[str] | None = None) -> int:
-    """Train what isn't trained yet, then write the table; 2 on a wrong call."""
+def main(words: list[str] | None = None) -> None:
+    """Train what isn't trained yet, then write the table; SystemExit on a wrong call or failure."""
     words = sys.argv[1:] if words is None else words
     try:
-        if words[:1] == ["one"]:
-            _one(words[1:])
-            return 0
-        return _grid(words)
+        (_one if words[:1] == ["one"] else _grid)(words)
     except ReproError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        raise SystemExit(f"error: {error}") from None
 
 
-def _grid(words: Sequence[str]) -> int:
+def _grid(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", default="toy", help="a file of params/datasets/")
     parser.add_argument("--scale", default="small", help="with params that start from scratch")
@@ -116,7 +112,7 @@ def _grid(words: Sequence[str]) -> int:
         raise ConfigError(f"scale {asked.scale} has models that start from another one")
     work = work_off([_job(*trial) for trial in trials], asked.side_by_side, math.inf)
     if work.failed:
-        return 1
+        raise SystemExit(1)
     table = pd.DataFrame([_row(*trial) for trial in trials])
     plain = {model: load_config(model, asked.dataset, asked.scale, asked.seed)
              for model in asked.models}
@@ -125,8 +121,7 @@ def _grid(words: Sequence[str]) -> int:
                  shown=compact(table, asked.grid), notes=[
                      f"Dev BLEU of the best validation at the full KL weight, and dev LL there; "
                      f"seed {asked.seed}, one training each (python -m workflow.recipe)."])
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
