@@ -3,7 +3,9 @@
 import pandas as pd
 import pytest
 
+from lib.config import load_config
 from lib.paths import outputs_root
+from lib.runs import run_folder
 from workflow import recipe
 from workflow.gpu import Job
 
@@ -41,6 +43,19 @@ def test_a_table_of_best_validations(isolated, at_once):
     assert table["learning_rate"].tolist() == [0.001, 0.002]
     assert (table["dev_ll"] <= table["best_dev_ll"]).all() and table["dev_ll"].nunique() == 2
     assert not table["in_params"].any()
+
+
+def test_a_run_that_is_there_isnt_trained_again(isolated, at_once):
+    config = load_config("tr_s", "toy", "smoke")
+    rate, run = config.training.learning_rate, run_folder(config)
+    run.path.mkdir(parents=True)
+    pd.DataFrame({"step": [1, 2], "dev_bleu": [3.0, 2.0], "dev_ll": [-2.0, -1.0]}).to_csv(
+        run.history, index=False)
+    recipe.main(["--scale", "smoke", "--models", "tr_s", "--grid", f"{{learning_rate: [{rate}]}}"])
+    assert not at_once
+    row = pd.read_csv(outputs_root() / "tables" / "recipe_toy_smoke.csv").iloc[0]
+    assert row[["dev_bleu", "step", "dev_ll", "best_dev_ll", "in_params"]].tolist() == [
+        3.0, 1, -2.0, -1.0, True]
 
 
 def test_for_reading_the_best_is_compared_with_params():

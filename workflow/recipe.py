@@ -4,7 +4,8 @@
 
 Trains a model of each family with every combination of the values, all else as in params/, and
 writes the best validation of each to outputs/tables/recipe_<dataset>_<scale>. No test set is read.
-The trainings lie in the cache; the same command goes on where it was stopped.
+A combination that is params/ as it stands is the run of outputs/runs/, where there is one; all
+others lie in the cache. The same command goes on where it was stopped.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from analysis import tables
 from lib.config import MODELS, Config, load_config, run_arguments
 from lib.errors import ConfigError, ReproError
 from lib.host import allowed_cores
-from lib.paths import cache_root
+from lib.paths import cache_root, outputs_root
 from lib.runs import at_full_kl, run_folder
 from lib.training import train
 from workflow.gpu import Job, work_off
@@ -40,9 +41,16 @@ def combinations(grid: Mapping[str, Sequence]) -> list[dict]:
 
 
 def _outputs(config: Config, settings: Mapping) -> Path:
-    """The outputs folder of one training's own."""
+    """The outputs folder of one training's own, or that of all runs."""
+    if _in_params(config) and run_folder(config).history.exists():
+        return outputs_root()
     name = "_".join([config.model, *(f"{key}={value}" for key, value in settings.items())])
     return cache_root() / "recipe" / config.dataset.name / config.scale / name
+
+
+def _in_params(config: Config) -> bool:
+    """Whether the settings are those that params/ holds."""
+    return config == load_config(config.model, config.dataset.name, config.scale, config.seed)
 
 
 def _job(config: Config, settings: Mapping) -> Job:
@@ -70,7 +78,8 @@ def _row(config: Config, settings: Mapping) -> dict:
     best = history.loc[history["dev_bleu"].idxmax()]
     return {"model": config.model, **settings, "dev_bleu": best["dev_bleu"],
             "step": int(best["step"]), "dev_ll": best["dev_ll"],
-            "best_dev_ll": history["dev_ll"].max(), "seed": config.seed}
+            "best_dev_ll": history["dev_ll"].max(), "seed": config.seed,
+            "in_params": _in_params(config)}
 
 
 def compact(table: pd.DataFrame, grid: Mapping[str, Sequence]) -> pd.DataFrame:
@@ -110,13 +119,11 @@ def _grid(words: Sequence[str]) -> None:
               for settings in combinations(asked.grid) for model in asked.models]
     if any(config.training.start_from for config, _ in trials):
         raise ConfigError(f"scale {asked.scale} has models that start from another one")
-    work = work_off([_job(*trial) for trial in trials], asked.side_by_side, math.inf)
+    work = work_off([_job(*trial) for trial in trials if _outputs(*trial) != outputs_root()],
+                    asked.side_by_side, math.inf)
     if work.failed:
         raise SystemExit(1)
     table = pd.DataFrame([_row(*trial) for trial in trials])
-    plain = {model: load_config(model, asked.dataset, asked.scale, asked.seed)
-             for model in asked.models}
-    table["in_params"] = [config == plain[config.model] for config, _ in trials]
     tables.write(table, f"recipe_{asked.dataset}_{asked.scale}",
                  shown=compact(table, asked.grid), notes=[
                      f"Dev BLEU of the best validation at the full KL weight, and dev LL there; "
