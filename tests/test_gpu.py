@@ -1,5 +1,6 @@
 """The command for a card at hand for minutes, without one: plans, the clock, the archive."""
 
+import json
 import tarfile
 import time
 
@@ -30,6 +31,39 @@ def test_every_plan_names_runs_that_exist_each_after_what_it_needs(name):
     distilled = [each for each in jobs if " distilled " in each.name]
     assert all("translation" in each.after for each in distilled)
     assert "tr_s raw s1" in next(j for j in jobs if j.name == "translation").after
+
+
+def test_what_is_done_is_left_out_unless_a_job_needs_what_did_not_travel(isolated):
+    def left():
+        return {each.name: each.after for each in gpu.left(Plan.read("rehearsal").jobs)}
+
+    everything = left()
+    assert list(everything) == [each.name for each in Plan.read("rehearsal").jobs]
+    for model in ("tr_s", "ga_b", "fl_s"):
+        run, [grid, *_] = RunFolder("toy", "smoke", model), Plan.read("rehearsal").grids
+        made_up_run(model, 0.3, 2.0)
+        run.config.write_text(json.dumps(grid.config(run).as_dict()))
+    # Tr-S's weights aren't there, and its translation is to be made
+    assert list(left()) == ["tr_s raw s1", "translation", "tr_s distilled s1", "ga_b distilled s1"]
+    teacher = RunFolder("toy", "smoke", "tr_s")
+    teacher.checkpoints.mkdir()
+    teacher.best.write_bytes(b"weights")
+    assert left() == {"translation": (), "tr_s distilled s1": ("translation",),
+                      "ga_b distilled s1": ("tr_s distilled s1", "translation")}
+    other = json.loads(teacher.config.read_text())
+    other["training"]["steps"] += 1
+    teacher.config.write_text(json.dumps(other))  # of another recipe: not this plan's
+    assert "tr_s raw s1" in left()
+
+
+def test_a_training_that_was_cut_off_is_not_done(isolated):
+    run = made_up_run("tr_s", 0.3, 2.0)
+    [grid, *_] = Plan.read("rehearsal").grids
+    run.config.write_text(json.dumps(grid.config(run).as_dict()))
+    assert gpu._done(run, grid.config(run))
+    metrics = json.loads(run.metrics.read_text())
+    run.metrics.write_text(json.dumps(metrics | {"training": {"step": 20, "ended_by": ""}}))
+    assert not gpu._done(run, grid.config(run))
 
 
 def test_a_latent_run_waits_for_the_one_that_it_starts_from():

@@ -35,7 +35,7 @@ from lib.runs import RunFolder, find_runs, run_folder
 from lib.training import Trainer, checkpoints
 from workflow.grid.workflow import Grid
 
-__all__ = ["Job", "Plan", "main", "pack", "work_off"]
+__all__ = ["Job", "Plan", "left", "main", "pack", "work_off"]
 
 PLANS = ROOT / "workflow" / "plans"
 PARTS = ("tests", "benchmarks", "runs")
@@ -66,6 +66,10 @@ class Job:
     """how long it may take, as the plan says"""
     scored: bool = False
     """whether it may stop training early, and scores what it has"""
+    made: Path | None = None
+    """the file that the jobs after it read: weights, or a translation"""
+    done: bool = False
+    """whether its results are there, of a training that ended by itself with these settings"""
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,31 @@ class Plan:
                  "--overrides", json.dumps(grid.overrides), *more)
         known = [float(self.seconds[kind]) for kind in (name, run.model, "other")
                  if kind in self.seconds]
-        return Job(name, words, tuple(needs), known[0] if known else 0.0, scored=not more)
+        made = grid.distilled_text if more else run.best
+        return Job(name, words, tuple(needs), known[0] if known else 0.0, scored=not more,
+                   made=made, done=made.exists() if more else _done(run, grid.config(run)))
+
+
+def _done(run: RunFolder, config: Config) -> bool:
+    """Whether a run was scored after a training with these settings that ended by itself."""
+    if not (run.metrics.exists() and run.config.exists()) or run.read_metrics().stopped:
+        return False
+    trained = read_json(run.config).get("training", {})
+    return all(trained.get(name, value) == value
+               for name, value in config.as_dict()["training"].items())
+
+
+def left(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs that have work to do: what isn't done, and what is done but must be made again for
+    one of these, as weights and translations don't travel with results.
+    """
+    kept: dict[str, Job] = {}
+    for job in reversed(jobs):
+        needed = any(job.name in other.after for other in kept.values())
+        if not job.done or (needed and not (job.made and job.made.exists())):
+            kept[job.name] = job
+    return [replace(job, after=tuple(name for name in job.after if name in kept))
+            for job in reversed(kept.values())]
 
 
 # ---- one job, in a process of its own ----
@@ -442,8 +470,10 @@ def main(words: list[str] | None = None) -> int:
         asked = _arguments(words)
         if asked.cpu:  # never over results that are there
             os.environ.setdefault("DISCREPANCY_OUTPUTS", str(cache_root() / "rehearsal"))
-        jobs = Plan.read(asked.plan).jobs
-        print(f"plan {asked.plan}: {len(jobs)} jobs, {asked.side_by_side} side by side, "
+        planned = Plan.read(asked.plan).jobs
+        jobs = left(planned)
+        print(f"plan {asked.plan}: {len(jobs)} of {len(planned)} jobs are left, "
+              f"{asked.side_by_side} side by side, "
               f"{asked.minutes:g} minutes: {', '.join(job.name for job in jobs)}", flush=True)
         if asked.dry_run:
             return 0
