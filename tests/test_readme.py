@@ -174,8 +174,8 @@ def test_what_may_lie_behind_the_priors_difference_is_in_their_files():
                                for run in of] for model, of in runs.items()}
                       for column in ("hypothesis", "hypothesis_mbr"))
     first, *rest = without["fl_s"]
-    assert re.findall(r"k = 1 (\d+)% and (\d+)% of their outputs have no final .*? ([\d.]+)% of the third's "
-                      r"and at most ([\d.]+)% of Ga-B's", CLAIMS) == [(
+    assert re.findall(r"k = 1 (\d+)% and (\d+)% of their outputs have no final .*? ([\d.]+)% of "
+                      r"the third's and at most ([\d.]+)% of Ga-B's", CLAIMS) == [(
         *(f"{share:.0%}"[:-1] for share in rest),
         *(f"{100 * share:.1f}" for share in (first, max(without["ga_b"]))))]
     assert max(voted["fl_s"]) < min(voted["ga_b"])
