@@ -27,6 +27,8 @@ QUESTIONS = {
         "concordance": "How many pairs of models log-likelihood and BLEU order alike",
         "table1": "BLEU and log-likelihood of every model (the paper's Table 1)",
         "training": "What each training cost, the start's share included, and what ended it",
+        "recipe": "What each family reaches with other training settings, the same for all, on dev "
+                  "(python -m workflow.recipe)",
         "within_training": "Along each training: dev BLEU against dev log-likelihood",
         "checkpoint_pairs": "Within one training: how many pairs of checkpoints dev log-likelihood "
                             "and dev BLEU order alike, up to the best likelihood and from it on",

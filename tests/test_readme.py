@@ -494,6 +494,24 @@ def test_trainings_that_were_cut_short_are_counted():
         (trained["best_bleu_step"] == trained["steps"]).sum(), len(trained)]
 
 
+def test_the_recipe_favours_no_family_by_more_than_seeds_differ():
+    table = pd.read_csv(TABLES / "recipe_toy_small.csv").set_index(["learning_rate", "model"])
+    ours = table[table["in_params"]].droplevel(0)["dev_bleu"]
+    above = table["dev_bleu"] - table.index.get_level_values("model").map(ours)
+    assert set(table.index.get_level_values(0)) == {0.001, 0.002, 0.004}
+    assert re.findall(r"best dev BLEU of ([\d.]+) less to ([\d.]+) more", DEPARTURES) == [
+        (f"{-above.min():.1f}", f"{above.max():.1f}")]
+    assert [key for key, _ in above.nlargest(2).items()] == [(0.004, "na_b"), (0.004, "ga_b")]
+    seeds = pd.read_csv(TABLES / "training_toy_small.csv").query("train_data == 'raw'").set_index(
+        ["model", "seed"])["dev_bleu"]
+    for model in ("ga_b", "na_b"):
+        assert seeds[model].idxmin() == 1 and len(seeds[model]) == 5
+    assert re.findall(r"Ga-B's \(([\d.]+)\) and Na-B's \(([\d.]+)\) .*? have ([\d.]+) and "
+                      r"([\d.]+)\.", DEPARTURES) == [tuple(f"{value:.1f}" for value in (
+        *(table.loc[(0.004, model), "dev_bleu"] for model in ("ga_b", "na_b")),
+        *(seeds[model].max() for model in ("ga_b", "na_b"))))]
+
+
 def test_models_with_several_seeds_are_named():
     trained = {scale: pd.read_csv(TABLES / f"training_multi30k_de_en_{scale}.csv")
                for scale in ("long", "mini")}

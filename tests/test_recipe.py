@@ -64,10 +64,10 @@ def test_for_reading_the_best_is_compared_with_params():
                           "in_params": [True, False] * 2})
     shown = recipe.compact(table, {"learning_rate": [1e-3, 2e-3]})
     assert shown.to_dict("records") == [
-        {"model": "tr_s", "learning_rate 0.001": "20.0, −1.00",
-         "learning_rate 0.002": "21.5, −1.20", "best above params": "1.5"},
-        {"model": "ga_b", "learning_rate 0.001": "19.0, −1.00",
-         "learning_rate 0.002": "18.0, −1.20", "best above params": "0.0"}]
+        {"model": "tr_s", "learning rate 0.001": "20.0, −1.00",
+         "learning rate 0.002": "21.5, −1.20", "BLEU of the best above params/": "1.5"},
+        {"model": "ga_b", "learning rate 0.001": "19.0, −1.00",
+         "learning rate 0.002": "18.0, −1.20", "BLEU of the best above params/": "0.0"}]
 
 
 @pytest.mark.parametrize(("words", "needs"), [

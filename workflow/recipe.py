@@ -88,11 +88,11 @@ def compact(table: pd.DataFrame, grid: Mapping[str, Sequence]) -> pd.DataFrame:
     """
     rows = []
     for model, part in table.groupby("model", sort=False):
-        cells = {", ".join(f"{name} {row[name]:g}" for name in grid):
+        cells = {", ".join(f"{name.replace('_', ' ')} {row[name]:g}" for name in grid):
                  f"{row['dev_bleu']:.1f}, {tables.signed(row['dev_ll'], 2)}"
                  for row in part.to_dict("records")}
         ours = part.loc[part["in_params"], "dev_bleu"].max()
-        rows.append({"model": model, **cells, "best above params": tables.signed(
+        rows.append({"model": model, **cells, "BLEU of the best above params/": tables.signed(
             part["dev_bleu"].max() - ours, 1)})
     return pd.DataFrame(rows)
 
