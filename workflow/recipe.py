@@ -84,7 +84,7 @@ def _row(config: Config, settings: Mapping) -> dict:
 
 def compact(table: pd.DataFrame, grid: Mapping[str, Sequence]) -> pd.DataFrame:
     """For reading: a row a model; under each combination dev BLEU, and dev LL there; then what the
-    best dev BLEU has above that of the recipe in params/, in `above`.
+    best dev BLEU has above that of params/.
     """
     rows = []
     for model, part in table.groupby("model", sort=False):
