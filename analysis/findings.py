@@ -225,12 +225,15 @@ def _distillation(pairs: pd.DataFrame, _systems: pd.DataFrame) -> Result:
 def _refinement(dataset: str, scale: str) -> Result:
     """4: refinement gains more BLEU with Gaussian priors than with flow priors."""
     gains = scores(dataset, scale, "k4", "k0")
+    texts = [data for data in DATA if all(map(len, _priors(gains, data)))]
+    if not texts:
+        return ("an evaluated Gaussian and an evaluated flow model on the same text, with BLEU at "
+                "k = 0 and k = 4")
+    beside = {what: scores(dataset, scale, *of) for of, what in BY_DECODING.items()}
     answers, evidence = [], []
-    for data in DATA:
+    for data in texts:
         there = gains[gains["train_data"] == data]
-        ours, theirs = (there[there["family"] == family] for family in LATENT)
-        if ours.empty or theirs.empty:
-            continue
+        ours, theirs = _priors(gains, data)
         evidence += [_evidence(difference(there.loc[[row.Index]]), data, "BLEU of "
                                f"{model_name(row.model)} after four steps minus before any",
                                counts=False) for row in there.itertuples()]
@@ -238,25 +241,16 @@ def _refinement(dataset: str, scale: str) -> Result:
                                   "mean gain of Gaussian priors minus that of flow priors"))
         nothing = ours["value"].mean() <= 0 and not math.isnan(evidence[-1].low)
         answers.append(NO if nothing else evidence[-1].answer)
-        evidence += _priors_apart(dataset, scale, data)
-    return (answers, evidence) if answers else (
-        "an evaluated Gaussian and an evaluated flow model on the same text, with BLEU at k = 0 "
-        "and k = 4")
+        evidence += [_evidence(difference(*priors), data, f"mean {what}, Gaussian priors minus "
+                               "flow priors", counts=False) for what, table in beside.items()
+                     if all(map(len, priors := _priors(table, data)))]
+    return answers, evidence
 
 
-def _priors_apart(dataset: str, scale: str, data: str) -> list[Evidence]:
-    """How far the priors lie apart in BLEU, by what is asked of them: a translation from the mean
-    of z, the same refined, or samples that vote.
-    """
-    evidence = []
-    for (setting, base), what in BY_DECODING.items():
-        table = scores(dataset, scale, setting, base)
-        ours, theirs = (table[(table["train_data"] == data) & (table["family"] == family)]
-                        for family in LATENT)
-        if len(ours) and len(theirs):
-            evidence.append(_evidence(difference(ours, theirs), data, f"mean {what}, Gaussian "
-                                      "priors minus flow priors", counts=False))
-    return evidence
+def _priors(table: pd.DataFrame, data: str) -> list[pd.DataFrame]:
+    """The rows of `scores` with a Gaussian and with a flow prior, trained on this text."""
+    there = table[table["train_data"] == data]
+    return [there[there["family"] == family] for family in LATENT]
 
 
 def _speed(dataset: str, scale: str) -> Result:

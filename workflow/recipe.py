@@ -18,10 +18,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from analysis import tables
-from lib.config import MODELS, Config, load_config, run_arguments
+from lib.config import MODELS, Config, load_config, parse_overrides, run_arguments
 from lib.errors import ConfigError, ReproError
 from lib.host import allowed_cores
 from lib.paths import cache_root, outputs_root
@@ -111,12 +110,13 @@ def _grid(words: Sequence[str]) -> None:
     parser.add_argument("--dataset", default="toy", help="a file of params/datasets/")
     parser.add_argument("--scale", default="small", help="with params that start from scratch")
     parser.add_argument("--models", nargs="+", default=list(FAMILIES), choices=MODELS)
-    parser.add_argument("--grid", type=yaml.safe_load, default=GRID, help="settings and values")
+    parser.add_argument("--grid", default=GRID, help="settings and values, in JSON or YAML")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--side-by-side", type=int, default=allowed_cores())
     asked = parser.parse_args(words)
+    grid = parse_overrides(asked.grid)
     trials = [(load_config(model, asked.dataset, asked.scale, asked.seed, **settings), settings)
-              for settings in combinations(asked.grid) for model in asked.models]
+              for settings in combinations(grid) for model in asked.models]
     if any(config.training.start_from for config, _ in trials):
         raise ConfigError(f"scale {asked.scale} has models that start from another one")
     work = work_off([_job(*trial) for trial in trials if _outputs(*trial) != outputs_root()],
@@ -125,7 +125,7 @@ def _grid(words: Sequence[str]) -> None:
         raise SystemExit(1)
     table = pd.DataFrame([_row(*trial) for trial in trials])
     tables.write(table, f"recipe_{asked.dataset}_{asked.scale}",
-                 shown=compact(table, asked.grid), notes=[
+                 shown=compact(table, grid), notes=[
                      f"Dev BLEU of the best validation at the full KL weight, and dev LL there; "
                      f"seed {asked.seed}, one training each (python -m workflow.recipe)."])
 
