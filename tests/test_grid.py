@@ -187,14 +187,21 @@ def test_a_wrong_name_is_refused_with_the_right_one(isolated, capsys):
 
 TINY = {
     "params/datasets/toy.yaml": {"train_pairs": 300, "dev_pairs": 30, "test_pairs": 30},
-    "params/smoke/tr_s.yaml": {"steps": 60, "validate_every": 3, "dev_sentences": 30},
+    "params/smoke/tr_s.yaml": {"steps": 60, "validate_every": 20, "dev_sentences": 30},
 }
-SHARD_LINES = 3  # many are left when the guard notices, 0.2 s later, that it is alone
-SHARDS = TINY["params/datasets/toy.yaml"]["train_pairs"] // SHARD_LINES
+SHARD_LINES = 50  # of 300
+# Where a test would kill a process, it stays until it is killed, however fast the machine is.
+HELD = """        os.replace(temporary, path)
+        held = ROOT / "held.txt"
+        while held.exists() and held.read_text(encoding="utf-8") == path.name:
+            __import__("time").sleep(0.02)
+"""
 
 
 def copy_of_the_repository(folder: Path) -> Path:
-    """What the workflow needs of the repository, with a tiny corpus, model and shards."""
+    """What the workflow needs of the repository, with a tiny corpus, model and shards; a process
+    that has written the file named in `held.txt` goes no further while that is there.
+    """
     for name in ("lib", "analysis", "notebooks", "params", "workflow"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name, values in TINY.items():
@@ -203,11 +210,13 @@ def copy_of_the_repository(folder: Path) -> Path:
             text, count = re.subn(rf"^(\s*{key}:) *\S+", rf"\1 {value}", text, flags=re.MULTILINE)
             assert count == 1, (name, key)
         (folder / name).write_text(text, encoding="utf-8")
-    module = folder / "lib" / "distillation" / "__init__.py"
-    text, count = re.subn(r"^SHARD_LINES = \d+", f"SHARD_LINES = {SHARD_LINES}",
-                          module.read_text(), flags=re.MULTILINE)
-    assert count == 1
-    module.write_text(text)
+    for name, old, new in (
+            ("distillation/__init__.py", r"^SHARD_LINES = \d+", f"SHARD_LINES = {SHARD_LINES}"),
+            ("paths.py", r"^        os\.replace\(temporary, path\)\n", HELD)):
+        module = folder / "lib" / name
+        text, count = re.subn(old, new, module.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert count == 1, name
+        module.write_text(text, encoding="utf-8")
     return folder
 
 
@@ -247,11 +256,15 @@ class Workflow:
         process = self.start()
         assert process.wait(LONG) == 0, self.said()
 
-    def kill_once(self, reached) -> None:
-        """Start, wait until something is reached, then SIGKILL; nothing may be left of it."""
+    def kill_at(self, folder: Path, name: str) -> None:
+        """Start, SIGKILL once a file of that name is below the folder, and its writer waits; nothing
+        may be left of it.
+        """
+        held = self.folder / "held.txt"
+        held.write_text(name, encoding="utf-8")
         process, limit = self.start(), time.monotonic() + LONG
         try:
-            while not reached():
+            while not any(folder.rglob(name)):
                 assert process.poll() is None and time.monotonic() < limit, self.said()
                 time.sleep(0.02)
         finally:
@@ -260,6 +273,7 @@ class Workflow:
         while self.processes():
             assert time.monotonic() < limit, self.processes()
             time.sleep(0.05)
+        held.unlink()
 
     def processes(self) -> list[str]:
         """What runs in the copy's folder (Linux), or nothing."""
@@ -312,20 +326,19 @@ def test_a_workflow_killed_in_every_kind_of_step_gives_the_files_of_calls_withou
     at_once = whole.start("-c", WITHOUT_WORKFLOW)
     last = broken.run / "raw/s1/checkpoints/last.pt"
     shards = broken.outputs / "distilled/toy/smoke/tr_s_s1/shards"
-    evaluation = broken.run / "distilled/s1/03_eval.ipynb"
     try:
-        broken.kill_once(last.exists)
+        broken.kill_at(broken.run, last.name)
         assert not (last.parent / "trained").exists()
         kept = torch.load(last, weights_only=True)["step"]
-        assert 0 < kept < TINY["params/smoke/tr_s.yaml"]["steps"]
+        assert kept == TINY["params/smoke/tr_s.yaml"]["validate_every"]
 
-        broken.kill_once(lambda: len(list(shards.glob("*/*.json.gz"))) >= 2)
+        broken.kill_at(shards, "00001.json.gz")
         part = list(shards.glob("*/*.json.gz"))
-        assert len(part) < SHARDS and not list(shards.parent.glob("train.*.gz"))
+        assert len(part) == 2 and not list(shards.parent.glob("train.*.gz"))
         made = {path: path.stat().st_mtime_ns for path in part}
 
-        broken.kill_once(evaluation.exists)
-        assert not evaluation.with_name("metrics.json").exists()
+        broken.kill_at(broken.run, "sentences.csv")
+        assert not list(broken.run.rglob("metrics.json"))
         assert made == {path: path.stat().st_mtime_ns for path in part}  # none decoded again
         broken.finish()
         assert at_once.wait(LONG) == 0, whole.said()
