@@ -257,8 +257,8 @@ class Workflow:
         assert process.wait(LONG) == 0, self.said()
 
     def kill_at(self, folder: Path, name: str) -> None:
-        """Start, SIGKILL once a file of that name is below the folder, and its writer waits; nothing
-        may be left of it.
+        """Start, SIGKILL once such a file is below the folder, and its writer waits; nothing may be
+        left of it.
         """
         held = self.folder / "held.txt"
         held.write_text(name, encoding="utf-8")
