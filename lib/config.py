@@ -131,6 +131,9 @@ class Training:
     kl_start: int = 0  # steps with KL weight 0
     kl_ramp: int = 0  # then linear to 1 over so many steps
     posterior_penalty: float = 0.0  # alpha of KL[q || N(0, I)]
+    prior_penalty: float = 0.0  # alpha of log p(z|x) - log N(z; 0, I), under the KL's weight too
+    posterior_word_dropout: float = 0.0  # share of target embeddings that q does without
+    rate_restarts: bool = False  # start the learning rate's schedule again when the KL enters
     prior_keeps_pace: bool = False  # below KL weight 1, give the prior its full gradient
     start_from: str = ""  # model whose encoder, embeddings and decoder weights to start from
     dev_sentences: int = 1000  # dev pairs scored at a validation
@@ -146,8 +149,8 @@ class Training:
         _choice(self, "precision", ("auto", "bf16", "fp32"))
         check_least(self, steps=1, batch_tokens=1, validate_every=1, dev_sentences=1, dev_samples=1,
                     accumulate=1, warmup_steps=1, kl_start=0, kl_ramp=0, patience=0,
-                    dev_refinement=0, posterior_penalty=0)
-        for name in ("dropout", "label_smoothing", "average"):
+                    dev_refinement=0, posterior_penalty=0, prior_penalty=0)
+        for name in ("dropout", "label_smoothing", "average", "posterior_word_dropout"):
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise ConfigError(f"{name} = {value} lies outside [0, 1)")

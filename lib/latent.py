@@ -44,12 +44,13 @@ class LatentModel(Model):
     # ---- the networks, each returning a distribution ----
 
     def posterior(self, memory: Memory, target: Int[Tensor, "batch length"],
-                  mask: Bool[Tensor, "batch length"] | None) -> DiagonalGaussian:
-        """q(z|y,x)."""
-        return self.posterior_head(self._posterior_states(memory, target, mask), mask)
+                  mask: Bool[Tensor, "batch length"] | None,
+                  word_dropout: float = 0.0) -> DiagonalGaussian:
+        """q(z|y,x); in training q may do without a share of the target's words."""
+        return self.posterior_head(self._posterior_states(memory, target, mask, word_dropout), mask)
 
-    def _posterior_states(self, memory, target, mask) -> Tensor:
-        return self.posterior_decoder(self.embedding(target), memory, mask)
+    def _posterior_states(self, memory, target, mask, word_dropout: float = 0.0) -> Tensor:
+        return self.posterior_decoder(self.embedding(target, word_dropout), memory, mask)
 
     def decode(self, z: Float[Tensor, "samples length d_latent"], memory: Memory,
                mask: Bool[Tensor, "batch length"] | None) -> Tokens:
@@ -66,12 +67,15 @@ class LatentModel(Model):
                    kl_weight: float | Tensor) -> dict[str, Tensor]:
         """Sums over the batch, in nats: the negative ELBO's terms and `loss`; and `tokens`.
 
-        loss = smoothed reconstruction + kl_weight * KL[q || p] + alpha * KL[q || N(0, I)] + length.
+        loss = smoothed reconstruction + kl_weight * KL[q || p] + alpha * KL[q || N(0, I)] + length;
+        alpha is `posterior_penalty`. With `prior_penalty`, an alpha of its own, there is also that
+        times kl_weight * (log p(z|x) - log N(z; 0, I)), which the paper's released code calls
+        kl_reg.
         While the KL weight is 0 the prior isn't evaluated, and there is no `kl`.
         """
         memory = self.encode(batch.source, batch.source_mask)
         mask, target = batch.target_mask, batch.target
-        q = self.posterior(memory, target, mask)
+        q = self.posterior(memory, target, mask, training.posterior_word_dropout)
         z = q.rsample()
         loss, nll = target_losses(self.decode(z, memory, mask).states, self.embedding.weight, batch,
                                   training.label_smoothing)
@@ -82,9 +86,11 @@ class LatentModel(Model):
             p = self.prior(memory, target.shape[1], mask)
             terms["kl"] = _kl(q, p, z)
             loss = loss + _kl_loss(q, p, z, kl_weight, training.prior_keeps_pace)
+            if training.prior_penalty:
+                log_ratio = (p.log_prob(z) - _standard(q).log_prob(z)).sum()
+                loss = loss + training.prior_penalty * kl_weight * log_ratio
         if training.posterior_penalty:
-            standard = DiagonalGaussian(torch.zeros_like(q.loc), torch.ones_like(q.scale), mask)
-            loss = loss + training.posterior_penalty * gaussian_kl(q, standard).sum()
+            loss = loss + training.posterior_penalty * gaussian_kl(q, _standard(q)).sum()
         return {"loss": loss, **{k: v.detach() for k, v in terms.items()},
                 "tokens": batch.target_tokens.sum()}
 
@@ -143,6 +149,11 @@ class LatentModel(Model):
         lengths = torch.zeros_like(batch.target_tokens) + padded
         return LogProbTerms(log_p_y, log_p_z, log_q_z,
                             self.length_predictor.log_prob(memory, lengths))
+
+
+def _standard(q: DiagonalGaussian) -> DiagonalGaussian:
+    """N(0, I) where q is."""
+    return DiagonalGaussian(torch.zeros_like(q.loc), torch.ones_like(q.scale), q.mask)
 
 
 def _kl(q: DiagonalGaussian, p, z: Tensor) -> Tensor:

@@ -178,10 +178,13 @@ class Embedding(nn.Module):
         self.weight = nn.Parameter(torch.randn(vocabulary, d_model) * d_model**-0.5)
         self.dropout = Dropout(dropout)
 
-    def forward(self, ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length d_model"]:
-        """Embedded subwords with positions added."""
+    def forward(self, ids: Int[Tensor, "batch length"],
+                word_dropout: float = 0.0) -> Float[Tensor, "batch length d_model"]:
+        """Embedded subwords with positions added; in training without a share of whole words."""
         d_model = self.weight.shape[1]
         x = F.embedding(ids, self.weight) * math.sqrt(d_model)
+        if word_dropout:
+            x = F.dropout1d(x, word_dropout, self.training)
         return self.dropout(x + positions(ids.shape[1], d_model, x.device, x.dtype))
 
 

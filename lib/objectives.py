@@ -14,8 +14,11 @@ __all__ = ["compute_dtype", "kl_weight", "learning_rate", "target_losses", "toke
            "token_losses"]
 
 
-def learning_rate(step: int, peak: float, warmup_steps: int) -> float:
-    """Linear warm-up from step 1, then inverse square root (Vaswani et al. 2017, eq. 3)."""
+def learning_rate(step: int, peak: float, warmup_steps: int, restart: int = 0) -> float:
+    """Linear warm-up from step 1, then inverse square root (Vaswani et al. 2017, eq. 3); the same
+    again after step `restart`, if it isn't 0.
+    """
+    step -= restart if step > restart else 0
     return peak * min(step / warmup_steps, math.sqrt(warmup_steps / step))
 
 

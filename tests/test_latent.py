@@ -137,6 +137,38 @@ def test_weights_smoothing_and_penalty_enter_the_loss_alone(prior):
 
 
 @pytest.mark.parametrize("prior", PRIORS)
+def test_the_penalty_of_the_prior_has_the_weight_of_the_kl_too(prior):
+    model, data = build(prior), batch()
+    memory = model.encode(data.source, data.source_mask)
+    torch.manual_seed(5)
+    q = model.posterior(memory, data.target, data.target_mask)
+    z = q.loc + q.scale * torch.randn(q.loc.shape)
+    standard = Normal(0.0, 1.0).log_prob(z).sum(-1)[data.target_mask].sum()
+    log_ratio = model.prior(memory, 8, data.target_mask).log_prob(z).sum() - standard
+    for weight in (0.0, 0.25, 1.0):
+        losses = []
+        for settings in (training(), training(prior_penalty=0.03)):
+            torch.manual_seed(5)
+            losses.append(model.loss_terms(data, settings, weight)["loss"])
+        close(losses[1] - losses[0], 0.03 * weight * log_ratio)
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_in_training_the_posterior_alone_does_without_a_share_of_words(prior, monkeypatch):
+    model, data = build(prior), batch()
+    asked, embed = [], type(model.embedding).forward
+
+    def recorded(self, ids, word_dropout=0.0):
+        asked.append((ids is data.target, word_dropout))
+        return embed(self, ids, word_dropout)
+
+    monkeypatch.setattr(type(model.embedding), "forward", recorded)
+    model.train()
+    model.loss_terms(data, training(posterior_word_dropout=0.2), 1.0)
+    assert asked == [(False, 0.0), (True, 0.2)]
+
+
+@pytest.mark.parametrize("prior", PRIORS)
 def test_prior_keeps_pace_while_the_posterior_is_slowed(prior):
     model, data = build(prior), batch()
 

@@ -229,6 +229,15 @@ def test_embedding_scales_and_adds_positions():
     close(model(ids), 4 * model.weight[ids] + layers.positions(5, 16))
 
 
+def test_embedding_drops_whole_words_in_training_and_keeps_their_positions():
+    model, ids = Embedding(11, 16, 0.0), torch.randint(11, (300, 20))
+    words = model.train()(ids, 0.2) - layers.positions(20, 16)
+    dropped = (words.abs() < 1e-12).all(-1)
+    close(words[~dropped], 5 * model.weight[ids][~dropped])  # 4 / (1 - 0.2)
+    assert abs(float(dropped.double().mean()) - 0.2) < 4 * math.sqrt(0.2 * 0.8 / ids.numel())
+    close(model.eval()(ids, 0.2), model(ids))
+
+
 # Weight normalisation ------------------------------------------------------------------------
 
 def test_weight_norm_is_the_formula_and_starts_at_zero():

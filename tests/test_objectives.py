@@ -21,6 +21,13 @@ def test_learning_rate_hand_worked(step, expected):
     assert learning_rate(step, 1e-3, 100) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize(("step", "expected"), [
+    (50, 5e-4), (100, 1e-3), (150, 1e-3 * math.sqrt(100 / 150)), (151, 1e-5), (250, 1e-3),
+    (550, 5e-4)])
+def test_learning_rate_starts_again(step, expected):
+    assert learning_rate(step, 1e-3, 100, restart=150) == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.parametrize(("step", "start", "ramp", "expected"), [
     (1, 5000, 20_000, 0.0), (5000, 5000, 20_000, 0.0), (5001, 5000, 20_000, 1 / 20_000),
     (15_000, 5000, 20_000, 0.5), (25_000, 5000, 20_000, 1.0), (90_000, 5000, 20_000, 1.0),

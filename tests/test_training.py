@@ -629,6 +629,15 @@ def test_the_gradient_is_clipped_and_the_rate_is_scheduled():
         assert rate == learning_rate(step, trainer.settings.learning_rate, 5)
 
 
+def test_the_rate_starts_again_when_the_kl_enters():
+    trainer = Trainer(small("ga_b", kl_start=2, warmup_steps=2, rate_restarts=True), progress=False)
+    rates = []
+    for _ in range(5):
+        trainer.train_step()
+        rates.append(trainer.optimiser.param_groups[0]["lr"] / trainer.settings.learning_rate)
+    assert rates == pytest.approx([0.5, 1, 0.5, 1, math.sqrt(2 / 3)])
+
+
 def test_the_prior_is_initialised_when_the_kl_starts(monkeypatch):
     """kl_start = 4: the posterior's head at step 1, the prior at step 5, from that step's batch."""
     trainer = Trainer(small("fl_s"), progress=False)

@@ -10,23 +10,16 @@ others lie in the cache. The same command goes on where it was stopped.
 
 import argparse
 import itertools
-import json
-import math
-import os
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pandas as pd
 
 from analysis import tables
-from lib.config import MODELS, Config, load_config, parse_overrides, run_arguments
+from lib.config import MODELS, parse_overrides
 from lib.errors import ConfigError, ReproError
 from lib.host import allowed_cores
-from lib.paths import cache_root, outputs_root
-from lib.runs import at_full_kl, run_folder
-from lib.training import train
-from workflow.gpu import Job, work_off
+from lib.runs import at_full_kl
+from workflow.trials import Trial, train_all
 
 __all__ = ["combinations", "compact", "main"]
 
@@ -39,46 +32,14 @@ def combinations(grid: Mapping[str, Sequence]) -> list[dict]:
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
-def _outputs(config: Config, settings: Mapping) -> Path:
-    """The outputs folder of one training's own, or that of all runs."""
-    if _in_params(config) and run_folder(config).history.exists():
-        return outputs_root()
-    name = "_".join([config.model, *(f"{key}={value}" for key, value in settings.items())])
-    return cache_root() / "recipe" / config.dataset.name / config.scale / name
-
-
-def _in_params(config: Config) -> bool:
-    """Whether the settings are those that params/ holds."""
-    return config == load_config(config.model, config.dataset.name, config.scale, config.seed)
-
-
-def _job(config: Config, settings: Mapping) -> Job:
-    words = ("-m", "workflow.recipe", "one", "--outputs", str(_outputs(config, settings)),
-             "--model", config.model, "--dataset", config.dataset.name, "--scale", config.scale,
-             "--seed", str(config.seed), "--overrides", json.dumps(dict(settings)))
-    return Job(_outputs(config, settings).name, words)
-
-
-def _one(words: Sequence[str]) -> None:
-    """One training, in a process of its own."""
-    parser = argparse.ArgumentParser(description="One training of the grid.")
-    run_arguments(parser)
-    parser.add_argument("--outputs", required=True)
-    parser.add_argument("--overrides", type=json.loads, default={})
-    asked = vars(parser.parse_args(words[1:]))
-    os.environ["DISCREPANCY_OUTPUTS"] = asked.pop("outputs")
-    train(load_config(**asked.pop("overrides"), **asked))
-
-
-def _row(config: Config, settings: Mapping) -> dict:
+def _row(trial: Trial) -> dict:
     """The best validations of a training that has ended."""
-    own = run_folder(config).path.parts[-6:]  # runs/<dataset>/<scale>/<model>/<text>/s<seed>
-    history = at_full_kl(pd.read_csv(_outputs(config, settings).joinpath(*own, "history.csv")))
+    history = at_full_kl(pd.read_csv(trial.file("history.csv")))
     best = history.loc[history["dev_bleu"].idxmax()]
-    return {"model": config.model, **settings, "dev_bleu": best["dev_bleu"],
+    return {"model": trial.model, **trial.settings, "dev_bleu": best["dev_bleu"],
             "step": int(best["step"]), "dev_ll": best["dev_ll"],
-            "best_dev_ll": history["dev_ll"].max(), "seed": config.seed,
-            "in_params": _in_params(config)}
+            "best_dev_ll": history["dev_ll"].max(), "seed": trial.seed,
+            "in_params": trial.in_params}
 
 
 def compact(table: pd.DataFrame, grid: Mapping[str, Sequence]) -> pd.DataFrame:
@@ -98,14 +59,6 @@ def compact(table: pd.DataFrame, grid: Mapping[str, Sequence]) -> pd.DataFrame:
 
 def main(words: list[str] | None = None) -> None:
     """Train what isn't trained yet, then write the table; SystemExit on a wrong call or failure."""
-    words = sys.argv[1:] if words is None else words
-    try:
-        (_one if words[:1] == ["one"] else _grid)(words)
-    except ReproError as error:
-        raise SystemExit(f"error: {error}") from None
-
-
-def _grid(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", default="toy", help="a file of params/datasets/")
     parser.add_argument("--scale", default="small", help="with params that start from scratch")
@@ -114,16 +67,19 @@ def _grid(words: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--side-by-side", type=int, default=allowed_cores())
     asked = parser.parse_args(words)
-    grid = parse_overrides(asked.grid)
-    trials = [(load_config(model, asked.dataset, asked.scale, asked.seed, **settings), settings)
+    try:
+        _write(asked, parse_overrides(asked.grid))
+    except ReproError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def _write(asked: argparse.Namespace, grid: Mapping[str, Sequence]) -> None:
+    trials = [Trial(model, asked.dataset, asked.scale, asked.seed, settings)
               for settings in combinations(grid) for model in asked.models]
-    if any(config.training.start_from for config, _ in trials):
+    if any(trial.config.training.start_from for trial in trials):
         raise ConfigError(f"scale {asked.scale} has models that start from another one")
-    work = work_off([_job(*trial) for trial in trials if _outputs(*trial) != outputs_root()],
-                    asked.side_by_side, math.inf)
-    if work.failed:
-        raise SystemExit(1)
-    table = pd.DataFrame([_row(*trial) for trial in trials])
+    train_all(trials, asked.side_by_side)
+    table = pd.DataFrame([_row(trial) for trial in trials])
     tables.write(table, f"recipe_{asked.dataset}_{asked.scale}",
                  shown=compact(table, grid), notes=[
                      f"Dev BLEU of the best validation at the full KL weight, and dev LL there; "

@@ -338,6 +338,13 @@ class Trainer:
         self._add(summed)
         return summed
 
+    @property
+    def _rate(self) -> float:
+        """This step's learning rate."""
+        s = self.settings
+        return learning_rate(self.step, s.learning_rate, s.warmup_steps,
+                             s.kl_start if s.rate_restarts else 0)
+
     def _new_fixed(self) -> FixedStep | None:
         """What takes the steps on batches of fixed shapes, where those are taken at all."""
         if not takes_fixed_shapes(self.settings, self.device):
@@ -351,9 +358,8 @@ class Trainer:
             self._initialise(rows, due)
             self.average.restart()
         tokens = self._tokens(rows)
-        rate = learning_rate(self.step, self.settings.learning_rate, self.settings.warmup_steps)
         batches = partial(collate_fixed, self.data, rows, self.model.multiple, self._positions)
-        terms = fixed(self.step, batches, Scalars(rate, weight, 1 / tokens,
+        terms = fixed(self.step, batches, Scalars(self._rate, weight, 1 / tokens,
                                                   self.average.decay_at(self.step)))
         if fixed.full:
             self.settle()
@@ -386,7 +392,7 @@ class Trainer:
         if not torch.isfinite(norm):
             self._stop(self.step, f"the gradient's norm is {float(norm)}")
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.step, s.learning_rate, s.warmup_steps)
+            group["lr"] = self._rate
         self.optimiser.step()
         self.average.update(self.step)
 
@@ -440,7 +446,7 @@ class Trainer:
         self.tokens += self.sums.pop("tokens", [0.0])[0]
         row = {"step": self.step, "seconds": round(self.seconds, 3), "tokens": int(self.tokens),
                **{f"train_{k}": v / n for k, (v, n) in self.sums.items()}, **scores,
-               "learning_rate": learning_rate(self.step, s.learning_rate, s.warmup_steps),
+               "learning_rate": self._rate,
                "kl_weight": kl_weight(self.step, s.kl_start, s.kl_ramp)}
         self.sums = {}
         self.history.append(row)

@@ -1,0 +1,109 @@
+"""What the paper's released code does and its text doesn't: python -m workflow.ablations.
+
+    python -m workflow.ablations --dataset toy --scale small --models ga_b fl_s --seeds 1 2 3
+
+Trains latent models with each of these settings alone, all else as in params/, scores them on the
+test set, and writes outputs/tables/ablations_<dataset>_<scale>: BLEU without refinement and with
+it, and log-likelihood, beside the runs of outputs/runs/ (all their seeds). The trainings lie in the
+cache; the same command goes on where it was stopped.
+
+Source: tensor2tensor, models/research/transformer_vae_flow_prior.py and its _ops.py.
+"""
+
+import argparse
+from collections.abc import Iterator
+
+import pandas as pd
+from scipy import stats
+
+from analysis import tables
+from lib.config import MODELS
+from lib.errors import ReproError
+from lib.host import allowed_cores
+from lib.paths import read_json
+from lib.runs import Metrics, find_runs
+from workflow.trials import Trial, train_all
+
+__all__ = ["RELEASED", "compact", "main", "score"]
+
+BASE = "params/"
+RELEASED = {
+    "whole words dropped for q": {"posterior_word_dropout": 0.2},  # posterior_2d_dropout
+    "rate starts again with the KL": {"rate_restarts": True},  # learning_rate_schedule
+    "penalty on the prior": {"posterior_penalty": 0.0, "prior_penalty": 1e-4},  # kl_reg
+}
+COLUMNS = {"BLEU k0": 1, "BLEU k1": 1, "BLEU k4": 1, "gain of k4": 1, "LL": 2, "KL": 2}
+"""what is shown, and its decimals"""
+
+
+def score(metrics: Metrics) -> dict:
+    """Of a run: BLEU after 0, 1 and 4 steps of refinement, what the four add, LL a token (strict)
+    and its KL.
+    """
+    bleu = {f"BLEU {k}": metrics.bleu[k].score for k in ("k0", "k1", "k4")}
+    return {**bleu, "gain of k4": bleu["BLEU k4"] - bleu["BLEU k0"],
+            "LL": metrics.log_likelihood["strict"].mean, "KL": metrics.diagnostics["kl"],
+            "step": metrics.step}
+
+
+def _rows(trials: list[tuple[str, Trial]]) -> Iterator[dict]:
+    """A row a run: those of outputs/runs/ first."""
+    first = trials[0][1]
+    models = list(dict.fromkeys(trial.model for _, trial in trials))
+    for run in find_runs(first.dataset, first.scale):
+        if run.model in models and run.train_data == "raw":
+            yield {"model": run.model, "training": BASE, "seed": run.seed,
+                   **score(run.read_metrics())}
+    for name, trial in trials:
+        yield {"model": trial.model, "training": name, "seed": trial.seed,
+               **score(Metrics.of(read_json(trial.file("metrics.json"))))}
+
+
+def compact(table: pd.DataFrame) -> pd.DataFrame:
+    """For reading: a row a model and training. Means over seeds; beside each what it has more than
+    that of params/, with Welch's 95% interval over seeds where both have several.
+    """
+    rows = []
+    for (model, name), part in table.groupby(["model", "training"], sort=False):
+        base = table[(table["model"] == model) & (table["training"] == BASE)]
+        cells = {}
+        for column, digits in COLUMNS.items():
+            cells[column] = tables.signed(part[column].mean(), digits)
+            if name != BASE and len(base):
+                delta = part[column].mean() - base[column].mean()
+                low = high = float("nan")
+                if min(len(part), len(base)) > 1:
+                    low, high = stats.ttest_ind(
+                        part[column], base[column], equal_var=False).confidence_interval()
+                more = tables.interval(delta, low, high, digits=digits, plus=True)
+                cells[column] += f" ({more})"
+        rows.append({"model": model, "training": name, "seeds": len(part), **cells})
+    return pd.DataFrame(rows)
+
+
+def main(words: list[str] | None = None) -> None:
+    """Make what isn't there yet, then write the table; SystemExit on a wrong call or failure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", default="toy", help="a file of params/datasets/")
+    parser.add_argument("--scale", default="small", help="a folder of params/")
+    parser.add_argument("--models", nargs="+", default=["ga_b", "fl_s"],
+                        choices=[m for m in MODELS if m.startswith(("ga_", "fl_"))])
+    parser.add_argument("--only", nargs="+", default=list(RELEASED), choices=list(RELEASED))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--side-by-side", type=int, default=allowed_cores())
+    asked = parser.parse_args(words)
+    trials = [(name, Trial(model, asked.dataset, asked.scale, seed, RELEASED[name], scored=True))
+              for seed in asked.seeds for name in asked.only for model in asked.models]
+    try:
+        train_all([trial for _, trial in trials], asked.side_by_side)
+    except ReproError as error:
+        raise SystemExit(f"error: {error}") from None
+    table = pd.DataFrame(_rows(trials))
+    tables.write(table, f"ablations_{asked.dataset}_{asked.scale}", shown=compact(table), notes=[
+        "Means over seeds on the test set, raw text; in brackets: more than as in params/, with "
+        "the 95% interval over seeds (Welch) where both have several "
+        "(python -m workflow.ablations)."])
+
+
+if __name__ == "__main__":
+    main()
