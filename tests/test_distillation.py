@@ -141,13 +141,14 @@ def test_going_on_gives_the_files_of_an_uninterrupted_run(config, monkeypatch, s
     assert all(path.read_bytes() == data for path, data in before.items())  # not decoded again
 
 
-def slowly(config) -> None:
-    """Distil in a process that gives others the time to kill it between any two steps."""
+def up_to_a_shard(config) -> None:
+    """Distil in a process that goes no further than its first shard."""
     replace_file = os.replace
 
-    def move(*paths):
-        time.sleep(0.05)
-        replace_file(*paths)
+    def move(source, target):
+        replace_file(source, target)
+        if str(target).endswith(".json.gz"):
+            time.sleep(600)
 
     os.replace = move
     distil(config, progress=False)
@@ -158,14 +159,14 @@ def test_going_on_after_kill_9(config):
     distil(config, progress=False)
     whole, folder = files_of(config), distilled_set(config)
     forget(folder)
-    process = multiprocessing.get_context("fork").Process(target=slowly, args=(config,))
+    process = multiprocessing.get_context("fork").Process(target=up_to_a_shard, args=(config,))
     process.start()
-    deadline = time.monotonic() + 60
-    while not any(folder.path.rglob("*.json.gz")) and time.monotonic() < deadline:
+    while not any(folder.path.rglob("*.json.gz")) and process.is_alive():
         time.sleep(0.005)
     process.kill()
     process.join()
-    assert process.exitcode == -signal.SIGKILL and not folder.config.exists()
+    assert process.exitcode == -signal.SIGKILL
+    assert len(list(folder.path.rglob("*.json.gz"))) == 1 and not folder.config.exists()
     distil(config, progress=False)
     assert files_of(config) == whole
 
