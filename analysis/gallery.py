@@ -72,7 +72,9 @@ QUESTIONS = {
         "refinement": "BLEU and the ELBO of the output against refinement steps",
         "table3": "BLEU, proxy bound and ELBO after every refinement step (the paper's Table 3)",
         "procedures": "BLEU of other ways to decode: length candidates, prior samples, minimum "
-                      "Bayes risk"}),
+                      "Bayes risk",
+        "ablations": "What the released code does besides, each alone: BLEU without refinement and "
+                     "with it, and log-likelihood (python -m workflow.ablations)"}),
     "How fast does each family translate?": ("08_speed", {
         "latency": "Latency of single sentences against their length",
         "table4": "Sizes, sentences a second and speed over beam search (the paper's Table 4)",

@@ -5,12 +5,13 @@
 Trains latent models with each of these settings alone, all else as in params/, scores them on the
 test set, and writes outputs/tables/ablations_<dataset>_<scale>: BLEU without refinement and with
 it, and log-likelihood, beside the runs of outputs/runs/ (all their seeds). The trainings lie in the
-cache; the same command goes on where it was stopped.
+cache, and the table has all that are there; the same command goes on where it was stopped.
 
 Source: tensor2tensor, models/research/transformer_vae_flow_prior.py and its _ops.py.
 """
 
 import argparse
+import itertools
 from collections.abc import Iterator
 
 import pandas as pd
@@ -27,6 +28,7 @@ from workflow.trials import Trial, train_all
 __all__ = ["RELEASED", "compact", "main", "score"]
 
 BASE = "params/"
+LATENTS = [model for model in MODELS if model.startswith(("ga_", "fl_"))]
 RELEASED = {
     "whole words dropped for q": {"posterior_word_dropout": 0.2},  # posterior_2d_dropout
     "rate starts again with the KL": {"rate_restarts": True},  # learning_rate_schedule
@@ -46,15 +48,18 @@ def score(metrics: Metrics) -> dict:
             "step": metrics.step}
 
 
-def _rows(trials: list[tuple[str, Trial]]) -> Iterator[dict]:
-    """A row a run: those of outputs/runs/ first."""
-    first = trials[0][1]
-    models = list(dict.fromkeys(trial.model for _, trial in trials))
-    for run in find_runs(first.dataset, first.scale):
+def _rows(dataset: str, scale: str) -> Iterator[dict]:
+    """A row a run, of models with ablations: those of outputs/runs/, then all that are made."""
+    made = [(name, trial) for model, (name, settings), seed in itertools.product(
+        LATENTS, RELEASED.items(), range(10))
+        if (trial := Trial(model, dataset, scale, seed, settings, scored=True)).file(
+            "metrics.json").exists()]
+    models = {trial.model for _, trial in made}
+    for run in find_runs(dataset, scale):
         if run.model in models and run.train_data == "raw":
             yield {"model": run.model, "training": BASE, "seed": run.seed,
                    **score(run.read_metrics())}
-    for name, trial in trials:
+    for name, trial in made:
         yield {"model": trial.model, "training": name, "seed": trial.seed,
                **score(Metrics.of(read_json(trial.file("metrics.json"))))}
 
@@ -87,18 +92,18 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--dataset", default="toy", help="a file of params/datasets/")
     parser.add_argument("--scale", default="small", help="a folder of params/")
     parser.add_argument("--models", nargs="+", default=["ga_b", "fl_s"],
-                        choices=[m for m in MODELS if m.startswith(("ga_", "fl_"))])
+                        choices=LATENTS)
     parser.add_argument("--only", nargs="+", default=list(RELEASED), choices=list(RELEASED))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--side-by-side", type=int, default=allowed_cores())
     asked = parser.parse_args(words)
-    trials = [(name, Trial(model, asked.dataset, asked.scale, seed, RELEASED[name], scored=True))
-              for seed in asked.seeds for name in asked.only for model in asked.models]
     try:
-        train_all([trial for _, trial in trials], asked.side_by_side)
+        train_all([Trial(model, asked.dataset, asked.scale, seed, RELEASED[name], scored=True)
+                   for seed in asked.seeds for name in asked.only for model in asked.models],
+                  asked.side_by_side)
     except ReproError as error:
         raise SystemExit(f"error: {error}") from None
-    table = pd.DataFrame(_rows(trials))
+    table = pd.DataFrame(_rows(asked.dataset, asked.scale))
     tables.write(table, f"ablations_{asked.dataset}_{asked.scale}", shown=compact(table), notes=[
         "Means over seeds on the test set, raw text; in brackets: more than as in params/, with "
         "the 95% interval over seeds (Welch) where both have several "
