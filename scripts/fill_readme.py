@@ -22,6 +22,11 @@ from lib.paths import ROOT, outputs_root
 from lib.runs import find_runs
 
 NOTHING = "*(no results yet)*\n"
+MULTI30K = {
+    **{f"{data}, {scale}": ("de_en", scale, data)
+       for scale in ("long", "mini") for data in ("raw", "distilled")},
+    "English to German: raw, mini": ("en_de", "mini", "raw")}
+"""Columns of its table, and what each is of."""
 
 
 def answer() -> str:
@@ -33,10 +38,10 @@ def answer() -> str:
 
 
 def multi30k() -> str:
-    """Every model on Multi30k, raw and distilled text, at `long` and `mini`: BLEU, LL, seeds."""
-    columns = {f"{data}, {scale}": collect(
-        run for run in find_runs("multi30k_de_en", scale) if run.train_data == data)
-        for scale in ("long", "mini") for data in ("raw", "distilled")}
+    """Every model on Multi30k: BLEU, LL, seeds."""
+    columns = {name: collect(
+        run for run in find_runs(f"multi30k_{pair}", scale) if run.train_data == data)
+        for name, (pair, scale, data) in MULTI30K.items()}
     rows = []
     for model in MODELS:
         row = {"model": model_name(model)}

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from analysis import findings, published
 from analysis.kinds import KINDS, PRIORS, WITHIN
@@ -509,6 +510,68 @@ def test_the_recipe_favours_no_family_by_more_than_seeds_differ():
                       r"([\d.]+)\.", DEPARTURES) == [tuple(f"{value:.1f}" for value in (
         *(table.loc[(0.004, model), "dev_bleu"] for model in ("ga_b", "na_b")),
         *(seeds[model].max() for model in ("ga_b", "na_b"))))]
+
+
+def test_english_to_german_is_said_as_it_is():
+    pairs = strict("multi30k_en_de_mini").set_index(["first", "second"])
+    assert set(pairs["train_data"]) == {"raw"} and set(pairs["over"]) == {"sentences only"}
+    assert pairs["order"].to_dict() == {
+        ("tr_s", "ga_b"): "agree", ("tr_s", "fl_s"): "agree", ("tr_s", "ct_b"): "agree",
+        ("ga_b", "fl_s"): "undecided", ("ga_b", "ct_b"): "disagree", ("fl_s", "ct_b"): "disagree"}
+    assert "Ga-B and Fl-S are undecided, Ct-B disagrees with both." in README
+    ll, bleu = pairs["ll_delta"], pairs["bleu_delta"]
+    assert re.findall(r"Tr-S has ([\d.]+) and ([\d.]+) nats more than the two latent models, and "
+                      r"([\d.]+) and ([\d.]+) BLEU more", CLAIMS) == [tuple(
+        f"{of['tr_s', model]:.{digits}f}" for of, digits in ((ll, 2), (bleu, 1))
+        for model in ("ga_b", "fl_s"))]
+    priors = pairs.loc[("ga_b", "fl_s")]
+    assert re.findall(rf"Ga-B minus Fl-S is {THREE} nats and {THREE} BLEU", CLAIMS) == [
+        tuple(number for name, digits in (("ll", 2), ("bleu", 1)) for number in shown(
+            *(priors[f"{name}_{end}"] for end in ("delta", "low", "high")), digits))]
+    assert re.findall(r"Ct-B has ([\d.]+) to ([\d.]+) nats less than Ga-B and Fl-S, and ([\d.]+) "
+                      r"to ([\d.]+) BLEU more", CLAIMS) == [
+        (f"{ll['fl_s', 'ct_b']:.2f}", f"{ll['ga_b', 'ct_b']:.2f}",
+         f"{-bleu['fl_s', 'ct_b']:.1f}", f"{-bleu['ga_b', 'ct_b']:.1f}")]
+    [verdict] = [verdict for verdict in findings.verdicts(("multi30k_en_de", "mini"))
+                 if verdict.finding.number == 4]
+    [gain] = [part for part in verdict.evidence
+              if part.quantity.startswith("mean gain of Gaussian")]
+    assert re.findall(rf"\(English to German: {THREE} more\)", CLAIMS) == [
+        shown(gain.value, gain.low, gain.high)]
+    trained = pd.read_csv(TABLES / "training_multi30k_en_de_mini.csv")
+    assert set(trained["model"]) == {"tr_s", "ga_b", "fl_s", "ct_b"} and len(trained) == 4
+    assert (trained["best_bleu_step"] == trained["steps"]).all()
+    assert (trained["best_ll_step"] == trained["steps"]).all()
+
+
+def test_what_the_released_code_does_besides_changes_what_is_said():
+    toy, mini = (pd.read_csv(TABLES / f"ablations_{place}.csv") for place in (
+        "toy_small", "multi30k_en_de_mini"))
+    drop = "whole words dropped for q"
+    toy = dict(list(toy.query("model == 'ga_b'").groupby("training")))
+    base = toy.pop("params/")
+    assert len(base) == 5 and [len(part) for part in toy.values()] == [3, 3, 3]
+    decided = []
+    for name, part in toy.items():
+        for column in ("BLEU k0", "BLEU k1", "BLEU k4", "gain of k4", "LL", "KL"):
+            welch = stats.ttest_ind(base[column], part[column], equal_var=False)
+            low, high = welch.confidence_interval()
+            if not low <= 0 <= high:
+                decided.append((name, column))
+                lower = shown(base[column].mean() - part[column].mean(), low, high, 2)
+    assert decided == [(drop, "KL")]
+    spread = max(np.ptp(part["BLEU k0"]) for part in (base, *toy.values()))
+    assert re.findall(r"differ by up to ([\d.]+) BLEU without", DEPARTURES) == [f"{spread:.1f}"]
+    assert re.findall(rf"lower its KL by {THREE} nats", DEPARTURES) == [lower]
+    mini = mini.set_index("training")
+    assert mini.index.to_list() == ["params/", drop]
+    before, after = mini.loc["params/"], mini.loc[drop]
+    assert re.findall(r"the KL from ([\d.]+) to ([\d.]+), LL by ([\d.]+) and BLEU at k = 1 by "
+                      r"([\d.]+); four steps of refinement gain ([\d.]+), and ([\d.]+) without",
+                      DEPARTURES) == [(
+        f"{before['KL']:.2f}", f"{after['KL']:.2f}", f"{before['LL'] - after['LL']:.2f}",
+        f"{before['BLEU k1'] - after['BLEU k1']:.1f}", f"{after['gain of k4']:.1f}",
+        f"{before['gain of k4']:.1f}")]
 
 
 def test_models_with_several_seeds_are_named():

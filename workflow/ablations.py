@@ -49,19 +49,19 @@ def score(metrics: Metrics) -> dict:
 
 
 def _rows(dataset: str, scale: str) -> Iterator[dict]:
-    """A row a run, of models with ablations: those of outputs/runs/, then all that are made."""
-    made = [(name, trial) for model, (name, settings), seed in itertools.product(
-        LATENTS, RELEASED.items(), range(10))
-        if (trial := Trial(model, dataset, scale, seed, settings, scored=True)).file(
-            "metrics.json").exists()]
-    models = {trial.model for _, trial in made}
-    for run in find_runs(dataset, scale):
-        if run.model in models and run.train_data == "raw":
-            yield {"model": run.model, "training": BASE, "seed": run.seed,
-                   **score(run.read_metrics())}
-    for name, trial in made:
-        yield {"model": trial.model, "training": name, "seed": trial.seed,
-               **score(Metrics.of(read_json(trial.file("metrics.json"))))}
+    """A row a run, model by model: those of outputs/runs/, then all ablations that are made."""
+    for model in LATENTS:
+        made = [(name, trial) for (name, settings), seed in itertools.product(
+            RELEASED.items(), range(10))
+            if (trial := Trial(model, dataset, scale, seed, settings, scored=True)).file(
+                "metrics.json").exists()]
+        ours = [run for run in find_runs(dataset, scale)
+                if run.model == model and run.train_data == "raw"]
+        scores = [*((BASE, run.seed, run.read_metrics()) for run in ours if made), *(
+            (name, trial.seed, Metrics.of(read_json(trial.file("metrics.json"))))
+            for name, trial in made)]
+        for name, seed, metrics in scores:
+            yield {"model": model, "training": name, "seed": seed, **score(metrics)}
 
 
 def compact(table: pd.DataFrame) -> pd.DataFrame:
