@@ -27,3 +27,13 @@ def test_what_params_holds_already_is_no_trial():
     rate = load_config("ga_b", "toy", "smoke").training.learning_rate
     assert trials.Trial("ga_b", "toy", "smoke", settings={"learning_rate": rate}).in_params
     assert not trials.Trial("ga_b", "toy", "smoke", settings={"learning_rate": rate / 2}).in_params
+
+
+def test_runs_of_every_seed_are_there_in_order(isolated):
+    for seed in (10, 2):
+        file = trials.Trial("ga_b", "toy", "smoke", seed, {"steps": 2}).file("history.csv")
+        file.parent.mkdir(parents=True)
+        file.touch()
+    files = trials.Trial("ga_b", "toy", "smoke", settings={"steps": 2}).files("history.csv")
+    assert [file.parent.name for file in files] == ["s2", "s10"]
+    assert trials.Trial("ga_b", "toy", "smoke", settings={"steps": 3}).files("history.csv") == []

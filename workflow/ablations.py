@@ -11,14 +11,13 @@ Source: tensor2tensor, models/research/transformer_vae_flow_prior.py and its _op
 """
 
 import argparse
-import itertools
 from collections.abc import Iterator
 
 import pandas as pd
 from scipy import stats
 
 from analysis import tables
-from lib.config import MODELS
+from lib.config import LATENT, MODELS, family_of
 from lib.errors import ReproError
 from lib.host import allowed_cores
 from lib.paths import read_json
@@ -28,7 +27,7 @@ from workflow.trials import Trial, train_all
 __all__ = ["RELEASED", "compact", "main", "score"]
 
 BASE = "params/"
-LATENTS = [model for model in MODELS if model.startswith(("ga_", "fl_"))]
+LATENTS = [model for model in MODELS if family_of(model) in LATENT]
 RELEASED = {
     "whole words dropped for q": {"posterior_word_dropout": 0.2},  # posterior_2d_dropout
     "rate starts again with the KL": {"rate_restarts": True},  # learning_rate_schedule
@@ -51,17 +50,16 @@ def score(metrics: Metrics) -> dict:
 def _rows(dataset: str, scale: str) -> Iterator[dict]:
     """A row a run, model by model: those of outputs/runs/, then all ablations that are made."""
     for model in LATENTS:
-        made = [(name, trial) for (name, settings), seed in itertools.product(
-            RELEASED.items(), range(10))
-            if (trial := Trial(model, dataset, scale, seed, settings, scored=True)).file(
-                "metrics.json").exists()]
-        ours = [run for run in find_runs(dataset, scale)
+        made = {name: [Metrics.of(read_json(file)) for file in Trial(
+            model, dataset, scale, settings=settings, scored=True).files("metrics.json")]
+            for name, settings in RELEASED.items()}
+        if not any(made.values()):
+            continue
+        ours = [run.read_metrics() for run in find_runs(dataset, scale)
                 if run.model == model and run.train_data == "raw"]
-        scores = [*((BASE, run.seed, run.read_metrics()) for run in ours if made), *(
-            (name, trial.seed, Metrics.of(read_json(trial.file("metrics.json"))))
-            for name, trial in made)]
-        for name, seed, metrics in scores:
-            yield {"model": model, "training": name, "seed": seed, **score(metrics)}
+        for name, runs in {BASE: ours, **made}.items():
+            for metrics in runs:
+                yield {"model": model, "training": name, "seed": metrics.seed, **score(metrics)}
 
 
 def compact(table: pd.DataFrame) -> pd.DataFrame:

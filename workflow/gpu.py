@@ -31,11 +31,11 @@ from lib.errors import ConfigError, ReproError
 from lib.evaluation import evaluate
 from lib.host import allowed_cores, die_with_parent
 from lib.paths import ROOT, cache_root, outputs_root, read_json
-from lib.runs import RunFolder, find_runs, run_folder
+from lib.runs import RunFolder, find_runs
 from lib.training import Trainer, checkpoints
 from workflow.grid.workflow import Grid
 
-__all__ = ["Job", "Plan", "left", "main", "pack", "work_off"]
+__all__ = ["Job", "Plan", "left", "main", "pack", "score", "work_off"]
 
 PLANS = ROOT / "workflow" / "plans"
 PARTS = ("tests", "benchmarks", "runs")
@@ -189,16 +189,22 @@ def one(asked: argparse.Namespace) -> int:
         return 0
     started = time.perf_counter()
     trainer = _train(config, started + asked.seconds)
-    trained, folder = time.perf_counter(), run_folder(config)
+    trained = time.perf_counter()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    best, scored = checkpoints.load(folder.best, folder.train_command), read_json(folder.metrics)
-    if (scored.get("step"), scored.get("dev_bleu"), scored.get("training", {}).get("step")) != (
-            best["step"], best["dev_bleu"], trainer.step):
-        evaluate(config, progress=False)
+    score(trainer)
     print(f"trained {trained - started:.0f} s{'' if trainer.finished else ' of more'}, "
           f"scored {time.perf_counter() - trained:.0f} s")
     return 0 if trainer.finished else LATER
+
+
+def score(trainer: Trainer) -> None:
+    """Score what was trained on the test set, unless metrics.json is of these weights already."""
+    folder = trainer.folder
+    best, scored = checkpoints.load(folder.best, folder.train_command), read_json(folder.metrics)
+    if (scored.get("step"), scored.get("dev_bleu"), scored.get("training", {}).get("step")) != (
+            best["step"], best["dev_bleu"], trainer.step):
+        evaluate(trainer.config, progress=False)
 
 
 def _train(config: Config, end: float) -> Trainer:

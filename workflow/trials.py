@@ -17,11 +17,10 @@ from pathlib import Path
 
 from lib.config import Config, load_config, run_arguments
 from lib.errors import ReproError
-from lib.evaluation import evaluate
 from lib.paths import cache_root, outputs_root
 from lib.runs import RunFolder, run_folder
-from lib.training import train
-from workflow.gpu import Job, work_off
+from lib.training import Trainer
+from workflow.gpu import Job, score, work_off
 
 __all__ = ["Trial", "main", "train_all"]
 
@@ -62,6 +61,11 @@ class Trial:
         """A file of the run."""
         return self.outputs / run_folder(self.config).path.relative_to(outputs_root()) / name
 
+    def files(self, name: str) -> list[Path]:
+        """Those of the runs with these settings of any seed, in order of it, that there are."""
+        there = self.file(name).parent.parent.glob(f"s*/{name}")
+        return sorted(there, key=lambda file: int(file.parent.name[1:]))
+
     @property
     def job(self) -> Job | None:
         """The process that makes the run; None for a run of outputs/."""
@@ -88,16 +92,17 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--settings", type=json.loads, default={})
     parser.add_argument("--score", action="store_true")
     asked = vars(parser.parse_args(sys.argv[1:] if words is None else words))
-    outputs, score = asked.pop("outputs"), asked.pop("score")
+    outputs, scored = asked.pop("outputs"), asked.pop("score")
     try:
         config = load_config(**asked.pop("settings"), **asked)
         if config.training.start_from:
             _bring(RunFolder(config.dataset.name, config.scale, config.training.start_from),
                    outputs)
         os.environ["DISCREPANCY_OUTPUTS"] = str(outputs)
-        train(config)
-        if score and not run_folder(config).metrics.exists():
-            evaluate(config)
+        trainer = Trainer(config)
+        trainer.run()
+        if scored:
+            score(trainer)
     except ReproError as error:
         raise SystemExit(f"error: {error}") from None
 
