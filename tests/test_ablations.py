@@ -1,7 +1,6 @@
 """What the released code does besides: the table, beside the runs of params/."""
 
 import json
-from pathlib import Path
 
 import pandas as pd
 
@@ -10,7 +9,7 @@ from lib.config import load_config
 from lib.paths import outputs_root, write_json
 from lib.runs import run_folder
 from workflow import ablations, trials
-from workflow.gpu import Job
+from workflow.job import Job
 
 
 def metrics_of(folder, k0, k4, ll):
@@ -34,11 +33,11 @@ def test_ablations_are_shown_beside_the_runs_of_params(isolated, monkeypatch):
     def work_off(jobs: list[Job], *_):
         for job in jobs:
             given = dict(zip(job.words[2::2], job.words[3::2], strict=False))
-            outputs, seed = Path(given["--outputs"]), int(given["--seed"])
-            assert "--score" in job.words
-            made.append(json.loads(given["--settings"]))
-            metrics_of(outputs / f"runs/toy/smoke/ga_b/raw/s{seed}", 9.0 + seed / 2, 14.0 + seed,
-                       -0.1 * seed)
+            seed = int(given["--seed"])
+            assert "--only-train" not in job.words
+            made.append(json.loads(given["--overrides"]))
+            run = job.outputs / f"runs/toy/smoke/ga_b/raw/s{seed}"
+            metrics_of(run, 9.0 + seed / 2, 14.0 + seed, -0.1 * seed)
         return type("Work", (), {"failed": {}})
 
     monkeypatch.setattr(trials, "work_off", work_off)

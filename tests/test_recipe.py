@@ -6,8 +6,8 @@ import pytest
 from lib.config import load_config
 from lib.paths import outputs_root
 from lib.runs import run_folder
+from workflow import job as process
 from workflow import recipe, trials
-from workflow.gpu import Job
 
 TINY = "{learning_rate: [0.001, 0.002], steps: [4], validate_every: [2], warmup_steps: [2]}"
 
@@ -22,12 +22,12 @@ def at_once(monkeypatch):
     """Jobs run in this process, one after the other; their names, in order."""
     ran = []
 
-    def work_off(jobs: list[Job], *_):
+    def work_off(jobs: list[process.Job], *_):
         for job in jobs:
             with monkeypatch.context() as apart:
-                apart.setenv("DISCREPANCY_OUTPUTS", str(outputs_root()))
-                assert job.words[:2] == ("-m", "workflow.trials")
-                trials.main(list(job.words[2:]))
+                apart.setenv("DISCREPANCY_OUTPUTS", str(job.outputs))
+                assert job.words[:2] == ("-m", "workflow.job")
+                assert process.main(list(job.words[2:])) == 0
             ran.append(job.name)
         return type("Work", (), {"failed": {}})
 

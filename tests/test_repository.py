@@ -29,7 +29,8 @@ MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
                  if path.stem != "__main__")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
-PRINTING = {"workflow.grid", "workflow.gpu"}  # commands; others return what they have to say
+# commands; others return what they have to say
+PRINTING = {"workflow.grid", "workflow.gpu", "workflow.job", "workflow.queue"}
 UNTESTED = {"lib", "analysis", "lib.errors"}  # no decision that could be wrong
 CONDA_NAMES = {"torch": "pytorch"}
 UNPINNED = re.compile(r"nvidia-|cuda-|triton$|setuptools$")  # torch's own, by platform and build

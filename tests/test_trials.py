@@ -8,16 +8,14 @@ from workflow import trials
 
 
 def test_a_training_that_starts_from_another_finds_its_weights(isolated, monkeypatch):
-    start = run_folder(load_config("tr_s", "toy", "smoke"))
-    train(load_config("tr_s", "toy", "smoke", steps=2, validate_every=1, warmup_steps=1,
+    start = run_folder(load_config("tr_s", "toy", "smoke", 2))
+    train(load_config("tr_s", "toy", "smoke", 2, steps=2, validate_every=1, warmup_steps=1,
                       dev_sentences=4), progress=False)
     small = {"steps": 2, "validate_every": 1, "kl_start": 0, "kl_ramp": 1, "dev_sentences": 4}
-    trial = trials.Trial("ga_b", "toy", "smoke", settings=small)
+    trial = trials.Trial("ga_b", "toy", "smoke", 2, small)
     made = trial.file("metrics.json").parent
     brought = trial.outputs / start.path.relative_to(outputs_root()) / "checkpoints"
-    with monkeypatch.context() as apart:
-        apart.setenv("DISCREPANCY_OUTPUTS", str(outputs_root()))
-        trials.main(list(trial.job.words[2:]))
+    trials.train_all([trial], 1)
     assert (brought / "best.pt").exists() and not (brought / "last.pt").exists()
     assert (made / "history.csv").exists() and not (made / "metrics.json").exists()
     assert trial.file("metrics.json").parent == made and not run_folder(trial.config).path.exists()

@@ -1,28 +1,23 @@
-"""Trainings with other settings than params/: where they lie, and the process that makes one.
+"""Trainings with other settings than params/: where they lie, and the jobs that make them.
 
 They lie in the cache, an outputs folder for each choice of settings, so that no notebook takes one
 for a run of the repository. Where the settings are those of params/, the run of outputs/ counts.
 """
 
-import argparse
-import json
 import math
-import os
 import shutil
-import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from lib.config import Config, load_config, run_arguments
-from lib.errors import ReproError
+from lib.config import Config, load_config
 from lib.paths import cache_root, outputs_root
-from lib.runs import RunFolder, run_folder
-from lib.training import Trainer
-from workflow.gpu import Job, score, work_off
+from lib.runs import run_folder
+from workflow.job import Job
+from workflow.queue import work_off
 
-__all__ = ["Trial", "main", "train_all"]
+__all__ = ["Trial", "train_all"]
 
 
 @dataclass(frozen=True)
@@ -71,48 +66,23 @@ class Trial:
         """The process that makes the run; None for a run of outputs/."""
         if self.outputs == outputs_root():
             return None
-        words = ("-m", "workflow.trials", "--outputs", str(self.outputs), "--model", self.model,
-                 "--dataset", self.dataset, "--scale", self.scale, "--seed", str(self.seed),
-                 "--settings", json.dumps(self.settings), *["--score"] * self.scored)
-        return Job(f"{self.outputs.name}_s{self.seed}", words)
+        return Job.of(f"{self.outputs.name}_s{self.seed}", run_folder(self.config), self.settings,
+                      *() if self.scored else ("--only-train",), outputs=self.outputs)
+
+    def bring_start(self) -> None:
+        """Copy the weights that the training starts from to where it will look for them."""
+        if not self.config.training.start_from:
+            return
+        start = replace(run_folder(self.config), model=self.config.training.start_from)
+        there = self.outputs / start.path.relative_to(outputs_root())
+        if start.best.exists() and not there.exists():
+            shutil.copytree(start.path, there, ignore=shutil.ignore_patterns("last.pt"))
 
 
 def train_all(trials: Iterable[Trial], side_by_side: int) -> None:
     """Make all runs that aren't there yet, so many side by side; SystemExit where one fails."""
-    jobs = [job for trial in trials if (job := trial.job) is not None]
-    if work_off(jobs, side_by_side, math.inf).failed:
+    missing = [trial for trial in trials if trial.job is not None]
+    for trial in missing:
+        trial.bring_start()
+    if work_off([trial.job for trial in missing], side_by_side, math.inf).failed:
         raise SystemExit(1)
-
-
-def main(words: list[str] | None = None) -> None:
-    """Make one run, from where it was stopped; SystemExit on a wrong call or failure."""
-    parser = argparse.ArgumentParser(description="One training with settings of its own.")
-    run_arguments(parser)
-    parser.add_argument("--outputs", type=Path, required=True)
-    parser.add_argument("--settings", type=json.loads, default={})
-    parser.add_argument("--score", action="store_true")
-    asked = vars(parser.parse_args(sys.argv[1:] if words is None else words))
-    outputs, scored = asked.pop("outputs"), asked.pop("score")
-    try:
-        config = load_config(**asked.pop("settings"), **asked)
-        if config.training.start_from:
-            _bring(RunFolder(config.dataset.name, config.scale, config.training.start_from),
-                   outputs)
-        os.environ["DISCREPANCY_OUTPUTS"] = str(outputs)
-        trainer = Trainer(config)
-        trainer.run()
-        if scored:
-            score(trainer)
-    except ReproError as error:
-        raise SystemExit(f"error: {error}") from None
-
-
-def _bring(start: RunFolder, outputs: Path) -> None:
-    """Copy the weights that a training starts from to where it will look for them."""
-    there = outputs / start.path.relative_to(outputs_root())
-    if start.best.exists() and not there.exists():
-        shutil.copytree(start.path, there, ignore=shutil.ignore_patterns("last.pt"))
-
-
-if __name__ == "__main__":
-    main()
