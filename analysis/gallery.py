@@ -9,8 +9,10 @@ from itertools import groupby
 from pathlib import Path
 
 from analysis import findings, html_report
+from analysis.published import FINDINGS
 from analysis.tables import markdown, signed
 from analysis.training_table import ended
+from analysis.verdicts import verdicts
 from lib.config import MODELS, datasets, model_name
 from lib.likelihood.accounting import ACCOUNTINGS
 from lib.paths import outputs_root
@@ -162,7 +164,7 @@ def _page(root: Path, *, whole: bool) -> str:
     demonstrations.
     """
     questions, places = items(root), findings.places(demonstrations=False) or findings.places()
-    outcomes = findings.verdicts(*places)
+    outcomes = verdicts(*places)
     parts = [f"# {TITLE}", LEAD if whole else f"{LEAD} [report.html](report.html) holds it on one "
              "page, [findings.md](findings.md) the numbers behind each verdict."]
     if not whole and questions:
@@ -187,7 +189,7 @@ def _page(root: Path, *, whole: bool) -> str:
             parts += (_whole if whole else _linked)([item for item in of if item.kind == kind])
         if first and places:
             parts += ["## The paper's findings, tested here", markdown(findings.overview(outcomes))]
-            for finding in findings.FINDINGS if whole else ():
+            for finding in FINDINGS if whole else ():
                 parts += [f"### {finding.number}. {finding.claim}",
                           markdown(findings.evidence_table(finding.number, outcomes))]
     if runs := find_runs():

@@ -17,7 +17,8 @@ from lib.likelihood.accounting import accounting_named
 from lib.paths import outputs_root, writable
 
 __all__ = ["MISSING", "NO_BREAK", "compact_table2", "difference", "interval", "intervals",
-           "markdown", "show", "side_by_side", "signed", "systems", "table1", "table2", "write"]
+           "markdown", "read", "show", "side_by_side", "signed", "systems", "table1", "table2",
+           "write"]
 
 GROUP = ["dataset", "scale", "model", "family", "train_data"]
 MISSING = "–"
@@ -80,6 +81,12 @@ def markdown(frame: pd.DataFrame, *, digits: int | Mapping[str, int] = 2) -> str
 def show(frame: pd.DataFrame, *, digits: int | Mapping[str, int] = 2, notes: str = "") -> Markdown:
     """The table as every notebook shows it, with a note below."""
     return Markdown(markdown(frame, digits=digits) + (f"\n{notes}\n" if notes else ""))
+
+
+def read(name: str) -> pd.DataFrame | None:
+    """The table outputs/tables/<name>.csv; None where there is none."""
+    path = outputs_root() / "tables" / f"{name}.csv"
+    return pd.read_csv(path) if path.is_file() else None
 
 
 def write(frame: pd.DataFrame, name: str, *, notes: Sequence[str] = (),

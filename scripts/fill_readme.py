@@ -16,6 +16,7 @@ import pandas as pd
 from analysis import findings
 from analysis.systems import average_seeds, collect
 from analysis.tables import MISSING, NO_BREAK, markdown, signed
+from analysis.verdicts import verdicts
 from benchmarks import page
 from lib.config import MODELS, model_name
 from lib.paths import ROOT, outputs_root
@@ -57,14 +58,14 @@ def multi30k() -> str:
     return markdown(pd.DataFrame(rows).fillna(MISSING)) if rows else NOTHING
 
 
-def verdicts() -> str:
+def of_findings() -> str:
     """The paper's findings, corpus by corpus."""
     places = findings.places(demonstrations=False)
-    return markdown(findings.overview(findings.verdicts(*places))) if places else NOTHING
+    return markdown(findings.overview(verdicts(*places))) if places else NOTHING
 
 
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
-    ROOT / "README.md": {"answer": answer, "multi30k": multi30k, "verdicts": verdicts},
+    ROOT / "README.md": {"answer": answer, "multi30k": multi30k, "verdicts": of_findings},
     ROOT / "benchmarks" / "README.md": page.BLOCKS}
 
 

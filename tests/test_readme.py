@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import findings, published
+from analysis import published
 from analysis.kinds import KINDS, PRIORS, WITHIN
 from analysis.significance import ORDERS, concordance
+from analysis.verdicts import Evidence, verdicts
 from analysis.within_training import PHASES
 from benchmarks import page
 from lib.config import MODELS, SCALES, datasets
@@ -136,13 +137,13 @@ def test_the_priors_at_long_are_what_the_evidence_says():
     assert re.findall(r"Ga-B's LL is within ([\d.]+) nats of Fl-S's \(95%\)", README) == [
         f"{max(-ll[1], ll[2]):.2f}"]
     long, mini = ({part.quantity.partition(",")[0]: part for part in verdict.evidence
-                   if part.train_data == "raw"} for verdict in findings.verdicts(
+                   if part.train_data == "raw"} for verdict in verdicts(
         ("multi30k_de_en", "long"), ("multi30k_de_en", "mini")) if verdict.finding.number == 4)
     before, after, vote, search = ([of[f"mean {what}"] for of in (long, mini)] for what in (
         "BLEU before any step", "BLEU after four steps",
         "BLEU by minimum Bayes risk over 16 samples", "gain of four steps over minimum Bayes risk"))
 
-    def of(part: findings.Evidence) -> tuple[str, ...]:
+    def of(part: Evidence) -> tuple[str, ...]:
         return shown(part.value, part.low, part.high)
 
     assert re.findall(rf"16 samples vote, {THREE}", README) == [of(vote[0])]
@@ -232,7 +233,7 @@ def test_distillation_is_what_the_pairs_of_one_model_say():
 
 
 def test_refinement_is_what_the_evidence_says():
-    long, mini = (verdict.evidence for verdict in findings.verdicts(
+    long, mini = (verdict.evidence for verdict in verdicts(
         ("multi30k_de_en", "long"), ("multi30k_de_en", "mini")) if verdict.finding.number == 4)
     [more], (raw, distilled) = ([part for part in parts if part.quantity.startswith(
         "mean gain of Gaussian")] for parts in (long, mini))
@@ -436,7 +437,7 @@ def test_the_papers_findings_are_what_its_tables_and_ours_say():
                       r"Fl-B ([\d.]+)", CLAIMS) == [tuple(
                           f"{speeds[model, 'k1']:.2f}" for model in ("ga_b", "ga_l", "fl_b"))]
     ours = {(of.finding.number, of.accounting): of
-            for of in findings.verdicts(("multi30k_de_en", "mini"))}
+            for of in verdicts(("multi30k_de_en", "mini"))}
     first, second, third, fourth, fifth = (
         {part.quantity: part for part in ours[key].evidence}
         for key in ((1, "strict"), (2, "strict"), (3, "strict"), (4, ""), (5, "")))
@@ -532,7 +533,7 @@ def test_english_to_german_is_said_as_it_is():
                       r"to ([\d.]+) BLEU more", CLAIMS) == [
         (f"{ll['fl_s', 'ct_b']:.2f}", f"{ll['ga_b', 'ct_b']:.2f}",
          f"{-bleu['fl_s', 'ct_b']:.1f}", f"{-bleu['ga_b', 'ct_b']:.1f}")]
-    [verdict] = [verdict for verdict in findings.verdicts(("multi30k_en_de", "mini"))
+    [verdict] = [verdict for verdict in verdicts(("multi30k_en_de", "mini"))
                  if verdict.finding.number == 4]
     [gain] = [part for part in verdict.evidence
               if part.quantity.startswith("mean gain of Gaussian")]
