@@ -58,7 +58,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 SLOWEST = ("test_notebooks", "test_grid", "test_gpu", "test_audit", "test_training",
-           "test_parallel", "test_benchmarks", "test_evaluation", "test_findings")
+           "test_parallel", "test_benchmarks", "test_evaluation", "test_verdicts")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from lib.config import Config, load_config, run_arguments
+from lib.config import Config, load_config, parse_overrides, run_arguments
 from lib.distillation import distil
 from lib.errors import ReproError
 from lib.evaluation import evaluate
@@ -70,8 +70,8 @@ def main(words: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     run_arguments(parser)
-    parser.add_argument("--overrides", type=json.loads, default={},
-                        help="settings other than those of params/, in JSON")
+    parser.add_argument("--overrides", default="",
+                        help="settings other than those of params/, in JSON or YAML")
     parser.add_argument("--seconds", type=float, default=math.inf, help="of training, at most")
     parser.add_argument("--only-train", action="store_true", help="no score on the test set")
     parser.add_argument("--translation", action="store_true",
@@ -80,7 +80,7 @@ def main(words: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         config = load_config(asked.model, asked.dataset, asked.scale, asked.seed, asked.train_data,
-                             **asked.overrides)
+                             **parse_overrides(asked.overrides))
         if asked.translation:
             distil(config)
             return 0
