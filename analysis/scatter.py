@@ -19,6 +19,7 @@ from analysis.style import (
     family_keys,
     finish,
     key,
+    panels,
     size_keys,
     style,
     text_keys,
@@ -60,13 +61,13 @@ def answer(frame: pd.DataFrame, drawn: Mapping[str, Resamples], summary: pd.Data
     kinds = [kind for kind in KINDS if kind in set(summary["kind"])]
     tall, low = 3.6, 0.55 + 0.22 * max(1, len(kinds))
     figure = Figure(figsize=(4.3 * len(drawn) + 1.5, tall + low))
-    panels = figure.subplots(2, len(drawn), squeeze=False, height_ratios=(tall, low))
+    cells = figure.subplots(2, len(drawn), squeeze=False, height_ratios=(tall, low))
     points = []
-    for (top, bottom), (accounting, resamples) in zip(panels.T, drawn.items(), strict=True):
+    for (top, bottom), (accounting, resamples) in zip(cells.T, drawn.items(), strict=True):
         shown = draw_systems(top, frame, accounting, resamples, ceiling)
         points.append((top, shown, accounting, "bleu"))
         _orders(bottom, summary[summary["accounting"] == accounting], kinds)
-    for top, bottom in panels.T[1:]:
+    for top, bottom in cells.T[1:]:
         top.set_ylabel("")
         bottom.set_yticklabels([])
     _legend(figure, shown, [key("LL and BLEU", marker=""), *(
@@ -80,14 +81,12 @@ def of_corpora(frames: Mapping[str, pd.DataFrame],
     """Strict log-likelihood against BLEU as in `ll_against_bleu`, a panel a corpus: title -> rows
     of `systems.collect`, and what `analysis.data.ceiling` says of each.
     """
-    figure = Figure(figsize=(3.7 * len(frames) + 1.7, 4.2))
-    panels, points = figure.subplots(1, len(frames), squeeze=False)[0], []
-    for axes, (title, frame), ceiling in zip(panels, frames.items(), ceilings, strict=True):
+    figure, cells, place = panels(len(frames))
+    points = []
+    for axes, (title, frame), ceiling in zip(cells, frames.items(), ceilings, strict=True):
         points.append((axes, draw_systems(axes, frame, "strict", None, ceiling), "strict", "bleu"))
         axes.set_title(title)
-    for axes in panels[1:]:
-        axes.set_ylabel("")
-    _legend(figure, pd.concat([shown for _, shown, *_ in points]))
+    _legend(figure, pd.concat([shown for _, shown, *_ in points]), **place)
     name_points(figure, points)
     return figure
 
@@ -160,13 +159,14 @@ def _orders(axes: Axes, summary: pd.DataFrame, kinds: Sequence[str]) -> None:
     axes.spines[:].set_color(FAINT)
 
 
-def _legend(figure: Figure, shown: pd.DataFrame, more: Iterable[Line2D | Patch] = ()) -> None:
+def _legend(figure: Figure, shown: pd.DataFrame, more: Iterable[Line2D | Patch] = (), *,
+            loc: str = "outside right upper", **place) -> None:
     """Keys for the families, sizes and training texts that the figure holds."""
     keys = [*family_keys(shown["model"]), *size_keys(shown["model"])]
     keys += text_keys(shown["train_data"], ls="", mew=1.5)
     if (shown["seeds"] > 1).any():
         keys.append(key("one seed", marker=".", ms=5))
-    figure.legend(handles=[*keys, *more], loc="outside right upper")
+    figure.legend(handles=[*keys, *more], loc=loc, **place)
 
 
 # ---- names beside points ----

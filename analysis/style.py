@@ -20,7 +20,7 @@ from lib.config import BEST_PATH, FAMILIES, family_of
 from lib.paths import outputs_root, writable
 
 __all__ = ["ARROW", "COLOURS", "FAINT", "GREY", "INK", "family_keys", "family_name", "finish",
-           "key", "label_ends", "line", "save", "size_keys", "style", "text_keys"]
+           "key", "label_ends", "line", "panels", "save", "size_keys", "style", "text_keys"]
 
 COLOURS = dict(zip(FAMILIES.values(), (
     "#0072B2", "#D55E00", "#009E73", "#7B3294", "#A6761D", "#E7298A", "#444444"), strict=True))
@@ -91,6 +91,21 @@ def text_keys(texts: Iterable[str], **look) -> list[Line2D]:
 
 
 # ---- axes and files ----
+
+def panels(count: int) -> tuple[Figure, list[Axes], dict]:
+    """A figure of so many panels, at most three a row, and where its legend has room: in the last
+    row, or on the right where that is full.
+    """
+    columns = min(3, max(1, count))
+    rows = -(-count // columns) or 1
+    full = rows * columns <= count
+    figure = Figure(figsize=(4.0 * columns + 1.7 * full, 3.9 * rows))
+    cells = figure.subplots(rows, columns, squeeze=False).ravel()
+    for cell in cells[count:]:
+        cell.set_visible(False)
+    return figure, list(cells[:count]), {"loc": "outside right upper"} if full else {
+        "loc": "upper right", "bbox_to_anchor": (1.0, 0.95 / rows), "ncols": 2}
+
 
 def finish(axes: Axes, x_label: str, y_label: str) -> None:
     """Labels, grid and ticks as every figure here has them."""

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from analysis.correlation import correlate, estimate, pearson
 from analysis.resampling import bootstrap
 from analysis.significance import ORDERS, concordance, concordance_of, order_of, pairs
-from analysis.style import family_keys, finish, key, size_keys, style, text_keys
+from analysis.style import family_keys, finish, key, panels, size_keys, style, text_keys
 from analysis.systems import MEAN
 from analysis.tables import MISSING, difference, signed
 from lib.bleu import RESAMPLES, TAILS, resample_weights, tokenizer_of
@@ -156,9 +156,8 @@ def trajectories(runs: Mapping[str, Sequence[RunFolder]]) -> Figure:
     at full KL weight to its last (marker), filled for raw, hollow for distilled text; a cross
     where dev LL is best.
     """
-    figure = Figure(figsize=(3.7 * len(runs) + 1.5, 4.0))
-    panels = figure.subplots(1, len(runs), squeeze=False)[0]
-    for axes, (title, of) in zip(panels, runs.items(), strict=True):
+    figure, cells, place = panels(len(runs))
+    for axes, (title, of) in zip(cells, runs.items(), strict=True):
         for run in of:
             points, _ = _validations(run)
             colour, marker = style(run.model)
@@ -168,14 +167,14 @@ def trajectories(runs: Mapping[str, Sequence[RunFolder]]) -> Figure:
                       color=colour, ms=5)
             axes.plot(*points[["dev_ll", "dev_bleu"]].iloc[-1], marker, color=colour, ms=6,
                       mfc=fill)
-        finish(axes, "dev LL, strict (nats per token), better →", "")
+        finish(axes, "dev LL, strict (nats per token), better →",
+               "dev BLEU (0 to 100), better →")
         axes.set_title(title)
-    panels[0].set_ylabel("dev BLEU (0 to 100), better →")
     shown = [run for of in runs.values() for run in of]
     figure.legend(handles=[*family_keys(run.model for run in shown),
                            *text_keys(run.train_data for run in shown),
                            *size_keys(run.model for run in shown), key("best dev LL", marker="x")],
-                  loc="outside right upper")
+                  **place)
     return figure
 
 

@@ -56,3 +56,13 @@ def test_saved_files_repeat_to_the_byte(isolated):
     assert before == (picture.read_bytes(), table.read_bytes())
     assert b"atplotlib" not in before[0]
     assert len(pd.read_csv(table)) == 2
+
+
+@pytest.mark.parametrize(("count", "shape"), [(1, (1, 1)), (3, (1, 3)), (4, (2, 3)), (6, (2, 3))])
+def test_panels_stand_in_rows_with_the_legend_where_there_is_room(count, shape):
+    figure, cells, place = style.panels(count)
+    assert len(cells) == count == sum(axes.get_visible() for axes in figure.axes)
+    assert cells[0].get_gridspec().get_geometry() == shape
+    legend = figure.legend(handles=[style.key("one")], **place)
+    figure.draw_without_rendering()
+    assert not any(legend.get_window_extent().overlaps(axes.get_tightbbox()) for axes in cells)
