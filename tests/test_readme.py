@@ -227,8 +227,8 @@ def test_distillation_is_what_the_pairs_of_one_model_say():
         "multi30k_de_en_mini", "toy_small"))
     for pairs in (mini, toy):
         assert (pairs["first_data"] == "raw").all() and (pairs["ll_low"] > 0).all()
-    assert claimed(r"lowers the LL of all (\d+) models at `mini` and all (\d+) on toy; (\d+) and "
-                   r"(\d+) translate better") == [
+    assert claimed(r"lowers LL of all (\d+) models at `mini`, (\d+) on toy; (\d+) and (\d+) "
+                   r"translate better") == [
         len(mini), len(toy), *((pairs["bleu_high"] < 0).sum() for pairs in (mini, toy))]
 
 
@@ -517,9 +517,12 @@ def test_english_to_german_is_said_as_it_is():
     pairs = strict("multi30k_en_de_mini").set_index(["first", "second"])
     assert set(pairs["train_data"]) == {"raw"} and set(pairs["over"]) == {"sentences only"}
     assert pairs["order"].to_dict() == {
+        **dict.fromkeys(((first, "na_b") for first in ("tr_s", "ga_b", "fl_s")), "agree"),
+        ("na_b", "ct_b"): "agree",
         ("tr_s", "ga_b"): "agree", ("tr_s", "fl_s"): "agree", ("tr_s", "ct_b"): "agree",
         ("ga_b", "fl_s"): "undecided", ("ga_b", "ct_b"): "disagree", ("fl_s", "ct_b"): "disagree"}
-    assert "Ga-B and Fl-S are undecided, Ct-B disagrees with both." in README
+    assert "7 of 10 pairs agree; Ga-B and Fl-S are undecided, Ct-B disagrees with both." in README
+    assert "Na-B agrees with all four." in CLAIMS
     ll, bleu = pairs["ll_delta"], pairs["bleu_delta"]
     assert re.findall(r"Tr-S has ([\d.]+) and ([\d.]+) nats more than the two latent models, and "
                       r"([\d.]+) and ([\d.]+) BLEU more", CLAIMS) == [tuple(
@@ -537,12 +540,47 @@ def test_english_to_german_is_said_as_it_is():
                  if verdict.finding.number == 4]
     [gain] = [part for part in verdict.evidence
               if part.quantity.startswith("mean gain of Gaussian")]
-    assert re.findall(rf"\(English to German: {THREE} more\)", CLAIMS) == [
+    assert re.findall(rf"\(English to German: {THREE} more; ", CLAIMS) == [
         shown(gain.value, gain.low, gain.high)]
     trained = pd.read_csv(TABLES / "training_multi30k_en_de_mini.csv")
-    assert set(trained["model"]) == {"tr_s", "ga_b", "fl_s", "ct_b"} and len(trained) == 4
+    assert set(trained["model"]) == {"tr_s", "ga_b", "fl_s", "na_b", "ct_b"} and len(trained) == 5
     assert (trained["best_bleu_step"] == trained["steps"]).all()
     assert (trained["best_ll_step"] == trained["steps"]).all()
+
+
+def test_ted_is_said_as_it_is():
+    by = {name: table.set_index(["first", "second"]) for name, table in pd.read_csv(
+        TABLES / "significance_ted_de_en_mini.csv").groupby("accounting")}
+    pairs, released = by["strict"], by["released"]
+    assert set(pairs["train_data"]) == {"raw"} and set(pairs["over"]) == {"sentences only"}
+    three = [("tr_s", "ga_b"), ("tr_s", "fl_s"), ("ga_b", "fl_s")]
+    assert [pairs.loc[pair, "order"] for pair in three] == ["agree", "agree", "undecided"]
+    assert [released.loc[pair, "order"] for pair in three] == ["disagree"] * 3
+    assert pairs.loc[three[2], "bleu_low"] > 0 > pairs.loc[three[2], "ll_low"]
+    assert re.findall(r"Tr-S has ([\d.]+) and ([\d.]+) nats more than the two latent models on "
+                      r"TED, and ([\d.]+) and ([\d.]+) BLEU more", CLAIMS) == [tuple(
+        f"{pairs.loc[pair, name]:.{digits}f}" for name, digits in (
+            ("ll_delta", 2), ("bleu_delta", 1)) for pair in three[:2])]
+    priors = pairs.loc[three[2]]
+    assert re.findall(rf"Ga-B there has {THREE} nats less than Fl-S, and {THREE} BLEU more",
+                      CLAIMS) == [(
+        *shown(-priors["ll_delta"], -priors["ll_high"], -priors["ll_low"], 2),
+        *shown(*(priors[f"bleu_{end}"] for end in ("delta", "low", "high"))))]
+    less = [shown(*(-released.loc[pair, f"ll_{end}"] for end in ("delta", "high", "low")), digits)
+            for pair, digits in ((three[2], 3), (three[1], 2))]
+    assert re.findall(rf"Fl-S has {THREE} more than Ga-B and {THREE} more than Tr-S", CLAIMS) == [
+        (*less[0], *less[1])]
+    found = {(verdict.finding.number, verdict.accounting): verdict
+             for verdict in verdicts(("ted_de_en", "mini"))}
+    assert found[2, "released"].verdict == "holds"
+    assert found[2, "strict"].verdict == "holds in part" and found[4, ""].verdict == "does not hold"
+    [gain] = [part for part in found[4, ""].evidence
+              if part.quantity.startswith("mean gain of Gaussian")]
+    assert re.findall(rf"; TED: {THREE} less\)", CLAIMS) == [
+        shown(-gain.value, -gain.high, -gain.low)]
+    trained = pd.read_csv(TABLES / "training_ted_de_en_mini.csv")
+    assert set(trained["model"]) == {"tr_s", "ga_b", "fl_s", "na_b"} and len(trained) == 4
+    assert (trained["best_bleu_step"] == trained["steps"]).all()
 
 
 def test_what_the_released_code_does_besides_changes_what_is_said():
