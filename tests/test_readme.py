@@ -578,6 +578,17 @@ def test_ted_is_said_as_it_is():
               if part.quantity.startswith("mean gain of Gaussian")]
     assert re.findall(rf"; TED: {THREE} less\)", CLAIMS) == [
         shown(-gain.value, -gain.high, -gain.low)]
+    theirs = published.table(1).query("dataset == 'iwslt16_de_en' and train_data == 'raw'")
+    theirs = theirs[theirs["model"].isin(["tr_s", "ga_b", "fl_s"])].set_index("model")
+    assert len(theirs) == 3 and theirs["log_likelihood"].idxmax() == theirs["bleu"].idxmin() == "fl_s"
+    assert "these three models its own table, too, gives Fl-S the best LL and the worst" in CLAIMS
+    audit = pd.read_csv(TABLES / "likelihood_audit_ted_de_en_mini.csv").set_index("model")
+    audit = audit.loc[["ga_b", "fl_s"]]
+    assert re.findall(r"lifts the two by ([\d.]+) and ([\d.]+) nats .*? on (\d) sentences, finds "
+                      r"([\d.]+) and ([\d.]+) above their bounds", CLAIMS) == [(
+        *(f"{value:.2f}" for value in audit["released"] - audit["paper_mean"]),
+        f"{audit['audited'].unique().item()}",
+        *(f"{value:.2f}" for value in audit["annealing_adds"]))]
     trained = pd.read_csv(TABLES / "training_ted_de_en_mini.csv")
     assert set(trained["model"]) == {"tr_s", "ga_b", "fl_s", "na_b"} and len(trained) == 4
     assert (trained["best_bleu_step"] == trained["steps"]).all()
