@@ -30,7 +30,7 @@ MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # commands; others return what they have to say
-PRINTING = {"workflow.grid", "workflow.gpu", "workflow.job", "workflow.queue"}
+PRINTING = {"workflow.grid", "workflow.gpu", "workflow.job", "workflow.side_by_side"}
 UNTESTED = {"lib", "analysis", "lib.errors"}  # no decision that could be wrong
 CONDA_NAMES = {"torch": "pytorch"}
 UNPINNED = re.compile(r"nvidia-|cuda-|triton$|setuptools$")  # torch's own, by platform and build

@@ -29,7 +29,7 @@ from lib.runs import find_runs
 from lib.training import checkpoints
 from workflow.job import LATER, Job
 from workflow.plans import Plan, left
-from workflow.queue import work_off
+from workflow.side_by_side import work_off
 
 __all__ = ["main", "pack"]
 

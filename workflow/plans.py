@@ -19,12 +19,12 @@ PLANS = ROOT / "workflow" / "plans"
 
 @dataclass(frozen=True)
 class Plan:
-    """One of them."""
+    """Grids of runs of one data set and scale, the most important first."""
 
     dataset: str
     scale: str
     stages: tuple[dict, ...]
-    """grids of runs (models, train_data, seeds, overrides), the most important first"""
+    """each names models, train_data, seeds, overrides"""
     seconds: dict
     """what a run may take with nothing beside it: model -> seconds; `other` for the rest"""
     overrides: dict = field(default_factory=dict)

@@ -15,7 +15,7 @@ from lib.config import Config, load_config
 from lib.paths import cache_root, outputs_root
 from lib.runs import run_folder
 from workflow.job import Job
-from workflow.queue import work_off
+from workflow.side_by_side import work_off
 
 __all__ = ["Trial", "train_all"]
 
