@@ -8,7 +8,9 @@ aren't the repository's own, nothing is written.
 
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -67,8 +69,13 @@ def of_findings() -> str:
     """The paper's findings, corpus by corpus."""
     if not (places := findings.places(demonstrations=False)):
         return NOTHING
+    outcomes = verdicts(*places)
+    by_accounting = defaultdict(set)
+    for of in outcomes:
+        by_accounting[of.finding, of.place].add(of.verdict)
     table = markdown(findings.overview(
-        [verdict for verdict in verdicts(*places) if verdict.accounting in ("", "strict")]))
+        [replace(of, verdict=of.verdict + "†" * (len(by_accounting[of.finding, of.place]) > 1))
+         for of in outcomes if of.accounting in ("", "strict")]))
     for words, mark in OVER.items():
         table = table.replace(f" (over {words})", mark)
     return table
