@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-__all__ = ["BORROWED", "BOTH", "OVER", "SENTENCES", "Difference", "Spread", "half_width",
+__all__ = ["BORROWED", "BOTH", "OVER", "PARTLY", "SENTENCES", "Difference", "Spread", "half_width",
            "spreads", "to_decide", "widened"]
 
 ENOUGH = 2
@@ -27,6 +27,8 @@ POWER = 0.8
 OVER = SENTENCES, BORROWED, BOTH = (
     "sentences only", "sentences and other families' training", "sentences and training")
 """What an interval may be over, from the least to the most that is known of training."""
+PARTLY = "sentences, in part over training as well"
+"""What several intervals are over, some of them over `SENTENCES` alone."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from analysis.settings import difference, scores
 from analysis.significance import ORDERS, SHOWN, pair_difference
 from analysis.style import family_name
 from analysis.systems import average_seeds, best_of_families, collect
-from analysis.training_variance import OVER, SENTENCES, Difference
+from analysis.training_variance import OVER, PARTLY, SENTENCES, Difference
 from lib.config import LATENT, family_of, model_name
 from lib.runs import find_runs
 
@@ -85,7 +85,7 @@ class Verdict:
         kinds = sorted({kind for part in self.evidence if part.over
                         for kind in part.over.split(" / ")}, key=OVER.index)
         if len(kinds) > 1 and kinds[0] == SENTENCES:
-            return "sentences, in part over training as well"
+            return PARTLY
         return kinds[0] if kinds else ""
 
 

@@ -18,8 +18,9 @@ from lib.paths import PARAMS
 
 __all__ = [
     "FAMILIES", "LATENT", "MODELS", "SCALES", "SECTIONS", "TEACHERS", "TOKENIZERS", "Architecture",
-    "Config", "Dataset", "Evaluation", "Training", "build", "datasets", "family_of", "load_config",
-    "load_dataset", "model_name", "parse_overrides", "read_yaml", "run_arguments", "unknown",
+    "Config", "Dataset", "Evaluation", "Training", "build", "config_of", "datasets", "family_of",
+    "load_config", "load_dataset", "model_name", "parse_overrides", "read_yaml", "run_arguments",
+    "unknown",
 ]
 
 MODELS = ("tr_s", "tr_b", "tr_l", "ga_b", "ga_l", "fl_s", "fl_b", "fl_l",
@@ -475,3 +476,18 @@ def run_arguments(parser: argparse.ArgumentParser, model: str = "tr_s") -> None:
     parser.add_argument("--scale", default="smoke", help=" ".join(SCALES))
     parser.add_argument("--train-data", default="raw", help="raw distilled")
     parser.add_argument("--seed", type=int, default=1, help="of the run")
+
+
+def config_of(asked: argparse.Namespace) -> Config:
+    """The settings of the run that the options of `run_arguments` name, with `asked.overrides`, the
+    text of single other ones.
+
+    Errors: ConfigError, also for overrides of what has an option of its own.
+    """
+    named = {name: getattr(asked, name) for name in (
+        "model", "dataset", "scale", "train_data", "seed")}
+    overrides = parse_overrides(asked.overrides)
+    if wrong := overrides.keys() & named.keys():
+        raise ConfigError(f"overrides name {', '.join(sorted(wrong))}, which has an option of its "
+                          "own")
+    return load_config(**named, **overrides)

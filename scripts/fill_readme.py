@@ -18,7 +18,7 @@ import pandas as pd
 from analysis import findings
 from analysis.systems import average_seeds, collect
 from analysis.tables import MISSING, NO_BREAK, markdown, signed
-from analysis.training_variance import BORROWED, BOTH, SENTENCES
+from analysis.training_variance import BORROWED, BOTH, PARTLY, SENTENCES
 from analysis.verdicts import verdicts
 from benchmarks import page
 from lib.config import MODELS, model_name
@@ -32,8 +32,7 @@ COLUMNS = {
     "English to German: raw, mini": ("multi30k_en_de", "mini", "raw"),
     "TED: raw, mini": ("ted_de_en", "mini", "raw")}
 """Of the table of models, and what each is of."""
-OVER = {BOTH: "", "sentences, in part over training as well": "¹", BORROWED: "¹",
-        SENTENCES: "²"}
+OVER = {BOTH: "", PARTLY: "¹", BORROWED: "¹", SENTENCES: "²"}
 """What a verdict's intervals are over, and its mark."""
 
 

@@ -7,17 +7,12 @@ import numpy as np
 import pandas as pd
 from sacrebleu.metrics import BLEU
 
-from analysis import significance, tables
-from analysis.resampling import resample_runs
-from analysis.systems import collect
-from analysis.verdicts import verdicts
 from lib.bleu import bleu_statistics
 from lib.config import LATENT, family_of
 from lib.evaluation.scoring import accountings
 from lib.runs import RunFolder
 from lib.training.history import Validations
 
-TOY = ("toy", "smoke")  # the place of runs that name no other
 WORDS = [f"w{i}" for i in range(60)]
 TOKENS = ["a", "the", "dog", "cat", "sees", "runs", ",", ".", "red", "Blue", "house's", "3.5", "&",
          "--", '"x"', "über"]
@@ -125,26 +120,3 @@ def scored_sentences(hypotheses, log_prob, latent=False):
         "elbo": np.nan, "released_estimate": -1.5 if latent else np.nan,
         "effective_sample_size": np.nan,
     })
-
-
-def compared(runs):
-    """Run folders and the pairs that 05_correlation makes of them; by finding and accounting, the
-    verdict. runs: keyword lists of `made_up_run`.
-    """
-    for run in runs:
-        made_up_run(**run)
-    frame = collect()
-    drawn = resample_runs(frame, made_up_references(), *significance.SHOWN, resamples=200)
-    pairs = significance.pairs(frame, drawn)
-    tables.write(pairs, "significance_toy_smoke")
-    return {(found.finding.number, found.accounting): found
-            for found in verdicts(TOY)}
-
-
-def of_models(spec, **changes):
-    """Keyword lists of raw runs; spec: model -> its share of wrong words, its nats a token and its
-    released estimate; changes: keyword -> model -> value.
-    """
-    return [{"model": model, "wrong": wrong, "nats": nats, "released": released} | {
-        name: values[model] for name, values in changes.items() if model in values}
-        for model, (wrong, nats, released) in spec.items()]

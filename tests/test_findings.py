@@ -1,7 +1,8 @@
 """The page of findings: its overview, its tables of evidence, its pictures."""
 
 import pandas as pd
-from made_up import TOY, compared, made_up_run, of_models
+from compared import TOY, compared, of_models
+from made_up import made_up_run
 
 from analysis import findings, tables
 from analysis.verdicts import verdicts

@@ -25,6 +25,7 @@ def test_a_run_may_be_trained_alone(isolated):
 @pytest.mark.parametrize(("words", "message"), [
     (["--model", "tr_x"], "unknown model 'tr_x'"),
     (["--overrides", "step: 3"], "did you mean steps"),
+    (["--overrides", "model: tr_b"], "model, which has an option of its own"),
     (["--model", "ga_b", "--scale", "mini"], "02_train.ipynb")])
 def test_a_wrong_call_is_one_line(words, message, isolated, capsys):
     assert job.main(words) == 2

@@ -1,5 +1,6 @@
 """The README and its pages say only what committed files show."""
 
+import json
 import re
 import subprocess
 import sys
@@ -593,6 +594,12 @@ def test_ted_is_said_as_it_is():
     trained = pd.read_csv(TABLES / "training_ted_de_en_mini.csv")
     assert set(trained["model"]) == {"tr_s", "ga_b", "fl_s", "na_b"} and len(trained) == 4
     assert (trained["best_bleu_step"] == trained["steps"]).all()
+    configs = [json.loads(RunFolder("ted_de_en", "mini", model).config.read_text())
+               for model in trained["model"]]
+    assert re.findall(r"TED talks \(([\d,]+) and tst2014, ([\d,]+);", README) == [(
+        f"{configs[0]['training_pairs']:,}",
+        f"{RunFolder('ted_de_en', 'mini', 'tr_s').read_metrics().test_set.lines:,}")]
+    assert len({config["training_pairs"] for config in configs}) == 1
 
 
 def test_what_the_released_code_does_besides_changes_what_is_said():

@@ -7,7 +7,8 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import TOY, compared, made_up_run, of_models
+from compared import TOY, compared, of_models
+from made_up import made_up_run
 
 from analysis import significance, tables
 from analysis import verdicts as module

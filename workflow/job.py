@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from lib.config import Config, load_config, parse_overrides, run_arguments
+from lib.config import Config, config_of, run_arguments
 from lib.distillation import distil
 from lib.errors import ReproError
 from lib.evaluation import evaluate
@@ -79,8 +79,7 @@ def main(words: list[str] | None = None) -> int:
     asked = parser.parse_args(words)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        config = load_config(asked.model, asked.dataset, asked.scale, asked.seed, asked.train_data,
-                             **parse_overrides(asked.overrides))
+        config = config_of(asked)
         if asked.translation:
             distil(config)
             return 0

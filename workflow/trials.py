@@ -81,8 +81,8 @@ class Trial:
 
 def train_all(trials: Iterable[Trial], side_by_side: int) -> None:
     """Make all runs that aren't there yet, so many side by side; SystemExit where one fails."""
-    missing = [trial for trial in trials if trial.job is not None]
-    for trial in missing:
+    missing = [(trial, job) for trial in trials if (job := trial.job) is not None]
+    for trial, _ in missing:
         trial.bring_start()
-    if work_off([trial.job for trial in missing], side_by_side, math.inf).failed:
+    if work_off([job for _, job in missing], side_by_side, math.inf).failed:
         raise SystemExit(1)

@@ -24,8 +24,8 @@ from tqdm.auto import tqdm
 
 from lib import runtime
 from lib.batching import Batch, collate, collate_fixed, training_batches
-from lib.config import Config, load_config, parse_overrides, run_arguments
-from lib.errors import CheckpointError, ConfigError, ReproError, TrainingError
+from lib.config import Config, config_of, run_arguments
+from lib.errors import CheckpointError, ReproError, TrainingError
 from lib.layers import compile_layers
 from lib.models import build, count_parameters, start_from
 from lib.objectives import kl_weight, learning_rate
@@ -524,13 +524,9 @@ def main(arguments: list[str] | None = None) -> None:
     run_arguments(parser)
     parser.add_argument("--overrides", default="",
                         help="""single settings of params/, in JSON or YAML: '{"steps": 20}'""")
-    options = vars(parser.parse_args(arguments))
+    asked = parser.parse_args(arguments)
     with parallel.joined():
         try:
-            overrides = parse_overrides(options.pop("overrides"))
-            if wrong := overrides.keys() & options.keys():
-                raise ConfigError(f"overrides name {', '.join(sorted(wrong))}, which has an option "
-                                  "of its own")
-            train(load_config(**options, **overrides))
+            train(config_of(asked))
         except ReproError as error:  # the same in all processes: told once
             raise SystemExit(f"error: {error}" if parallel.is_first() else 1) from None
