@@ -10,7 +10,6 @@ known, or test sentences. `python -m analysis.findings` writes outputs/findings.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
 import pandas as pd
 from IPython.display import Markdown
@@ -108,9 +107,9 @@ def show(*numbers: int) -> Markdown:
                     "[outputs/findings.md](../outputs/findings.md).")
 
 
-def page(of: Sequence[tuple[str, str]]) -> str:
+def page(outcomes: Sequence[Verdict]) -> str:
     """outputs/findings.md: a section a finding, with what the paper's own tables show."""
-    outcomes = verdicts(*of)
+    of = list(dict.fromkeys((verdict.dataset, verdict.scale) for verdict in outcomes))
     parts = ["# The paper's findings, tested here", __doc__.split("\n\n")[1].replace("\n", " "),
              f"Scale `{DEMONSTRATION}` is a demonstration, too short for evidence, and isn't here. "
              f"{MULTIPLICITY} {published.CAVEAT}", markdown(overview(outcomes))]
@@ -184,18 +183,19 @@ def picture(of: Sequence[tuple[str, str]]) -> None:
         for title, of_title in runs.items() for run in of_title]))
 
 
-def main() -> Path:
-    """Write outputs/findings.md and the figure of all corpora; returns where the page is.
+def main() -> list[Verdict]:
+    """Write outputs/findings.md and the figure of all corpora; returns the verdicts.
 
     Demonstrations are in neither where there is anything else.
     """
     path = outputs_root() / "findings.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     evidence = places(demonstrations=False)
-    path.write_text(page(evidence or places()), encoding="utf-8")
+    outcomes = verdicts(*(evidence or places()))
+    path.write_text(page(outcomes), encoding="utf-8")
     if evidence:
         picture(evidence)
-    return path
+    return outcomes
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from analysis import findings, html_report
 from analysis.published import FINDINGS
 from analysis.tables import markdown, signed
 from analysis.training_table import ended
-from analysis.verdicts import verdicts
+from analysis.verdicts import Verdict
 from lib.config import MODELS, datasets, model_name
 from lib.likelihood.accounting import ACCOUNTINGS
 from lib.paths import outputs_root
@@ -150,21 +150,20 @@ def main() -> Path:
     """
     root = outputs_root()
     root.mkdir(parents=True, exist_ok=True)
-    findings.main()
+    outcomes = findings.main()
     page = root / "README.md"
-    page.write_text(_page(root, whole=False), encoding="utf-8")
-    (root / "report.html").write_text(html_report.page(_page(root, whole=True), root),
+    page.write_text(_page(root, outcomes, whole=False), encoding="utf-8")
+    (root / "report.html").write_text(html_report.page(_page(root, outcomes, whole=True), root),
                                       encoding="utf-8")
     return page
 
 
-def _page(root: Path, *, whole: bool) -> str:
+def _page(root: Path, outcomes: list[Verdict], *, whole: bool) -> str:
     """The page in Markdown: the answer with its picture, the findings, then question by question,
     then the runs. whole: with the tables themselves, for one page that holds all but
     demonstrations.
     """
     questions, places = items(root), findings.places(demonstrations=False) or findings.places()
-    outcomes = verdicts(*places)
     parts = [f"# {TITLE}", LEAD if whole else f"{LEAD} [report.html](report.html) holds it on one "
              "page, [findings.md](findings.md) the numbers behind each verdict."]
     if not whole and questions:

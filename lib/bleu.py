@@ -6,6 +6,7 @@ drawn [resamples, sentences] with those counts. The draws are the very ones of s
 bootstrap at its default seed.
 """
 
+import functools
 import re
 from collections.abc import Sequence
 
@@ -76,15 +77,18 @@ def bleu_from_counts(counts: Num[np.ndarray, "*any 10"]) -> Float[np.ndarray, "*
     return np.where((match > 0).any(axis=-1) & (total > 0).all(axis=-1), score, 0.0)
 
 
+@functools.lru_cache(maxsize=4)  # all runs of a test set are drawn alike
 def resample_weights(sentences: int, resamples: int = RESAMPLES, seed: int = SEED,
                      ) -> Float[np.ndarray, "resamples sentences"]:
     """How often each sentence is drawn in each resample of the same size; every row sums to
-    `sentences`. The draws are sacreBLEU's own at that seed (sacrebleu/significance.py).
+    `sentences`. The draws are sacreBLEU's own at that seed (sacrebleu/significance.py). Read-only.
     """
     drawn = np.random.default_rng(seed).choice(sentences, size=(resamples, sentences))
     places = drawn + sentences * np.arange(resamples)[:, None]
     counts = np.bincount(places.ravel(), minlength=resamples * sentences)
-    return counts.reshape(resamples, sentences).astype(np.float64)
+    weights = counts.reshape(resamples, sentences).astype(np.float64)
+    weights.setflags(write=False)
+    return weights
 
 
 def resampled_bleu(texts: Sequence[str], references: Sequence[str],

@@ -12,10 +12,10 @@ SPEC = {"tr_b": (0.10, 1.8, None), "ga_b": (0.30, 2.5, -1.9), "fl_b": (0.60, 2.2
 
 
 def test_the_overview_has_a_row_a_finding_and_a_column_a_place(isolated):
-    told = compared(of_models(SPEC))
+    outcomes = compared(of_models(SPEC))
     table = findings.overview(verdicts(TOY))
     assert list(table) == ["finding", "toy smoke"]
-    assert told[2, "strict"].over == "sentences only"
+    assert outcomes[2, "strict"].over == "sentences only"
     assert table["toy smoke"].tolist()[1:] == [
         "strict: holds in part (over sentences only); paper: holds in part (over sentences only); "
         "released: holds (over sentences only)",
@@ -34,7 +34,7 @@ def test_evidence_stands_once_where_accountings_agree(isolated):
 
 
 def test_without_results_the_page_says_what_each_finding_needs(isolated):
-    text = findings.page([TOY])
+    text = findings.page(verdicts(TOY))
     assert text.count("not testable yet; it needs") == 5
     assert "## 1. Within a family" in text and "| WMT'14 En-De | raw |" in text
 
@@ -55,7 +55,7 @@ def test_the_page_holds_the_open_question_and_what_happens_within_a_training(iso
             ("two_checkpoints", {"model": "tr_s", "train_data": "raw", "seed": 1, "bleu_step": 900,
                                  "ll_step": 300, "bleu": 20.0, "ll": -1.5, "order": "agree"})):
         tables.write(pd.DataFrame([place | row | ends]), f"{name}_toy_small")
-    text = findings.page([("toy", "small"), ("toy", "unknown")])
+    text = findings.page(verdicts(("toy", "small"), ("toy", "unknown")))
     assert ("| toy, small | objective | Da-B, best path → Da-B | raw | 1, 1 | "
             "+1.25 [+1.00, +1.50] | +1.2 [+1.0, +1.5] |") in text.replace(tables.NO_BREAK, " ")
     assert "Of 1 trainings" in text and "agree in 1, disagree in 0" in text
