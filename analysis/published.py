@@ -43,7 +43,7 @@ FINDINGS = (
     Finding(2, "Across families they do not: flow priors give the best log-likelihood and the "
                "worst BLEU.", "Table 1"),
     Finding(3, "Distillation hurts log-likelihood and helps non-autoregressive BLEU.", "Table 1"),
-    Finding(4, "Delta-posterior refinement helps Gaussian priors much more than flow priors.",
+    Finding(4, "Delta-posterior refinement helps Gaussian priors more than flow priors.",
             "Table 3"),
     Finding(5, "For fast generation a simple prior with distillation and refinement is best.",
             "Table 4"),

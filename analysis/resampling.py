@@ -2,8 +2,8 @@
 
 Corpus BLEU (`lib.bleu`) is a function of sums over sentences, every accounting of the
 log-likelihood a ratio of two. The same draws serve every model: the resampling is paired. They are
-those of sacreBLEU's paired bootstrap at its default seed, so that p-values here are those that
-`sacrebleu --paired-bs` finds; intervals are percentiles, where that prints mean and half width.
+those of sacreBLEU's paired bootstrap at its default seed (`sacrebleu --paired-bs`, of as many
+samples); intervals are percentiles, where that prints mean and half width.
 """
 
 from collections.abc import Sequence

@@ -38,8 +38,8 @@ def scores(dataset: str, scale: str, setting: str, base: str = "") -> pd.DataFra
         systems.append((*key, *runs[NUMBERS].mean(skipna=False), drawn, runs["lines"].iloc[0],
                         runs["value"].tolist()))
     table = pd.DataFrame(systems, columns=[*table.columns, "seeds"])
-    table["training"] = pd.Series(spreads(table.pop("seeds"), table["family"],
-                                          table["train_data"]), dtype=object)
+    table["training"] = pd.Series(spreads(table.pop("seeds"), [
+        ("", row.train_data, row.family, row.model) for row in table.itertuples()]), dtype=object)
     return table.loc[model_order(table["model"]).sort_values(kind="stable").index]
 
 

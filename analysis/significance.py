@@ -1,7 +1,6 @@
 """Which of two models is better, by BLEU and by log-likelihood, and whether the two agree.
 
-BLEU differences are tested by sacreBLEU's paired bootstrap (Koehn 2004), with its resamples and its
-p-value (`sacrebleu.significance.PairedTest(test_type="bs")`), for all pairs at once.
+By intervals over the resamples of sacreBLEU's paired bootstrap (Koehn 2004), for all pairs at once.
 """
 
 import math
@@ -29,7 +28,7 @@ ORDERS = ("agree", "disagree", "undecided")
 
 PAIR_COLUMNS = [
     "dataset", "scale", "accounting", "kind", "train_data", "first", "first_data", "first_seeds",
-    "second", "second_data", "second_seeds", "bleu_delta", "bleu_low", "bleu_high", "bleu_p",
+    "second", "second_data", "second_seeds", "bleu_delta", "bleu_low", "bleu_high",
     "bleu_seeds", "bleu_sentences", "ll_delta", "ll_error", "ll_low", "ll_high", "ll_seeds",
     "ll_sentences", "order", "over",
 ]
@@ -86,7 +85,6 @@ def pairs(frame: pd.DataFrame, drawn: Mapping[str, Resamples]) -> pd.DataFrame:
                 **{f"{name}_{column}": value for name, of in (("bleu", bleu), ("ll", ll))
                    for column, value in (("delta", of.value), ("low", of.low), ("high", of.high),
                                          ("seeds", of.seeds), ("sentences", of.sentences))},
-                "bleu_p": _paired_p(bleu.value, bleu_drawn),
                 "ll_error": math.hypot(ll_drawn.std(ddof=1), *(
                     math.sqrt(of.variance / of.seeds) for of in spread if of)),
                 "order": order_of((bleu.low, bleu.high), (ll.low, ll.high)),
@@ -101,15 +99,6 @@ def _difference(value: float, resampled: Float[np.ndarray, " resamples"], first:
     lines = int(first["lines"])
     ends = np.quantile(resampled, TAILS) if lines > 1 else (math.nan, math.nan)
     return widened(float(value), *map(float, ends), parts, lines, slack)
-
-
-def _paired_p(difference: float, resampled: Float[np.ndarray, " resamples"]) -> float:
-    """SacreBLEU's two-sided p-value of a difference: the share, with one added to both counts, of
-    resamples whose absolute difference exceeds its own mean by more than the observed one.
-    """
-    absolute = np.abs(resampled)
-    beyond = int((absolute - absolute.mean() > abs(difference)).sum())
-    return (beyond + 1) / (len(resampled) + 1)
 
 
 def order_of(bleu: Sequence[float], likelihood: Sequence[float]) -> str:
@@ -143,7 +132,7 @@ def concordance_of(frame: pd.DataFrame, drawn: Resamples) -> pd.DataFrame:
 # ---- for reading ----
 
 def compact_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
-    """`pairs` for reading: a row a pair, differences with their intervals, p, and under each
+    """`pairs` for reading: a row a pair, differences with their intervals, and under each
     accounting whether likelihood orders the pair as BLEU does, or what would decide it.
     """
     rows: dict[tuple, dict] = {}
@@ -155,7 +144,7 @@ def compact_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
             "first, second": ", ".join(names), "kind": pair["kind"],
             "train data": pair["train_data"],
             "BLEU difference": interval(*(pair[f"bleu_{end}"] for end in ("delta", "low", "high"))),
-            "p over sentences": f"{pair['bleu_p']:.3f}", "intervals over": pair["over"]})
+            "intervals over": pair["over"]})
         if pair["accounting"] == SHOWN[0]:
             row[f"LL difference, {pair['accounting']}"] = (
                 f"{signed(pair['ll_delta'], 3)} ± {pair['ll_error']:.3f}")

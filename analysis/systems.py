@@ -114,11 +114,11 @@ def average_seeds(frame: pd.DataFrame, drawn: Mapping[str, Resamples] | None = N
         rows.append(row)
     columns = dict.fromkeys([*frame.columns.drop("seed", errors="ignore"), "policy", "seeds"])
     systems = pd.DataFrame(rows, columns=list(columns))
-    families = systems["model"].map(family_of).tolist()
+    keys = [(name[:2], row["train_data"], family_of(row["model"]), row["model"])
+            for name, row in zip(names, rows, strict=True)]
     for name in scores:
         systems[f"{name}_training"] = pd.Series(spreads(
-            [runs[name].to_numpy(np.float64) for runs in parts], families,
-            [name[:3] for name in names]), dtype=object)
+            [runs[name].to_numpy(np.float64) for runs in parts], keys), dtype=object)
     return systems, {name: resamples.averaged(groups) for name, resamples in drawn.items()}
 
 

@@ -3,20 +3,21 @@
 A system with one seed has no variance of its own. If it were given none, it would become less
 decidable by being trained again. So its variance is its own where it has enough seeds, else that of
 its family, if that has, else that of all families, which is a guess and is called so: a family
-may vary more than others. Where no system has seeds nothing is known.
+may vary more than others. Where no system trained on the same text has seeds it is that of the same
+model, family or all on the other text (raw for distilled), a guess as well; else nothing is known.
 """
 
 import bisect
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-__all__ = ["BORROWED", "BOTH", "OVER", "PARTLY", "SENTENCES", "Difference", "Spread", "half_width",
-           "spreads", "to_decide", "widened"]
+__all__ = ["BORROWED", "BOTH", "OVER", "PARTLY", "SENTENCES", "Difference", "Source", "Spread",
+           "half_width", "spreads", "to_decide", "widened"]
 
 ENOUGH = 2
 """Degrees of freedom from which on an estimate stands: one alone gives a t quantile of 12.7."""
@@ -25,58 +26,79 @@ MOST = 1000
 POWER = 0.8
 """The chance at which seeds and sentences are said to decide a difference."""
 OVER = SENTENCES, BORROWED, BOTH = (
-    "sentences only", "sentences and other families' training", "sentences and training")
+    "sentences only", "sentences and training borrowed from other families or text",
+    "sentences and training")
 """What an interval may be over, from the least to the most that is known of training."""
 PARTLY = "sentences, in part over training as well"
 """What several intervals are over, some of them over `SENTENCES` alone."""
+
+
+class Source(NamedTuple):
+    """What a system's own seeds say: its variance over them and its degrees of freedom."""
+
+    system: int
+    variance: float
+    freedom: int
 
 
 @dataclass(frozen=True)
 class Spread:
     """How a number varies from one training of a system to the next.
 
-    variance: of one training, in squared units of the number. freedom: its degrees of freedom.
-    pool: the systems whose seeds it is from. seeds: of which the system's number is the mean.
-    borrowed: whether none of the pool is of the system's own family.
+    pool: what the seeds of one or several systems say. seeds: of which the system's number is the
+    mean. borrowed: whether none of the pool is of the system's own family and text.
     """
 
-    variance: float
-    freedom: int
-    pool: tuple[int, ...]
+    pool: tuple[Source, ...]
     seeds: int
     borrowed: bool = False
 
+    @property
+    def freedom(self) -> int:
+        """Degrees of freedom of the pooled variance."""
+        return sum(source.freedom for source in self.pool)
 
+    @property
+    def variance(self) -> float:
+        """Of one training, in squared units of the number."""
+        return sum(source.variance * source.freedom for source in self.pool) / self.freedom
+
+    @property
+    def shares(self) -> dict[Source, float]:
+        """What each of the pool adds to the variance of the mean over `seeds`."""
+        return {source: source.variance * source.freedom / self.freedom / self.seeds
+                for source in self.pool}
+
+
+PLACE, TEXT, FAMILY, MODEL = range(4)
+NEAR = (PLACE, TEXT, FAMILY), (PLACE, TEXT), (PLACE, MODEL), (PLACE, FAMILY), (PLACE,)
+"""What those have in common whose seeds stand in for a system's own, the nearest first."""
 Parts = Sequence[tuple[float, Spread | None]]
 """The systems of a weighted sum: each one's weight and spread."""
 
 
-def spreads(values: Iterable[Iterable[float]], families: Iterable[str], places: Iterable[object],
+def spreads(values: Iterable[Iterable[float]], systems: Iterable[tuple[object, str, str, str]],
             ) -> list[Spread | None]:
     """Every system's spread, None where no system of its place has two seeds.
 
-    values: a system's numbers, one a seed. places: what only systems of one corpus, scale and
-    training text have in common. Pooled are squared deviations from each system's mean over their
-    degrees of freedom; a pool with fewer than `ENOUGH` stands where there is no other.
+    values: a system's numbers, one a seed. systems: the place (what only systems of one corpus and
+    scale have in common), training text, family and model of each. Pooled are squared deviations
+    from each system's mean over their degrees of freedom; a pool with fewer than `ENOUGH` stands
+    where there is no larger one.
     """
-    known = [np.array([value for value in of if math.isfinite(value)]) for of in values]
-    systems = list(zip(places, families, strict=True))
-
-    def pooled(pool: Sequence[int], seeds: int) -> Spread | None:
-        pool = tuple(system for system in pool if len(known[system]) > 1)
-        freedom = sum(len(known[system]) - 1 for system in pool)
-        if not freedom or not seeds:
-            return None
-        squares = sum(np.square(known[system] - known[system].mean()).sum() for system in pool)
-        return Spread(float(squares / freedom), freedom, pool, seeds)
-
-    result = []
-    for system, (place, family) in enumerate(systems):
-        relatives = [i for i, other in enumerate(systems) if other == (place, family)]
-        here = [i for i, (other, _) in enumerate(systems) if other == place]
-        pools = [pooled(pool, len(known[system])) for pool in ([system], relatives, here)]
-        spread = next((pool for pool in pools if pool and pool.freedom >= ENOUGH), pools[-1])
-        result.append(spread and replace(spread, borrowed=not set(spread.pool) & set(relatives)))
+    known = [[value for value in of if math.isfinite(value)] for of in values]
+    own = [Source(system, float(np.var(of, ddof=1)), len(of) - 1) if len(of) > 1 else None
+           for system, of in enumerate(known)]
+    systems, result = list(systems), []
+    for system, key in enumerate(systems):
+        near = [[i for i, other in enumerate(systems) if all(
+            other[part] == key[part] for part in parts)] for parts in NEAR]
+        pools = [tuple(filter(None, (own[i] for i in pool))) for pool in ([system], *near)]
+        pools = [pool for pool in pools if pool] if known[system] else []
+        pool = next((pool for pool in pools if sum(of.freedom for of in pool) >= ENOUGH),
+                    pools[-1] if pools else None)
+        result.append(pool and Spread(pool, len(known[system]), not any(
+            of.system in near[0] for of in pool)))
     return result
 
 
@@ -84,20 +106,19 @@ def half_width(parts: Parts) -> float:
     """Half the 95% interval that training gives a weighted sum of systems' means; NaN where the
     spread of one isn't known.
 
-    Student's t, with Satterthwaite's degrees of freedom over the pools. Systems whose pools share
-    some have no independent estimates: theirs count as one, with the degrees of the largest pool.
+    Student's t, with Satterthwaite's degrees of freedom over the systems whose seeds are behind it:
+    what several parts take from one counts as one estimate, however else their pools differ.
     """
     if any(spread is None for _, spread in parts):
         return math.nan
-    pools: dict[tuple, tuple[float, int]] = {}
-    for weight, spread in sorted(parts, key=lambda part: -len(part[1].pool)):
-        pool = next((pool for pool in pools if set(pool) & set(spread.pool)), spread.pool)
-        before, freedom = pools.get(pool, (0.0, spread.freedom))
-        pools[pool] = (before + weight ** 2 * spread.variance / spread.seeds, freedom)
-    total = sum(variance for variance, _ in pools.values())
+    shares: dict[Source, float] = {}
+    for weight, spread in parts:
+        for source, share in spread.shares.items():
+            shares[source] = shares.get(source, 0.0) + weight ** 2 * share
+    total = sum(shares.values())
     if not total:
         return 0.0
-    freedom = total ** 2 / sum(variance ** 2 / of for variance, of in pools.values())
+    freedom = total ** 2 / sum(share ** 2 / of.freedom for of, share in shares.items())
     return float(stdtrit(freedom, 0.975)) * math.sqrt(total)
 
 
@@ -166,8 +187,9 @@ def to_decide(room: float, half: float, sentences: int, parts: Parts) -> tuple[f
 def _seeds(room: float, parts: Parts) -> float:
     """Trainings of each system at which training's half width is below `room`."""
     def enough(seeds: int) -> bool:
-        return bool(half_width([(weight, replace(spread, seeds=seeds, freedom=max(
-            spread.freedom, seeds - 1))) for weight, spread in parts]) < room)
+        later = [(weight, Spread((Source(part, spread.variance, max(
+            spread.freedom, seeds - 1)),), seeds)) for part, (weight, spread) in enumerate(parts)]
+        return bool(half_width(later) < room)
 
     counts = range(2, MOST + 1)
     place = bisect.bisect_left(counts, True, key=enough)  # more seeds never widen it

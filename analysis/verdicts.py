@@ -148,8 +148,9 @@ def _half_decided(pairs: pd.DataFrame) -> str:
     """What would decide more than half of these pairs, the easiest first."""
     wanted = pd.DataFrame({what: pairs[[f"bleu_{what}", f"ll_{what}"]].max(axis=1)
                            for what in ("sentences", "seeds")}).fillna(0)
-    middle = wanted.sort_values(["sentences", "seeds"]).iloc[len(pairs) // 2].replace(0, NAN)
-    needs = Difference(NAN, NAN, NAN, "", middle["seeds"], middle["sentences"]).needs
+    easiest = wanted.sort_values(["sentences", "seeds"]).iloc[:len(pairs) // 2 + 1]
+    most = easiest.max().replace(0, NAN)
+    needs = Difference(NAN, NAN, NAN, "", most["seeds"], most["sentences"]).needs
     return f"more than half would be decided with {needs}"
 
 
@@ -214,7 +215,7 @@ def _refinement(dataset: str, scale: str) -> Result:
                                counts=False) for row in there.itertuples()]
         evidence.append(_evidence(difference(ours, theirs), data,
                                   "mean gain of Gaussian priors minus that of flow priors"))
-        nothing = ours["value"].mean() <= 0 and not math.isnan(evidence[-1].low)
+        nothing = difference(ours).high <= 0  # what doesn't help can't help more
         answers.append(NO if nothing else evidence[-1].answer)
         evidence += [_evidence(difference(*priors), data, f"mean {what}, Gaussian priors minus "
                                "flow priors", counts=False) for what, table in beside.items()
@@ -294,7 +295,7 @@ def _ratios(speeds: pd.DataFrame, ours: str, theirs: str) -> list[Evidence]:
 
 def decide(answers: Sequence[str]) -> str:
     """From the answers to the parts of a claim ("yes", "no", "both", "undecided") to a verdict."""
-    if set(answers) <= {YES}:
+    if answers and set(answers) <= {YES}:
         return HOLDS
     if not {NO, EITHER} & set(answers):
         return UNDECIDED

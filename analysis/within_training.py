@@ -29,8 +29,11 @@ __all__ = ["PHASES", "RUN", "across_checkpoints", "at_best_ll", "checkpoint_pair
 
 PHASES = ("rising", "falling")
 """Both checkpoints up to the step of the best dev LL; both from it on."""
+SIDES = {PHASES[0]: "up to the best dev LL", PHASES[1]: "from the best dev LL on",
+         "across": "one on each side of it"}
+"""Where the checkpoints of a pair lie."""
 RUN = ["dataset", "scale", "model", "train_data", "seed"]
-COUNTS = [f"{phase}_{order}" for phase in PHASES for order in ORDERS]
+COUNTS = [f"{side}_{order}" for side in SIDES for order in ORDERS]
 TWO = [*RUN, "bleu_step", "ll_step", *(f"{name}{end}" for name in ("bleu", "ll") for end in (
     "", "_delta", "_low", "_high")), "order"]
 
@@ -100,8 +103,8 @@ def checkpoint_pairs(runs: Iterable[RunFolder]) -> pd.DataFrame:
     """How dev LL and dev BLEU order the checkpoints of each run, two at a time.
 
     One row a run that kept its dev sentences: dataset, scale, model, train_data, seed, checkpoints
-    (at full KL weight, how many), peak (the step of the best dev LL), and for each of `PHASES` how
-    many pairs `<phase>_agree`, `_disagree` and `_undecided`, by intervals over the same resamples
+    (at full KL weight, how many), peak (the step of the best dev LL), and for each of `SIDES` how
+    many pairs `<side>_agree`, `_disagree` and `_undecided`, by intervals over the same resamples
     of the dev sentences. From the peak on LL falls by definition; whether BLEU falls with it isn't
     chosen.
     """
@@ -115,11 +118,10 @@ def checkpoint_pairs(runs: Iterable[RunFolder]) -> pd.DataFrame:
             "checkpoints": len(history), "peak": int(history["step"].iloc[peak])}
         row |= dict.fromkeys(COUNTS, 0)
         for first, second in combinations(range(len(history)), 2):
-            if first < peak < second:
-                continue  # on both sides of it
+            side = "across" if first < peak < second else PHASES[first >= peak]
             ll, bleu = (np.quantile(values[:, second] - values[:, first], TAILS).tolist()
                         for values in drawn)
-            row[f"{PHASES[first >= peak]}_{order_of(bleu, ll)}"] += 1
+            row[f"{side}_{order_of(bleu, ll)}"] += 1
         rows.append(row)
     return pd.DataFrame(rows, columns=[*RUN, "checkpoints", "peak", *COUNTS])
 
@@ -129,10 +131,9 @@ def count_phases(table: pd.DataFrame) -> str:
     if table.empty:
         return "No run here kept the dev sentences of its checkpoints."
     words = []
-    for phase, where in zip(PHASES, (
-            "up to the step of the best dev LL, LL and BLEU", "from it on they"), strict=True):
-        agree, disagree, undecided = (int(table[f"{phase}_{order}"].sum()) for order in ORDERS)
-        words.append(f"{where} agree in {agree:,} of "
+    for side, where in SIDES.items():
+        agree, disagree, undecided = (int(table[f"{side}_{order}"].sum()) for order in ORDERS)
+        words.append(f"{where} LL and BLEU agree in {agree:,} of "
                      f"{agree + undecided + disagree:,} pairs and disagree in {disagree:,}")
     return (f"Of the checkpoints of {len(table)} trainings, two of one training at a time: "
             f"{'; '.join(words)} (on the dev set, with intervals over its sentences).")
@@ -144,9 +145,9 @@ def compact_phases(table: pd.DataFrame, by: Sequence[str] = ("model", "train_dat
     rows = []
     for group, of in table.groupby(list(by), sort=False) if len(table) else ():
         row = dict(zip(by, group, strict=True)) | ({} if "seed" in by else {"trainings": len(of)})
-        for phase, where in zip(PHASES, ("up to", "from"), strict=True):
-            row[f"agree / disagree / undecided {where} the best dev LL"] = " / ".join(
-                f"{of[f'{phase}_{order}'].sum():,}" for order in ORDERS)
+        for side, where in SIDES.items():
+            row[f"agree / disagree / undecided {where}"] = " / ".join(
+                f"{of[f'{side}_{order}'].sum():,}" for order in ORDERS)
         rows.append(row)
     return pd.DataFrame(rows)
 

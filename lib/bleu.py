@@ -24,7 +24,7 @@ ORDERS = 4
 DEFAULT = "13a"  # sacreBLEU's own default
 SEED = 12345
 """SacreBLEU's default seed of its paired bootstrap."""
-RESAMPLES = 1000
+RESAMPLES = 10_000
 """Of the sentences, for an interval."""
 TAILS = [0.025, 0.975]
 """The quantiles between which a 95% interval lies."""

@@ -4,7 +4,7 @@ import pandas as pd
 from compared import TOY, compared, of_models
 from made_up import made_up_run
 
-from analysis import findings, tables
+from analysis import findings, tables, within_training
 from analysis.verdicts import verdicts
 from lib.runs import RunFolder
 
@@ -49,9 +49,8 @@ def test_the_page_holds_the_open_question_and_what_happens_within_a_training(iso
                            "train_data": "raw", "first_seeds": 1, "second_seeds": 1,
                            "order": "agree", "over": "sentences only"}),
             ("checkpoint_pairs", {"model": "tr_s", "train_data": "raw", "seed": 1,
-                                  "checkpoints": 5, "peak": 300, **{
-                                      f"{phase}_{order}": 3 for phase in ("rising", "falling")
-                                      for order in ("agree", "undecided", "disagree")}}),
+                                  "checkpoints": 5, "peak": 300,
+                                  **dict.fromkeys(within_training.COUNTS, 3)}),
             ("two_checkpoints", {"model": "tr_s", "train_data": "raw", "seed": 1, "bleu_step": 900,
                                  "ll_step": 300, "bleu": 20.0, "ll": -1.5, "order": "agree"})):
         tables.write(pd.DataFrame([place | row | ends]), f"{name}_toy_small")
@@ -60,7 +59,7 @@ def test_the_page_holds_the_open_question_and_what_happens_within_a_training(iso
             "+1.25 [+1.00, +1.50] | +1.2 [+1.0, +1.5] |") in text.replace(tables.NO_BREAK, " ")
     assert "Of 1 trainings" in text and "agree in 1, disagree in 0" in text
     assert "| toy, small | Tr-S | raw | 1 | 900 | 300 | 20.0, −1.500 |" in text
-    assert "| toy | small | raw | 1 | 3 / 3 / 3 | 3 / 3 / 3 |" in text
+    assert "| toy | small | raw | 1 | 3 / 3 / 3 | 3 / 3 / 3 | 3 / 3 / 3 |" in text
     pd.DataFrame({"step": [1, 2], "dev_ll": [-2.0, -1.0], "dev_bleu": [1.0, 2.0],
                   "kl_weight": 1.0}).to_csv(RunFolder("toy", "small", "tr_s").history, index=False)
     findings.picture([("toy", "small")])

@@ -31,7 +31,7 @@ def test_scores_are_means_over_seeds_of_latent_models(runs):
 
 def test_differences_are_paired(runs):
     table = scores("toy", "smoke", "k1")
-    weights, lines = resample_weights(200, 1000), made_up_references()
+    weights, lines = resample_weights(200), made_up_references()
     drawn = [resampled_bleu(run.read_sentences()["hypothesis"].tolist(), lines, weights)[1]
              for run in runs[:3]]
     flow = difference(table[table["model"] == "fl_b"])

@@ -10,7 +10,7 @@ from made_up import made_up_run
 
 from analysis import systems
 from analysis.resampling import Resamples
-from analysis.training_variance import Spread
+from analysis.training_variance import Source, Spread
 from lib.errors import DataError
 
 
@@ -68,10 +68,10 @@ def test_seeds_are_averaged():
         ["tr_s", "raw"], ["ga_b", "raw"], ["ga_b", "distilled"]]
     assert found["seeds"].tolist() == [2, 1, 1]
     assert found.loc[0, "bleu"] == averaged["strict"].bleu[0] == 32.0
-    assert found.loc[0, "bleu_training"] == Spread(8.0, 1, (0,), 2)
-    borrowed = Spread(8.0, 1, (0,), 1, borrowed=True)
-    assert found.loc[1, "bleu_training"] == borrowed                 # nobody knows better
-    assert found.loc[2, "bleu_training"] is None                     # of distilled text nobody does
+    assert found.loc[0, "bleu_training"] == Spread((Source(0, 8.0, 1),), 2)
+    borrowed = Spread((Source(0, 8.0, 1),), 1, borrowed=True)
+    assert found.loc[1, "bleu_training"] == borrowed  # nobody knows better
+    assert found.loc[2, "bleu_training"] == borrowed  # nor on distilled text
     assert found.loc[0, "strict_error"] == 0.02
     assert systems.average_seeds(found, averaged)[0] is found
 

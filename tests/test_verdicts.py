@@ -12,7 +12,7 @@ from made_up import made_up_run
 
 from analysis import significance, tables
 from analysis import verdicts as module
-from analysis.training_variance import Spread, half_width
+from analysis.training_variance import Source, Spread, half_width
 from analysis.verdicts import verdicts
 from lib.bleu import bleu_from_counts, resample_weights, with_interval
 from lib.errors import DataError
@@ -176,14 +176,14 @@ def test_gains_are_averaged_over_seeds_and_their_interval_widened(isolated):
     assert (ahead.value, ahead.answer) == (pytest.approx(3.0), "undecided")
     half = math.hypot(12.71 * 3 ** 0.5, 2 ** 0.5)
     assert ahead.high - ahead.value == pytest.approx(half, abs=0.05)
-    assert ahead.over == "sentences and other families' training"
+    assert ahead.over.endswith("borrowed from other families or text")
     assert ahead.outlook.endswith("seeds")
 
 
 def gains_of(model, share, seed=1, **options):
     """A run whose fourth step mends words, its gain in metrics.json as evaluation writes it."""
     run = made_up_run(model, share, 2.0, seed=seed, k0_wrong=share + 0.2, **options)
-    counts, weights = run.read_bleu_counts(), resample_weights(200, 1000)
+    counts, weights = run.read_bleu_counts(), resample_weights(200)
     of = {name: (bleu_from_counts(table.sum(0)), bleu_from_counts(weights @ table))
           for name, table in counts.items()}
     metrics, drawn = json.loads(run.metrics.read_text()), of["k4"][1] - of["k0"][1]
@@ -225,8 +225,8 @@ def test_the_difference_of_gains_is_that_of_the_same_resamples(isolated):
     gains = [RunFolder("toy", "smoke", "ga_b", seed=seed).read_metrics().bleu["k4"].gain
              for seed in (1, 2)]
     own = float(np.var(gains, ddof=1))
-    spread = half_width([(1.0, Spread(own, 1, (0,), 2)), (0.5, Spread(own, 1, (0,), 1)),
-                         (0.5, Spread(own, 1, (0,), 1))])
+    pool = (Source(0, own, 1),)
+    spread = half_width([(1.0, Spread(pool, 2)), (0.5, Spread(pool, 1)), (0.5, Spread(pool, 1))])
     assert ahead.value - ahead.low == pytest.approx(math.hypot(ahead.value - low, spread))
     assert ahead.high - ahead.value == pytest.approx(math.hypot(high - ahead.value, spread))
 
@@ -245,7 +245,7 @@ def test_gains_on_different_test_texts_are_refused(isolated):
 @pytest.mark.parametrize(("answers", "verdict"), [
     (["yes", "yes"], "holds"), (["yes", "no"], "holds in part"), (["no", "no"], "does not hold"),
     (["yes", "undecided"], "undecided"), (["no", "undecided"], "does not hold"),
-    (["both"], "holds in part"),
+    (["both"], "holds in part"), ([], "undecided"),
 ])
 def test_answers_make_a_verdict(answers, verdict):
     assert module.decide(answers) == verdict
@@ -258,3 +258,20 @@ def test_answers_make_a_verdict(answers, verdict):
 ])
 def test_few_decided_pairs_decide_no_claim(answers, answer):
     assert module._most(answers) == answer
+
+
+def test_what_would_decide_more_than_half_suffices_for_each_of_them():
+    """The easiest three of five: one decided, one by seeds alone, one by sentences alone."""
+    wanted = pd.DataFrame({"bleu_sentences": [math.nan, math.nan, 2000.0, 9000.0, 9000.0],
+                           "ll_sentences": [math.nan, math.nan, 1500.0, math.nan, 9000.0],
+                           "bleu_seeds": math.nan,
+                           "ll_seeds": [math.nan, 11.0, math.nan, 40.0, 40.0]})
+    assert module._half_decided(wanted) == (
+        "more than half would be decided with 2,000 sentences and 11 seeds")
+
+
+@pytest.mark.parametrize(("ours", "verdict"), [(0.0, "does not hold"), (-0.02, "undecided")])
+def test_only_a_gain_that_is_none_for_sure_cannot_be_larger(isolated, ours, verdict):
+    for model, gain in (("ga_b", ours), ("fl_b", -0.1)):
+        with_gains(made_up_run(model, 0.3, 2.0, k0_wrong=0.4), gain, half=0.5 if ours else 0.0)
+    assert verdicts(TOY)[-2].verdict == verdict

@@ -100,11 +100,13 @@ def test_bad_files_of_a_training_have_one_clear_message(run):
 # ---- every pair of checkpoints ----
 
 @pytest.mark.parametrize(("better", "counts"), [
-    ("all along", {"rising_agree": 3, "falling_disagree": 3}),
-    ("never", {"rising_disagree": 3, "falling_agree": 3}),
-    ("nowhere", {"rising_undecided": 3, "falling_undecided": 3})])
+    ("all along", {"rising_agree": 3, "falling_disagree": 3, "across_agree": 3,
+                   "across_disagree": 1}),
+    ("never", {"rising_disagree": 3, "falling_agree": 3, "across_agree": 1,
+               "across_disagree": 3}),
+    ("nowhere", {"rising_undecided": 3, "falling_undecided": 3, "across_undecided": 4})])
 def test_pairs_are_counted_on_each_side_of_the_best_likelihood(run, better, counts):
-    """LL peaks at the third of five checkpoints; the four pairs across the peak don't count."""
+    """LL peaks at the third of five checkpoints; the four pairs across the peak count apart."""
     kept, _ = made_up_validations(REFERENCES)  # each translates worse than the one before
     nats = np.array([3.0, 2.0, 1.0, 2.5, 3.5])[:, None] * kept.tokens
     places = {"all along": slice(None, None, -1), "never": slice(None), "nowhere": [0] * 5}
@@ -114,12 +116,11 @@ def test_pairs_are_counted_on_each_side_of_the_best_likelihood(run, better, coun
     table = within_training.checkpoint_pairs([run, made_up_run("tr_s", 0.3, 1.5)])
     [row] = table.to_dict("records")  # the other run kept no sentences
     assert (row["model"], row["checkpoints"], row["peak"]) == ("ga_b", 5, 30)
-    assert {name: count for name, count in row.items() if count and name.startswith(
-        within_training.PHASES)} == counts
+    assert {name: row[name] for name in within_training.COUNTS if row[name]} == counts
     [shown] = within_training.compact_phases(table).to_dict("records")
     assert shown["trainings"] == 1
     agree = counts.get("falling_agree", 0)
-    assert f"from it on they agree in {agree} of 3 pairs" in (
+    assert f"from the best dev LL on LL and BLEU agree in {agree} of 3 pairs" in (
         within_training.count_phases(table))
 
 
