@@ -100,10 +100,10 @@ def test_bad_files_of_a_training_have_one_clear_message(run):
 # ---- every pair of checkpoints ----
 
 @pytest.mark.parametrize(("better", "counts"), [
-    ("all along", {"rising_agree": 3, "falling_disagree": 3, "across_agree": 3,
-                   "across_disagree": 1}),
-    ("never", {"rising_disagree": 3, "falling_agree": 3, "across_agree": 1,
-               "across_disagree": 3}),
+    ("all along", {"rising_agree": 3, "falling_disagree": 3, "across_agree": 1,
+                   "across_disagree": 3}),
+    ("never", {"rising_disagree": 3, "falling_agree": 3, "across_agree": 3,
+               "across_disagree": 1}),
     ("nowhere", {"rising_undecided": 3, "falling_undecided": 3, "across_undecided": 4})])
 def test_pairs_are_counted_on_each_side_of_the_best_likelihood(run, better, counts):
     """LL peaks at the third of five checkpoints; the four pairs across the peak count apart."""
