@@ -3,10 +3,15 @@
 This page is built from the pairs of models that notebooks/05_correlation.ipynb compares
 (outputs/tables/significance_*), the run folders' metrics.json, and the speeds that
 notebooks/08_speed.ipynb measures (outputs/tables/table4_*). A difference counts only where its 95%
-interval leaves zero out, and a claim about several models or pairs is decided only where more than
-half of them are. Beside what is undecided stands what would decide it four times in five, if the
-true difference is the one that was measured: seeds a system, at the training variance that is
-known, or test sentences. `python -m analysis.findings` writes outputs/findings.md.
+interval leaves zero out: "yes" after it is as the finding claims, "no" the opposite. A part of a
+claim that is about several models or pairs is decided only where more than half of them are. A
+claim holds where each part does, holds in part where one does and another fails, and does not hold
+where one fails and none holds. LL is counted in three ways: strict, the whole string with its
+length; paper, given the length, a mean over padded tokens; released, as its code estimates it.
+Where a cell is empty, another model is the best of its family under that count. Beside what is
+undecided stands what would decide it four times in five, if the true difference is the one that was
+measured (where LL and BLEU are both undecided, each of them): seeds a system, at the training
+variance that is known, or test sentences. `python -m analysis.findings` writes outputs/findings.md.
 """
 
 from collections.abc import Callable, Iterable, Sequence

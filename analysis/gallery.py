@@ -192,7 +192,8 @@ def _page(root: Path, outcomes: list[Verdict], *, whole: bool) -> str:
                 parts += [f"### {finding.number}. {finding.claim}",
                           markdown(findings.evidence_table(finding.number, outcomes))]
     if runs := find_runs():
-        parts += ["## Runs", "BLEU is the headline decoding's, LL strict, in nats per token.",
+        parts += ["## Runs", "BLEU is of the decoding named (k: refinement steps, mT: a subword at "
+                  "a time), LL strict, in nats per token.",
                   "\n".join(["| run | decoding | BLEU | LL | training ended by |",
                              "|---|---|---:|---:|---|", *(_run(run, root) for run in runs)])]
     return "\n\n".join(part.strip() for part in parts) + "\n"
