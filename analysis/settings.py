@@ -1,6 +1,9 @@
 """BLEU of evaluated latent models by decoding setting, and gains of refinement (findings 4 and 5).
 """
 
+import functools
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
@@ -45,12 +48,21 @@ def scores(dataset: str, scale: str, setting: str, base: str = "") -> pd.DataFra
 
 def _drawn(run: RunFolder, setting: str, base: str) -> np.ndarray | None:
     """The value on each resample; the draws of all runs of one test set are the same."""
-    counts = run.read_bleu_counts()
-    if not {setting, base} - {""} <= set(counts):
+    kept = run.bleu_counts
+    drawn = _resampled(run, (kept, kept.stat().st_mtime_ns)) if kept.exists() else {}
+    if not {setting, base} - {""} <= set(drawn):
         return None
-    weights = resample_weights(len(counts[setting]))
-    values = bleu_from_counts(weights @ counts[setting])
-    return values - bleu_from_counts(weights @ counts[base]) if base else values
+    return drawn[setting] - drawn[base] if base else drawn[setting]
+
+
+@functools.lru_cache(maxsize=256)  # several findings ask for the same
+def _resampled(run: RunFolder, _state: tuple[Path, int]) -> dict[str, np.ndarray]:
+    """BLEU of each decoding setting on each resample."""
+    counts = run.read_bleu_counts()
+    weights = resample_weights(len(next(iter(counts.values()))))
+    summed = weights @ np.concatenate(list(counts.values()), axis=1).astype(np.float64)
+    return {setting: bleu_from_counts(part) for setting, part in zip(
+        counts, np.split(summed, len(counts), axis=1), strict=True)}
 
 
 def difference(ours: pd.DataFrame, theirs: pd.DataFrame | None = None) -> Difference:
