@@ -682,8 +682,8 @@ def test_more_samples_still_raise_the_bounds():
         f"{value:.3f}" for value in (rise.min(), rise.max(), later["ga_b"], later["fl_s"]))]
     adds = mini["annealing_adds"]
     assert re.findall(r"at `mini` on (\d+) sentences, adds ([\d.]+) to ([\d.]+); at `long` it "
-                      r"wasn't run", CLAIMS) == [(f"{mini['audited'].unique().item()}", f"{adds.min():.3f}",
-                                   f"{adds.max():.3f}")]
+                      r"wasn't run", CLAIMS) == [(
+        f"{mini['audited'].unique().item()}", f"{adds.min():.3f}", f"{adds.max():.3f}")]
     assert not long["audited"].any()
 
 
