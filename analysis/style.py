@@ -28,7 +28,9 @@ COLOURS = dict(zip(FAMILIES.values(), (
 
 MARKERS = {"s": "o", "b": "s", "l": "^", "d": "D"}
 """One marker a size: the last letter of a model's name (D: a deep encoder)."""
-MEANINGS = {"o": "size S", "s": "size B", "^": "size L", "D": "deep encoder", "v": "best path"}
+OTHER = "P"  # of a size of one's own
+MEANINGS = {"o": "size S", "s": "size B", "^": "size L", "D": "deep encoder", "v": "best path",
+            OTHER: "another size"}
 
 LINES = {"s": "-", "b": "--", "l": ":", "d": "-."}
 INK, GREY, FAINT = "#333333", "#888888", "#dddddd"
@@ -47,14 +49,14 @@ matplotlib.rcParams.update({
 def style(model: str) -> tuple[str, str]:
     """Colour and marker of a model by its name, the same in every figure."""
     other = model.startswith(BEST_PATH)  # of two models of one family and size
-    return COLOURS[family_of(model)], "v" if other else MARKERS[model[-1]]
+    return COLOURS[family_of(model)], "v" if other else MARKERS.get(model[-1], OTHER)
 
 
 def line(model: str) -> dict:
     """How the line of a model is drawn: its colour and marker, and a dash for its size."""
     colour, marker = style(model)
-    return {"color": colour, "marker": marker, "markersize": 4, "linestyle": LINES[model[-1]],
-            "linewidth": 1.5}
+    return {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1.5,
+            "linestyle": LINES.get(model[-1], "-")}
 
 
 def family_name(family: str) -> str:

@@ -17,6 +17,14 @@ def test_every_family_has_a_colour_and_every_model_a_look_of_its_own():
     assert style.line("fl_l")["linestyle"] == ":"
 
 
+def test_a_model_of_a_size_of_ones_own_is_drawn_and_in_the_legend():
+    colour, marker = style.style("na_x")
+    assert colour == style.COLOURS["independent"] and marker not in style.MARKERS.values()
+    assert style.line("na_x")["marker"] == marker
+    assert [key.get_label() for key in style.size_keys(["na_x", "na_b"])] == [
+        "size B", "another size"]
+
+
 def test_families_come_in_one_order_under_one_name():
     assert [key.get_label() for key in style.family_keys(["md_b", "ga_b", "da_b", "ga_l"])] == [
         "Gaussian", "DAG", "masked"]
