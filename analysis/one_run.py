@@ -180,7 +180,7 @@ def likelihood_by_length(points: pd.DataFrame) -> Figure:
         axes.remove()
     figure.supxlabel("target length (subwords with one EOS)")
     figure.supylabel("LL, strict (nats per sentence), better →")
-    keys = text_keys(points["train_data"], marker="")
+    keys = text_keys(points["train_data"], lines=True)
     if points["exact"].notna().any():
         keys.append(key("log p*(y|x), the truth", INK, "", ls="-"))
     figure.legend(handles=keys, loc="outside upper center", ncols=3)

@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from scipy.optimize import isotonic_regression
 
@@ -85,9 +86,12 @@ def size_keys(models: Iterable[str]) -> list[Line2D]:
             if marker in markers]
 
 
-def text_keys(texts: Iterable[str], **look) -> list[Line2D]:
-    """The training texts, where some are distilled: filled and solid for raw, hollow and dashed."""
-    return [key(f"trained on {text} text", **{"mfc": fill, "ls": dash} | look)
+def text_keys(texts: Iterable[str], *, lines: bool = False) -> list[Line2D | Patch]:
+    """The training texts, where some are distilled: filled for raw and hollow for distilled, which
+    no size's marker is; or with `lines` solid and dashed.
+    """
+    return [key(f"trained on {text} text", marker="", ls=dash) if lines else
+            Patch(facecolor=fill, edgecolor=GREY, lw=1.5, label=f"trained on {text} text")
             for text, fill, dash in (("raw", GREY, "-"), ("distilled", "white", "--"))
             ] if "distilled" in set(texts) else []
 

@@ -173,7 +173,7 @@ def trajectories(runs: Mapping[str, Sequence[RunFolder]]) -> Figure:
         axes.set_title(title)
     shown = [run for of in runs.values() for run in of]
     figure.legend(handles=[*family_keys(run.model for run in shown),
-                           *text_keys(run.train_data for run in shown),
+                           *text_keys((run.train_data for run in shown), lines=True),
                            *size_keys(run.model for run in shown), key("best dev LL", marker="x")],
                   **place)
     return figure
