@@ -20,8 +20,9 @@ from scipy.optimize import isotonic_regression
 from lib.config import BEST_PATH, FAMILIES, family_of
 from lib.paths import outputs_root, writable
 
-__all__ = ["ARROW", "COLOURS", "FAINT", "GREY", "INK", "family_keys", "family_name", "finish",
-           "key", "label_ends", "line", "panels", "save", "size_keys", "style", "text_keys"]
+__all__ = ["ARROW", "COLOURS", "FAINT", "GREY", "INK", "LABELS", "PALE", "family_keys",
+           "family_name", "finish", "key", "label_ends", "line", "panels", "save", "size_keys",
+           "style", "text_keys"]
 
 COLOURS = dict(zip(FAMILIES.values(), (
     "#0072B2", "#D55E00", "#009E73", "#7B3294", "#A6761D", "#E7298A", "#444444"), strict=True))
@@ -35,6 +36,11 @@ MEANINGS = {"o": "size S", "s": "size B", "^": "size L", "D": "deep encoder", "v
 
 LINES = {"s": "-", "b": "--", "l": ":", "d": "-."}
 INK, GREY, FAINT = "#333333", "#888888", "#dddddd"
+PALE = {"alpha": 0.3, "zorder": 1}
+"""What is behind the lines that are read."""
+LABELS = {"dev_ll": "dev LL, strict (nats per token), better →",
+          "dev_bleu": "dev BLEU (search of training), better →"}
+"""What an axis of a training's numbers says, by the column of history.csv."""
 ARROW = {"arrowstyle": "-|>", "lw": 1.3, "shrinkA": 6, "shrinkB": 6}
 DPI = 150
 NAME = 0.06  # of an axes' height that a name takes
