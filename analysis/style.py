@@ -127,20 +127,23 @@ def finish(axes: Axes, x_label: str, y_label: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6))
 
 
-def label_ends(axes: Axes, ends: Sequence[tuple[str, str, float]]) -> None:
-    """Names right of their lines' ends, as near to them as they go without an overlap.
+def label_ends(axes: Axes, ends: Sequence[tuple[str, str, float, float]]) -> None:
+    """Names right of the axes, as near to the height of their lines' ends as they go without an
+    overlap, each with a thin line to its end.
 
-    ends: (name, colour, y in data units) a line; without a finite y none is drawn.
+    ends: (name, colour, x and y in data units) a line; without a finite y none is drawn.
     """
-    ends = sorted((end for end in ends if np.isfinite(end[2])), key=lambda end: end[2])
+    ends = sorted((end for end in ends if np.isfinite(end[3])), key=lambda end: end[3])
     low, high = axes.get_ylim()
     room = NAME * np.arange(len(ends))  # least squares, each at least NAME above the one before
-    height = np.array([(end[2] - low) / (high - low) for end in ends])
+    height = np.array([(end[3] - low) / (high - low) for end in ends])
     if len(ends):
         height = np.clip(isotonic_regression(height - room).x + room, room, 1 - room[::-1])
-    for (name, colour, _), place in zip(ends, height, strict=True):
-        axes.annotate(name, (1.0, place), xycoords="axes fraction", xytext=(3, 0),
-                      textcoords="offset points", color=colour, fontsize=9, va="center")
+    for (name, colour, *end), place in zip(ends, height, strict=True):
+        axes.annotate(name, end, (1.04, place), textcoords="axes fraction", color=colour,
+                      fontsize=9, va="center", arrowprops={
+                          "arrowstyle": "-", "lw": 0.6, "color": colour, "alpha": 0.6,
+                          "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 2})
 
 
 def save(figure: Figure, name: str, points: pd.DataFrame) -> tuple[Path, Path]:
