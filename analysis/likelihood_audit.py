@@ -168,8 +168,7 @@ def likelihood_audit(table: pd.DataFrame) -> Figure:
         right = max(axes.get_xlim()[1], truth + 0.08 * np.ptp(axes.get_xlim()))
         axes.axvspan(truth, right, color=FAINT, alpha=0.6, lw=0, zorder=0)
         axes.set_xlim(right=right)
-        axes.text(truth, len(models) - 0.4, " truth", fontsize=9, color=INK, va="bottom",
-                  ha="center")
+        axes.text(truth, len(models) - 0.4, " truth", fontsize=9, color=INK, va="bottom")
     axes.set_title("\n".join(textwrap.fill(
         f"{look}, {name}: {rank_families(table, column, f'{column}_error')}", TITLE)
         for column, look, name in (("best", "filled", "strict"),
@@ -183,9 +182,11 @@ def likelihood_audit(table: pd.DataFrame) -> Figure:
     axes.spines["left"].set_visible(False)
     axes.grid(visible=False, axis="y")
     figure.legend(handles=[
-        *family_keys(models), Patch(color=GREY, alpha=0.35, label="ELBO to upper bound"),
-        key("released estimate", mfc="white", mew=1.5), key("LL as it counts", marker="|", mew=2)],
-        loc="outside lower center", ncols=4)
+        *family_keys(models), key("strict LL ± two standard errors", ls="-", lw=1.2),
+        Patch(color=GREY, alpha=0.35, label="ELBO to upper bound"),
+        key("released estimate", mfc="white", mew=1.5),
+        key("LL, counted as the released code counts", marker="|", mew=2)],
+        loc="outside lower center", ncols=3)
     return figure
 
 

@@ -20,7 +20,7 @@ from analysis.likelihood_audit import (
     likelihood_audit,
     ranking,
 )
-from analysis.style import COLOURS
+from analysis.style import COLOURS, GREY
 from lib.errors import DataError
 from lib.paths import NOTEBOOKS, ROOT
 from lib.runs import RunFolder
@@ -119,7 +119,13 @@ def test_verdict_names_what_changes():
 
 def test_figure_has_a_row_a_model_and_ranks_as_the_sentence_does():
     found = table()
-    axes, = likelihood_audit(found).axes
+    figure = likelihood_audit(found)
+    [axes], [legend] = figure.axes, figure.legends
+    keys = {text.get_text(): handle for text, handle in zip(
+        legend.get_texts(), legend.legend_handles, strict=True)}
+    assert keys["strict LL ± two standard errors"].get_markerfacecolor() == GREY
+    assert keys["released estimate"].get_markerfacecolor() == "white"
+    assert keys["LL, counted as the released code counts"].get_marker() == "|"
     assert [label.get_text() for label in axes.get_yticklabels()] == ["Tr-S", "Ga-B", "Fl-S"]
     first, second = axes.get_title(loc="left").split("\n")
     assert first.removeprefix("filled, strict: ") in ranking(found)
