@@ -223,6 +223,15 @@ def test_bounds_at_every_number_of_samples():
     assert found["log_likelihood"].tolist() == pytest.approx([-2.7, -2.2, -1.9] * 2)
     assert found.loc[("ga_b", 100), "annealing"] == pytest.approx(-1.7)
     assert np.isnan(found.loc[("fl_s", 50), "annealing"])
-    (axes,) = module.bound_against_samples(points).axes
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["Ga-B", "Fl-S"]
+    assert found.loc[("ga_b", 100), "annealing_error"] > 0
+    found.loc["fl_s", ["annealing", "annealing_error"]] = -1.71, 0.02
+    figure = module.bound_against_samples(found.reset_index())
+    [axes], [legend] = figure.axes, figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "Ga-B", "Fl-S", "annealed ± two\nstandard errors"]
     assert axes.get_xscale() == "log"
+    (first, *_), (second, *_) = axes.containers  # near in likelihood, and yet apart
+    assert 100 < first.get_xdata()[0] < 0.8 * second.get_xdata()[0]
+    assert (first.get_marker(), second.get_marker()) == ("s", "o")
+    (low, high), = (bar.get_segments()[0][:, 1] for bar in axes.containers[1][2])
+    assert (low, high) == pytest.approx((-1.75, -1.67))
