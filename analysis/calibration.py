@@ -130,7 +130,7 @@ def checkpoints_figure(table: pd.DataFrame) -> Figure:
         keys.append(key("from the best dev LL", ms=3, ls="-"))
     figure.legend(handles=[*family_keys(table["model"]), *keys], fontsize=9, frameon=False,
                   loc="outside right upper", handletextpad=0.4)
-    name_points(figure, named)
+    name_points(figure, named, ("model", "train_data"))
     return figure
 
 
