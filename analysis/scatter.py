@@ -223,7 +223,8 @@ def _name_point(axes: Axes, model: str, point: Sequence[float], busy: np.ndarray
     away = np.hypot(*np.maximum(np.abs(centres - marker) - half, 0).T)
     x, y = np.linspace(marker, centres, 25).astype(int).transpose(2, 0, 1)
     crossed = busy[y, x].mean(axis=0) * away  # by a line from the marker
-    best = np.argmin(2 * hidden + 2 * crossed + away / 4)
+    # pixels: of a name over others, of its line over others (another marker would take the name)
+    best = np.argmin(2 * hidden + 5 * crossed + away / 4)
     leader = {"arrowprops": {"arrowstyle": "-", "lw": 0.7, "color": look["color"], "shrinkA": 0,
                              "shrinkB": 4}} if away[best] > REACH / 5 else {}
     axes.annotate(**look, **leader, xytext=(centres[best] - marker) * 72 / axes.figure.dpi)
