@@ -125,12 +125,12 @@ def checkpoints_figure(table: pd.DataFrame) -> Figure:
         finish(axes, "LL, strict (nats per token), better →",
                "BLEU (0 to 100), better →" if axes is panels[0] else "")
         axes.margins(x=0.14, y=0.12)
-    keys = text_keys(table["train_data"], ls="")
+    keys = text_keys(table["train_data"])
     if (table["by"] == "ll").any():
         keys.append(key("from the best dev LL", ms=3, ls="-"))
     figure.legend(handles=[*family_keys(table["model"]), *keys], fontsize=9, frameon=False,
                   loc="outside right upper", handletextpad=0.4)
-    name_points(figure, named)
+    name_points(figure, named, ("model", "train_data"))
     return figure
 
 

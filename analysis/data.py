@@ -174,5 +174,6 @@ def entropy_by_word(words: pd.DataFrame) -> Figure:
                  color=TARGET, linewidth=0)
     limit = 1.05 * words[["raw", "distilled"]].max(axis=None)
     axes.set(xlim=(-0.02 * limit, limit), ylim=(-0.02 * limit, limit), aspect="equal")
-    finish(axes, "H(y|x), raw (nats)", "H(y|x), distilled (nats)")
+    finish(axes, "H(y|x) of a source word, raw text (nats)",
+           "H(y|x) of the same word, distilled text (nats)")
     return figure

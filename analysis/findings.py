@@ -181,11 +181,15 @@ def picture(of: Sequence[tuple[str, str]]) -> None:
     columns = ["dataset", "scale", "model", "train_data", "seed", "strict", "strict_error", "bleu"]
     style.save(scatter.of_corpora(frames, ceilings), "answer",
                pd.concat(frames.values())[columns])
-    runs = {title: frame["run"].tolist() for title, frame in frames.items()}
+    runs = {}  # texts of a synthetic corpus are too far from one another for one panel
+    for (title, frame), known in zip(frames.items(), ceilings, strict=True):
+        for text, part in reversed([*frame.groupby("train_data" if known else "dataset")]):
+            runs[f"{title}: trained on {text} text" if known else title] = part["run"].tolist()
     style.save(within_training.trajectories(runs), "within_training", pd.concat([
         run.read_history()[["step", "dev_ll", "dev_bleu", "kl_weight"]].assign(
-            corpus=title, model=run.model, train_data=run.train_data, seed=run.seed)
-        for title, of_title in runs.items() for run in of_title]))
+            corpus=f"{run.dataset}, {run.scale}", model=run.model, train_data=run.train_data,
+            seed=run.seed)
+        for of_title in runs.values() for run in of_title]))
 
 
 def main() -> list[Verdict]:

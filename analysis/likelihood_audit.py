@@ -168,8 +168,7 @@ def likelihood_audit(table: pd.DataFrame) -> Figure:
         right = max(axes.get_xlim()[1], truth + 0.08 * np.ptp(axes.get_xlim()))
         axes.axvspan(truth, right, color=FAINT, alpha=0.6, lw=0, zorder=0)
         axes.set_xlim(right=right)
-        axes.text(truth, len(models) - 0.4, " truth", fontsize=9, color=INK, va="bottom",
-                  ha="center")
+        axes.text(truth, len(models) - 0.4, " truth", fontsize=9, color=INK, va="bottom")
     axes.set_title("\n".join(textwrap.fill(
         f"{look}, {name}: {rank_families(table, column, f'{column}_error')}", TITLE)
         for column, look, name in (("best", "filled", "strict"),
@@ -183,9 +182,11 @@ def likelihood_audit(table: pd.DataFrame) -> Figure:
     axes.spines["left"].set_visible(False)
     axes.grid(visible=False, axis="y")
     figure.legend(handles=[
-        *family_keys(models), Patch(color=GREY, alpha=0.35, label="ELBO to upper bound"),
-        key("released estimate", mfc="white", mew=1.5), key("LL as it counts", marker="|", mew=2)],
-        loc="outside lower center", ncols=4)
+        *family_keys(models), key("strict LL ± two standard errors", ls="-", lw=1.2),
+        Patch(color=GREY, alpha=0.35, label="ELBO to upper bound"),
+        key("released estimate", mfc="white", mew=1.5),
+        key("LL, counted as the released code counts", marker="|", mew=2)],
+        loc="outside lower center", ncols=3)
     return figure
 
 
@@ -208,7 +209,8 @@ def _mark(axes: Axes, y: int, row: tuple) -> None:
 
 def bound_points(runs: Sequence[AuditedRun]) -> pd.DataFrame:
     """What `bound_against_samples` plots: model, samples (K; 1 is the ELBO), strict nats per token,
-    and `annealing`: with what annealing adds to the last bound, NaN without an audit.
+    and `annealing`: with what annealing adds to the last bound, NaN without an audit, and
+    `annealing_error`, the standard error of what it adds, over the audited sentences.
     """
     rows, best = [], audit_table(runs).set_index("model")
     for run in runs:
@@ -216,32 +218,38 @@ def bound_points(runs: Sequence[AuditedRun]) -> pd.DataFrame:
                   for name in run.sentences if name.startswith("iw_bound_")}
         if not bounds:
             continue  # exact
-        annealed = best.loc[run.model, "best"] if run.audit is not None else math.nan
+        annealed, error = best.loc[run.model, ["best", "annealing_adds_error"]] if (
+            run.audit is not None) else (math.nan, math.nan)
         for samples, bound in sorted((bounds | {run.samples: run.sentences["log_prob"]}).items()):
             strict, _ = ratio_of_sums(*likelihood_terms(run.sentences.assign(log_prob=bound),
                                                         "strict"))
             rows.append({"model": run.model, "samples": samples, "log_likelihood": strict,
-                         "annealing": annealed})
-    return pd.DataFrame(rows, columns=["model", "samples", "log_likelihood", "annealing"])
+                         "annealing": annealed, "annealing_error": error})
+    return pd.DataFrame(rows, columns=["model", "samples", "log_likelihood", "annealing",
+                                       "annealing_error"])
 
 
 def bound_against_samples(points: pd.DataFrame) -> Figure:
     """The importance-weighted bound against K, a line a model.
 
-    The star right of a line is the same with annealed importance sampling, where that was run.
+    Hollow, right of the lines and beside one another: the same with annealed importance sampling,
+    where that was run, with two standard errors of what it adds.
     """
-    figure = Figure(figsize=(5.6, 3.6))
+    figure = Figure(figsize=(7.0, 3.6))
     axes = figure.subplots()
-    for model, part in points.groupby("model", sort=False):
-        axes.plot(part["samples"], part["log_likelihood"], **line(model), label=model_name(model))
-        axes.plot(2.2 * part["samples"].max(), part["annealing"].iloc[0], "*",
-                  color=style(model)[0], markersize=9)
-    finish(axes, "importance samples K (1: ELBO; star: annealed)",
-           "strict LL (nats per token), better →")
+    keys, last = [], 2 * points["samples"].max()
+    for place, (model, part) in enumerate(points.groupby("model", sort=False)):
+        keys += axes.plot(part["samples"], part["log_likelihood"], **line(model),
+                          label=model_name(model))
+        axes.errorbar(last * 1.4 ** place, part["annealing"].iloc[0],
+                      2 * part["annealing_error"].iloc[0], fmt=style(model)[1],
+                      color=style(model)[0], mfc="white", ms=6, elinewidth=1.2)
+    finish(axes, "importance samples K (1: ELBO)", "strict LL (nats per token), better →")
     axes.set_xscale("log")
     known = sorted(set(points["samples"]))
     axes.set_xticks(known, [f"{samples:,}" for samples in known])
     axes.minorticks_off()
-    if len(points):
-        axes.legend(fontsize=8)
+    if points["annealing"].notna().any():
+        keys.append(key("annealed ± two\nstandard errors", mfc="white", ms=6, ls="-", lw=1.2))
+    figure.legend(handles=keys, loc="outside right upper")
     return figure

@@ -249,7 +249,8 @@ def _cell(system: pd.Series, drawn: Resamples, place: int) -> str:
 # ---- the figure ----
 
 def contrasts_figure(frame: pd.DataFrame, drawn: Resamples, table: pd.DataFrame) -> Figure:
-    """LL against BLEU of the contrasts' models, a panel a training text; arrows change one factor.
+    """LL against BLEU of the contrasts' models, a panel a training text that has such a pair;
+    arrows change one factor.
 
     frame, drawn, table: `systems.collect`'s rows, `resampled` and `effects` of them.
     """
@@ -258,7 +259,7 @@ def contrasts_figure(frame: pd.DataFrame, drawn: Resamples, table: pd.DataFrame)
     systems = systems.assign(strict=of.likelihood, bleu=of.bleu,
                              strict_error=of.likelihood_resampled.std(0),
                              bleu_error=of.bleu_resampled.std(0))
-    texts = list(dict.fromkeys(systems["train_data"]))
+    texts = list(dict.fromkeys(table["train_data"])) or ["raw"]
     figure, panels = Figure(figsize=(4.4 * len(texts) + 0.4, 4.3)), []
     for axes, data in zip(figure.subplots(1, len(texts), squeeze=False)[0], texts, strict=True):
         chosen = (systems["train_data"] == data) & systems["model"].isin(contrasted(frame))

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy.stats import sem
 
 from analysis.data import exact_log_prob, toy_task
-from analysis.style import INK, finish, key, label_ends, line, style, text_keys
+from analysis.style import INK, LABELS, finish, key, label_ends, line, style, text_keys
 from lib.config import MODELS, model_name
 from lib.errors import ConfigError
 from lib.likelihood.accounting import ACCOUNTINGS
@@ -37,25 +37,22 @@ def training_curves(histories: Mapping[str, pd.DataFrame], truth: float | None =
     alone = len(histories) == 1
     figure = Figure(figsize=(9.6 if alone else 7.6, 3.4))
     panels = figure.subplots(1, 3 if alone else 2)
-    for axes, column, label in zip(panels, ("dev_ll", "dev_bleu"), (
-            "dev LL, strict (nats per token), better →", "dev BLEU (0 to 100), better →"),
-            strict=False):
+    for axes, column in zip(panels, ("dev_ll", "dev_bleu"), strict=False):
         ends, lowest = [], []
         for model, history in histories.items():
             points, of = history.dropna(subset=column), line(model)
             axes.plot(points["step"], points[column], markevery=max(1, len(points) // 8), **of)
-            last = points[column].iloc[-1] if len(points) else np.nan
-            ends.append((model_name(model), of["color"], float(last)))
+            ends += [(model_name(model), of["color"], *end)
+                     for end in points[["step", column]].tail(1).to_numpy()]
             lowest.append(points[column].iloc[len(points) // 4:].min())
+        if truth is not None and column == "dev_ll":
+            axes.axhline(truth, color=INK, lw=1.2)
+            ends.append(("truth", INK, axes.get_xlim()[1], truth))
         if len(lowest) > 1:  # where they began would hide how they end
             low, high = np.nanmin(lowest), axes.get_ylim()[1]
             axes.set_ylim(bottom=low - 0.08 * (high - low))
-        finish(axes, "training step", label)
+        finish(axes, "training step", LABELS[column])
         label_ends(axes, ends)
-    if truth is not None:
-        panels[0].axhline(truth, color=INK, lw=1.2)
-        panels[0].annotate("truth", (0.02, truth), xycoords=("axes fraction", "data"),
-                           xytext=(0, 3), textcoords="offset points", fontsize=9, color=INK)
     if alone:
         terms = next(iter(histories.values())).filter(regex="^step$|^(train|dev)_(?!ll|bleu)")
         terms = terms.melt("step", var_name="term", value_name="nats").dropna()
@@ -180,7 +177,7 @@ def likelihood_by_length(points: pd.DataFrame) -> Figure:
         axes.remove()
     figure.supxlabel("target length (subwords with one EOS)")
     figure.supylabel("LL, strict (nats per sentence), better →")
-    keys = text_keys(points["train_data"], marker="")
+    keys = text_keys(points["train_data"], lines=True)
     if points["exact"].notna().any():
         keys.append(key("log p*(y|x), the truth", INK, "", ls="-"))
     figure.legend(handles=keys, loc="outside upper center", ncols=3)

@@ -12,7 +12,7 @@ import pandas as pd
 import seaborn
 from matplotlib.figure import Figure
 
-from analysis.style import INK, style
+from analysis.style import style
 from analysis.tables import signed
 from lib.bleu import bleu
 from lib.config import model_name
@@ -21,6 +21,7 @@ from lib.evaluation.own_samples import one_each
 __all__ = ["REFERENCES", "matrix", "matrix_figure", "reading", "statistics"]
 
 REFERENCES = "references"
+DARK = 0.78  # of a row's range: a cell above it has white figures
 
 
 def statistics(samples: Mapping[str, pd.DataFrame], references: Sequence[str],
@@ -88,12 +89,13 @@ def matrix_figure(table: pd.DataFrame) -> Figure:
     shade = table.sub(low, axis=0).div((high - low).replace(0.0, 1.0), axis=0)
     figure = Figure(figsize=(1.7 + 0.62 * table.shape[1], 1.5 + 0.52 * len(table)))
     axes = figure.subplots()
-    seaborn.heatmap(shade, cmap="Greys", vmin=-0.05, vmax=1.6, cbar=False, ax=axes, fmt="",
+    seaborn.heatmap(shade, cmap="Greys", vmin=-0.05, vmax=1.3, cbar=False, ax=axes, fmt="",
                     annot=table.map(lambda value: signed(value, 2)),
-                    annot_kws={"fontsize": 8, "color": INK})
-    own = np.equal.outer(table.index, table.columns)[table.notna()]
-    for text, bold in zip(axes.texts, own, strict=True):
-        text.set_fontweight("bold" if bold else "normal")
+                    annot_kws={"fontsize": 8})
+    known = table.notna()
+    own = np.equal.outer(table.index, table.columns)[known]
+    for text, bold, dark in zip(axes.texts, own, (shade > DARK).to_numpy()[known], strict=True):
+        text.set(fontweight="bold" if bold else "normal", color="white" if dark else "black")
     axes.set_xticks(axes.get_xticks(), map(model_name, table.columns), rotation=45, ha="right",
                     rotation_mode="anchor")
     axes.set_yticks(axes.get_yticks(), map(model_name, table.index), rotation=0)

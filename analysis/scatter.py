@@ -5,10 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.transforms import Bbox, BboxBase
+from scipy.ndimage import maximum_filter
 
 from analysis.kinds import KINDS
 from analysis.resampling import Resamples
@@ -30,6 +31,9 @@ from lib.likelihood.accounting import accounting_named
 
 __all__ = ["answer", "draw_systems", "ll_against_bleu", "name_points", "of_corpora"]
 
+NEAR = 0.5  # nats a token: systems as near to the truth have a panel of their own
+GRID = 0xc0  # a pixel that is darker is no grid
+MARGIN, REACH = 2, 90  # pixels: free around a name; how far it may be from its marker
 ORDER_COLOURS = {"agree": "#4d4d4d", "undecided": "#dedede", "disagree": "#E69F00"}
 
 
@@ -79,11 +83,20 @@ def answer(frame: pd.DataFrame, drawn: Mapping[str, Resamples], summary: pd.Data
 def of_corpora(frames: Mapping[str, pd.DataFrame],
                ceilings: Sequence[Mapping[str, float] | None]) -> Figure:
     """Strict log-likelihood against BLEU as in `ll_against_bleu`, a panel a corpus: title -> rows
-    of `systems.collect`, and what `analysis.data.ceiling` says of each.
+    of `systems.collect`, and what `analysis.data.ceiling` says of each. Where the truth is known,
+    the systems near it, which lie upon one another, have another panel.
     """
-    figure, cells, place = panels(len(frames))
+    corpora = []
+    for (title, frame), ceiling in zip(frames.items(), ceilings, strict=True):
+        corpora.append((title, frame, ceiling))
+        if ceiling:
+            mean = frame.groupby(["model", "train_data"])["strict"].transform("mean")
+            corpora.append((f"{title}: within {NEAR} nats a token of the truth",
+                            frame[mean > ceiling["truth"] - NEAR],
+                            {name: ceiling[name] for name in ("truth", "argmax of p*")}))
+    figure, cells, place = panels(len(corpora))
     points = []
-    for axes, (title, frame), ceiling in zip(cells, frames.items(), ceilings, strict=True):
+    for axes, (title, frame, ceiling) in zip(cells, corpora, strict=True):
         points.append((axes, draw_systems(axes, frame, "strict", None, ceiling), "strict", "bleu"))
         axes.set_title(title)
     _legend(figure, pd.concat([shown for _, shown, *_ in points]), **place)
@@ -132,15 +145,16 @@ def draw_systems(axes: Axes, frame: pd.DataFrame, accounting: str,
 def _draw_ceiling(axes: Axes, ceiling: Mapping[str, float], accounting: str) -> None:
     """Lines of what the truth itself scores: BLEU, and LL where it is strict."""
     look = {"color": INK, "lw": 1, "ls": ":", "zorder": 1}
-    for name, value in ceiling.items():
-        if name != "truth":
+    name = {"fontsize": 8, "color": INK, "xytext": (3, 0), "textcoords": "offset points"}
+    for what, value in ceiling.items():
+        if what != "truth":
             axes.axhline(value, **look)
-            axes.text(0.0, value, f" {name}", transform=axes.get_yaxis_transform(), fontsize=8,
-                      color=INK, va="bottom")
+            axes.annotate(what.replace(" of ", "\nof "), (1.0, value), **name,
+                          va="center", xycoords=axes.get_yaxis_transform())
         elif accounting == "strict":
             axes.axvline(value, **look)
-            axes.text(value, 1.0, "truth", transform=axes.get_xaxis_transform(), fontsize=8,
-                      color=INK, ha="right", va="top", rotation=90)
+            axes.annotate(what, (value, 0.02), **name, va="bottom", rotation=90,
+                          xycoords=axes.get_xaxis_transform())
 
 
 def _orders(axes: Axes, summary: pd.DataFrame, kinds: Sequence[str]) -> None:
@@ -163,7 +177,7 @@ def _legend(figure: Figure, shown: pd.DataFrame, more: Iterable[Line2D | Patch] 
             loc: str = "outside right upper", **place) -> None:
     """Keys for the families, sizes and training texts that the figure holds."""
     keys = [*family_keys(shown["model"]), *size_keys(shown["model"])]
-    keys += text_keys(shown["train_data"], ls="", mew=1.5)
+    keys += text_keys(shown["train_data"])
     if (shown["seeds"] > 1).any():
         keys.append(key("one seed", marker=".", ms=5))
     figure.legend(handles=[*keys, *more], loc=loc, **place)
@@ -171,47 +185,50 @@ def _legend(figure: Figure, shown: pd.DataFrame, more: Iterable[Line2D | Patch] 
 
 # ---- names beside points ----
 
-def name_points(figure: Figure, drawn: Sequence[tuple[Axes, pd.DataFrame, str, str]]) -> None:
-    """Each model's name once a panel, beside its first marker, at that of 16 places that hides the
-    least of points, names, and lines from a model's first marker to its second.
+def name_points(figure: Figure, drawn: Sequence[tuple[Axes, pd.DataFrame, str, str]],
+                once: Sequence[str] = ("model",)) -> None:
+    """Each model's name once a panel, beside its first marker, at the place near it that hides the
+    least of what is drawn, other names included; from afar a line leads to the marker.
 
-    drawn: axes, what they show (a row a marker, raw first), and its columns on x and y.
+    drawn: axes, what they show (a row a marker, raw first), and its columns on x and y. once: the
+    columns that tell which markers have a name of their own.
     """
-    figure.draw_without_rendering()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
     figure.set_layout_engine("none")          # names are placed where the axes now lie
+    darkest = np.asarray(canvas.buffer_rgba())[::-1, :, :3].min(axis=2)
+    busy = maximum_filter((darkest < GRID).astype(np.float64), 2 * MARGIN + 1)
     for axes, shown, *columns in drawn:
-        points = shown[columns].to_numpy(np.float64)
-        taken = [Bbox.from_bounds(x - 8, y - 8, 16, 16)
-                 for x, y in axes.transData.transform(points)]
-        for rows in shown.groupby("model").indices.values():
-            ends = axes.transData.transform(points[rows[[0, -1]]])
-            taken += [Bbox.from_bounds(*place - 3, 6, 6) for place in np.linspace(*ends, 24)]
-        for model, point in zip(shown["model"], points, strict=True):
-            if model not in {text.get_gid() for text in axes.texts}:
-                taken.append(_name_point(axes, model, point, taken))
+        named = shown.drop_duplicates(list(once))
+        for model, *point in named[["model", *columns]].itertuples(index=False):
+            if np.isfinite(point).all():
+                _name_point(axes, model, point, busy)
 
 
-def _name_point(axes: Axes, model: str, point: np.ndarray, taken: Sequence[BboxBase]) -> BboxBase:
-    """Write the name beside the point where it costs least; returns the room that it takes."""
-    frame = axes.get_window_extent()
-    text = axes.annotate(model_name(model), point, xytext=(0, 0), textcoords="offset points",
-                         fontsize=9, va="center", color=style(model)[0], gid=model)
-
-    def put(place: tuple[float, float]) -> BboxBase:
-        text.set_position(place)
-        text.set_ha("left" if place[0] > 1 else "right" if place[0] < -1 else "center")
-        return text.get_window_extent()
-
-    def cost(place: tuple[float, float]) -> float:
-        box = put(place)
-        hidden = sum(_overlap(box, other) for other in taken)
-        return round(hidden + box.width * box.height - _overlap(box, frame), 6)
-
-    places = [(radius * np.cos(angle), radius * np.sin(angle)) for radius in (9, 18)
-              for angle in np.pi / 4 * np.array([1, 7, 3, 5, 2, 6, 0, 4])]
-    return put(min(places, key=cost))
-
-
-def _overlap(one: BboxBase, other: BboxBase) -> float:
-    common = Bbox.intersection(one, other)
-    return 0.0 if common is None else common.width * common.height
+def _name_point(axes: Axes, model: str, point: Sequence[float], busy: np.ndarray) -> None:
+    """Write the name where it costs least, and mark its pixels and those of its line as `busy`."""
+    look = {"text": model_name(model), "xy": point, "textcoords": "offset points", "fontsize": 9,
+            "ha": "center", "va": "center", "color": style(model)[0]}
+    probe = axes.annotate(**look, xytext=(0, 0))
+    half = np.ceil(probe.get_window_extent().size / 2)
+    probe.remove()
+    marker, frame = axes.transData.transform(point), axes.get_window_extent()
+    steps = np.arange(REACH, -REACH - 1, -2)
+    offsets = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
+    centres = np.clip(np.round(marker + offsets), np.ceil(frame.min + half),
+                      np.floor(frame.max - half))
+    (left, low), (right, high) = ((centres + side * half).astype(int).T for side in (-1, 1))
+    total = np.pad(busy.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    hidden = total[high, right] - total[high, left] - total[low, right] + total[low, left]
+    away = np.hypot(*np.maximum(np.abs(centres - marker) - half, 0).T)
+    x, y = np.linspace(marker, centres, 25).astype(int).transpose(2, 0, 1)
+    crossed = busy[y, x].mean(axis=0) * away  # by a line from the marker
+    # pixels: of a name over others, of its line over others (another marker would take the name)
+    best = np.argmin(2 * hidden + 5 * crossed + away / 4)
+    leader = {"arrowprops": {"arrowstyle": "-", "lw": 0.7, "color": look["color"], "shrinkA": 0,
+                             "shrinkB": 4}} if away[best] > REACH / 5 else {}
+    axes.annotate(**look, **leader, xytext=(centres[best] - marker) * 72 / axes.figure.dpi)
+    busy[low[best] - 4:high[best] + 4, left[best] - 4:right[best] + 4] = 4
+    if leader:
+        x, y = np.linspace(marker, centres[best], 2 * REACH).astype(int).T
+        busy[y, x] = 4

@@ -13,14 +13,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from scipy.optimize import isotonic_regression
 
 from lib.config import BEST_PATH, FAMILIES, family_of
 from lib.paths import outputs_root, writable
 
-__all__ = ["ARROW", "COLOURS", "FAINT", "GREY", "INK", "family_keys", "family_name", "finish",
-           "key", "label_ends", "line", "panels", "save", "size_keys", "style", "text_keys"]
+__all__ = ["ARROW", "COLOURS", "FAINT", "GREY", "INK", "LABELS", "PALE", "family_keys",
+           "family_name", "finish", "key", "label_ends", "line", "panels", "save", "size_keys",
+           "style", "text_keys"]
 
 COLOURS = dict(zip(FAMILIES.values(), (
     "#0072B2", "#D55E00", "#009E73", "#7B3294", "#A6761D", "#E7298A", "#444444"), strict=True))
@@ -28,10 +30,17 @@ COLOURS = dict(zip(FAMILIES.values(), (
 
 MARKERS = {"s": "o", "b": "s", "l": "^", "d": "D"}
 """One marker a size: the last letter of a model's name (D: a deep encoder)."""
-MEANINGS = {"o": "size S", "s": "size B", "^": "size L", "D": "deep encoder", "v": "best path"}
+OTHER = "P"  # of a size of one's own
+MEANINGS = {"o": "size S", "s": "size B", "^": "size L", "D": "deep encoder", "v": "best path",
+            OTHER: "another size"}
 
 LINES = {"s": "-", "b": "--", "l": ":", "d": "-."}
 INK, GREY, FAINT = "#333333", "#888888", "#dddddd"
+PALE = {"alpha": 0.3, "zorder": 1}
+"""What is behind the lines that are read."""
+LABELS = {"dev_ll": "dev LL, strict (nats per token), better →",
+          "dev_bleu": "dev BLEU (search of training), better →"}
+"""What an axis of a training's numbers says, by the column of history.csv."""
 ARROW = {"arrowstyle": "-|>", "lw": 1.3, "shrinkA": 6, "shrinkB": 6}
 DPI = 150
 NAME = 0.06  # of an axes' height that a name takes
@@ -47,14 +56,14 @@ matplotlib.rcParams.update({
 def style(model: str) -> tuple[str, str]:
     """Colour and marker of a model by its name, the same in every figure."""
     other = model.startswith(BEST_PATH)  # of two models of one family and size
-    return COLOURS[family_of(model)], "v" if other else MARKERS[model[-1]]
+    return COLOURS[family_of(model)], "v" if other else MARKERS.get(model[-1], OTHER)
 
 
 def line(model: str) -> dict:
     """How the line of a model is drawn: its colour and marker, and a dash for its size."""
     colour, marker = style(model)
-    return {"color": colour, "marker": marker, "markersize": 4, "linestyle": LINES[model[-1]],
-            "linewidth": 1.5}
+    return {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1.5,
+            "linestyle": LINES.get(model[-1], "-")}
 
 
 def family_name(family: str) -> str:
@@ -83,9 +92,12 @@ def size_keys(models: Iterable[str]) -> list[Line2D]:
             if marker in markers]
 
 
-def text_keys(texts: Iterable[str], **look) -> list[Line2D]:
-    """The training texts, where some are distilled: filled and solid for raw, hollow and dashed."""
-    return [key(f"trained on {text} text", **{"mfc": fill, "ls": dash} | look)
+def text_keys(texts: Iterable[str], *, lines: bool = False) -> list[Line2D | Patch]:
+    """The training texts, where some are distilled: filled for raw and hollow for distilled, which
+    no size's marker is; or with `lines` solid and dashed.
+    """
+    return [key(f"trained on {text} text", marker="", ls=dash) if lines else
+            Patch(facecolor=fill, edgecolor=GREY, lw=1.5, label=f"trained on {text} text")
             for text, fill, dash in (("raw", GREY, "-"), ("distilled", "white", "--"))
             ] if "distilled" in set(texts) else []
 
@@ -115,20 +127,23 @@ def finish(axes: Axes, x_label: str, y_label: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6))
 
 
-def label_ends(axes: Axes, ends: Sequence[tuple[str, str, float]]) -> None:
-    """Names right of their lines' ends, as near to them as they go without an overlap.
+def label_ends(axes: Axes, ends: Sequence[tuple[str, str, float, float]]) -> None:
+    """Names right of the axes, as near to the height of their lines' ends as they go without an
+    overlap, each with a thin line to its end.
 
-    ends: (name, colour, y in data units) a line; without a finite y none is drawn.
+    ends: (name, colour, x and y in data units) a line; without a finite y none is drawn.
     """
-    ends = sorted((end for end in ends if np.isfinite(end[2])), key=lambda end: end[2])
+    ends = sorted((end for end in ends if np.isfinite(end[3])), key=lambda end: end[3])
     low, high = axes.get_ylim()
     room = NAME * np.arange(len(ends))  # least squares, each at least NAME above the one before
-    height = np.array([(end[2] - low) / (high - low) for end in ends])
+    height = np.array([(end[3] - low) / (high - low) for end in ends])
     if len(ends):
         height = np.clip(isotonic_regression(height - room).x + room, room, 1 - room[::-1])
-    for (name, colour, _), place in zip(ends, height, strict=True):
-        axes.annotate(name, (1.0, place), xycoords="axes fraction", xytext=(3, 0),
-                      textcoords="offset points", color=colour, fontsize=9, va="center")
+    for (name, colour, *end), place in zip(ends, height, strict=True):
+        axes.annotate(name, end, (1.04, place), textcoords="axes fraction", color=colour,
+                      fontsize=9, va="center", arrowprops={
+                          "arrowstyle": "-", "lw": 0.6, "color": colour, "alpha": 0.6,
+                          "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 2})
 
 
 def save(figure: Figure, name: str, points: pd.DataFrame) -> tuple[Path, Path]:

@@ -216,7 +216,7 @@ def divergences_figure(table: pd.DataFrame, ranked: pd.DataFrame) -> Figure:
                             [row.likelihood_high - row.likelihood]],
                       yerr=[[row.reverse - row.reverse_low], [row.reverse_high - row.reverse]])
     finish(left, "KL(p* || m), nats per sentence, ← better",
-           "KL(m || p*) over possible strings, ← better")
+           "KL(m || p*) over possible strings,\nnats per sentence, ← better")
     left.margins(0.12)
     names = list(PREDICTORS)
     for place, (_, part) in enumerate(ranked.groupby("decoding", sort=False)):

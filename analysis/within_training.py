@@ -15,7 +15,17 @@ from matplotlib.figure import Figure
 from analysis.correlation import correlate, estimate, pearson
 from analysis.resampling import bootstrap
 from analysis.significance import ORDERS, concordance, concordance_of, order_of, pairs
-from analysis.style import family_keys, finish, key, panels, size_keys, style, text_keys
+from analysis.style import (
+    LABELS,
+    PALE,
+    family_keys,
+    finish,
+    key,
+    panels,
+    size_keys,
+    style,
+    text_keys,
+)
 from analysis.systems import MEAN
 from analysis.tables import MISSING, difference, signed
 from lib.bleu import RESAMPLES, TAILS, resample_weights, tokenizer_of
@@ -155,27 +165,32 @@ def compact_phases(table: pd.DataFrame, by: Sequence[str] = ("model", "train_dat
 def trajectories(runs: Mapping[str, Sequence[RunFolder]]) -> Figure:
     """Dev BLEU against dev LL along each training, a panel a title: from a run's first checkpoint
     at full KL weight to its last (marker), filled for raw, hollow for distilled text; a cross
-    where dev LL is best.
+    where dev LL is best. Of several seeds the first is drawn so, the others pale.
     """
     figure, cells, place = panels(len(runs))
+    keys = [key("best dev LL", marker="x"), key("last checkpoint:", marker="")]
     for axes, (title, of) in zip(cells, runs.items(), strict=True):
-        for run in of:
+        drawn = set()
+        for run in sorted(of, key=lambda run: run.seed):
             points, _ = _validations(run)
+            points, system = points[["dev_ll", "dev_bleu"]], (run.model, run.train_data)
             colour, marker = style(run.model)
             dash, fill = ("--", "white") if run.train_data == "distilled" else ("-", colour)
-            axes.plot(points["dev_ll"], points["dev_bleu"], color=colour, lw=1.2, ls=dash)
-            axes.plot(*points.loc[points["dev_ll"].idxmax(), ["dev_ll", "dev_bleu"]], "x",
-                      color=colour, ms=5)
-            axes.plot(*points[["dev_ll", "dev_bleu"]].iloc[-1], marker, color=colour, ms=6,
-                      mfc=fill)
-        finish(axes, "dev LL, strict (nats per token), better →",
-               "dev BLEU (0 to 100), better →")
+            if system in drawn:
+                axes.plot(*points.to_numpy().T, color=colour, lw=0.7, ls=dash, **PALE)
+                continue
+            drawn.add(system)
+            axes.plot(*points.to_numpy().T, color=colour, lw=1.2, ls=dash)
+            axes.plot(*points.loc[points["dev_ll"].idxmax()], "x", color=colour, ms=5)
+            axes.plot(*points.iloc[-1], marker, color=colour, ms=6, mfc=fill)
+        finish(axes, LABELS["dev_ll"], LABELS["dev_bleu"])
         axes.set_title(title)
     shown = [run for of in runs.values() for run in of]
+    if any(line.get_alpha() for axes in cells for line in axes.lines):
+        keys.insert(0, key("another seed", marker="", ls="-", lw=0.7, **PALE))
     figure.legend(handles=[*family_keys(run.model for run in shown),
-                           *text_keys(run.train_data for run in shown),
-                           *size_keys(run.model for run in shown), key("best dev LL", marker="x")],
-                  **place)
+                           *text_keys((run.train_data for run in shown), lines=True), *keys,
+                           *size_keys(run.model for run in shown)], **place)
     return figure
 
 

@@ -69,7 +69,9 @@ def test_a_row_a_checkpoint_by_hand(frame):
     assert table["bleu"].tolist() == table["bleu_calibrated"].tolist()
     shown = calibration.compact(table)
     assert shown["checkpoint"][1] == "best dev LL, step 10"
-    calibration.checkpoints_figure(table)
+    both = pd.concat([table, table.iloc[2:].assign(train_data="distilled", ll=-4.0)])
+    axes, _ = calibration.checkpoints_figure(both).axes
+    assert [text.get_text() for text in axes.texts] == ["Tr-B", "Tr-S", "Tr-S"]  # hollow, too
 
 
 def test_the_verdict_counts_both_states(frame):

@@ -71,3 +71,4 @@ def test_a_word_under_the_diagonal_became_surer():
     axes, = data.entropy_by_word(words).axes
     np.testing.assert_allclose(axes.collections[0].get_offsets(), words.to_numpy())
     assert axes.get_xlim() == axes.get_ylim()
+    assert axes.get_xlabel() == "H(y|x) of a source word, raw text (nats)"

@@ -39,7 +39,8 @@ def test_without_results_the_page_says_what_each_finding_needs(isolated):
     assert "## 1. Within a family" in text and "| WMT'14 En-De | raw |" in text
 
 
-def test_the_page_holds_the_open_question_and_what_happens_within_a_training(isolated):
+def test_the_page_holds_the_open_question_and_what_happens_within_a_training(isolated,
+                                                                                  monkeypatch):
     place = {"dataset": "toy", "scale": "small"}
     made_up_run("tr_s", 0.3, 1.5, scale="small")
     ends = {f"{name}_{end}": value for name in ("ll", "bleu")
@@ -62,6 +63,10 @@ def test_the_page_holds_the_open_question_and_what_happens_within_a_training(iso
     assert "| toy | small | raw | 1 | 3 / 3 / 3 | 3 / 3 / 3 | 3 / 3 / 3 |" in text
     pd.DataFrame({"step": [1, 2], "dev_ll": [-2.0, -1.0], "dev_bleu": [1.0, 2.0],
                   "kl_weight": 1.0}).to_csv(RunFolder("toy", "small", "tr_s").history, index=False)
+    titles, draw = [], within_training.trajectories
+    monkeypatch.setattr(within_training, "trajectories",
+                        lambda runs: titles.extend(runs) or draw(runs))
     findings.picture([("toy", "small")])
+    assert titles == ["toy, small: trained on raw text"]  # toy's texts have a panel each
     points = pd.read_csv(isolated / "outputs/figures/answer.csv")
     assert points["model"].tolist() == ["tr_s"]

@@ -20,7 +20,7 @@ from analysis.likelihood_audit import (
     likelihood_audit,
     ranking,
 )
-from analysis.style import COLOURS
+from analysis.style import COLOURS, GREY
 from lib.errors import DataError
 from lib.paths import NOTEBOOKS, ROOT
 from lib.runs import RunFolder
@@ -119,7 +119,13 @@ def test_verdict_names_what_changes():
 
 def test_figure_has_a_row_a_model_and_ranks_as_the_sentence_does():
     found = table()
-    axes, = likelihood_audit(found).axes
+    figure = likelihood_audit(found)
+    [axes], [legend] = figure.axes, figure.legends
+    keys = {text.get_text(): handle for text, handle in zip(
+        legend.get_texts(), legend.legend_handles, strict=True)}
+    assert keys["strict LL ± two standard errors"].get_markerfacecolor() == GREY
+    assert keys["released estimate"].get_markerfacecolor() == "white"
+    assert keys["LL, counted as the released code counts"].get_marker() == "|"
     assert [label.get_text() for label in axes.get_yticklabels()] == ["Tr-S", "Ga-B", "Fl-S"]
     first, second = axes.get_title(loc="left").split("\n")
     assert first.removeprefix("filled, strict: ") in ranking(found)
@@ -217,6 +223,15 @@ def test_bounds_at_every_number_of_samples():
     assert found["log_likelihood"].tolist() == pytest.approx([-2.7, -2.2, -1.9] * 2)
     assert found.loc[("ga_b", 100), "annealing"] == pytest.approx(-1.7)
     assert np.isnan(found.loc[("fl_s", 50), "annealing"])
-    (axes,) = module.bound_against_samples(points).axes
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["Ga-B", "Fl-S"]
+    assert found.loc[("ga_b", 100), "annealing_error"] > 0
+    found.loc["fl_s", ["annealing", "annealing_error"]] = -1.71, 0.02
+    figure = module.bound_against_samples(found.reset_index())
+    [axes], [legend] = figure.axes, figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "Ga-B", "Fl-S", "annealed ± two\nstandard errors"]
     assert axes.get_xscale() == "log"
+    (first, *_), (second, *_) = axes.containers  # near in likelihood, and yet apart
+    assert 100 < first.get_xdata()[0] < 0.8 * second.get_xdata()[0]
+    assert (first.get_marker(), second.get_marker()) == ("s", "o")
+    (low, high), = (bar.get_segments()[0][:, 1] for bar in axes.containers[1][2])
+    assert (low, high) == pytest.approx((-1.75, -1.67))

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_up import made_up_references, made_up_run
+from matplotlib.text import Text
 
 from analysis import objective
 from analysis.systems import collect
@@ -172,14 +173,29 @@ def test_the_limits_name_the_seeds_and_the_unfinished_runs(made):
     assert "7 of 7 rows have a model with one seed" in words and "rest on one seed" not in words
 
 
-def test_the_figure_has_an_arrow_a_contrast(made):
-    frame = made()
+def test_the_figure_has_an_arrow_a_contrast_and_a_name_off_the_arrows_a_model(made):
+    frame = collect([*made()["run"], *(made_up_run(model, *MADE[model], "distilled")
+                                       for model in ("tr_b", "ga_b"))])  # no contrast: no panel
     drawn = objective.resampled(frame, REFERENCES)
     figure = objective.contrasts_figure(frame, drawn, objective.effects(frame, drawn))
     axes, = figure.axes
-    assert sum(text.arrow_patch is not None for text in axes.texts) == 7
-    named = {text.get_text() for text in axes.texts if text.get_text()}
-    assert named == {"Tr-B", "Md-B", "Na-B", "Da-B", "Da-B, best path", "Ga-B", "Ct-B"}
+    assert axes.get_title(loc="left") == "trained on raw text"
+    arrows = [text for text in axes.texts if text.arrow_patch and not text.get_text()]
+    names = {text.get_text(): Text.get_window_extent(text) for text in axes.texts
+             if text.get_text()}
+    assert len(arrows) == 7
+    assert set(names) == {"Tr-B", "Md-B", "Na-B", "Da-B", "Da-B, best path", "Ga-B", "Ct-B"}
+    for arrow in arrows:
+        ends = axes.transData.transform([arrow.xyann, arrow.xy])
+        for place in np.linspace(*ends, 200):
+            assert not any(box.contains(*place) for box in names.values())
+
+
+def test_without_a_contrast_the_figure_is_empty(made):
+    frame = made(*set(MADE) - {"tr_b"})
+    drawn = objective.resampled(frame, REFERENCES)
+    axes, = objective.contrasts_figure(frame, drawn, objective.effects(frame, drawn)).axes
+    assert {text.get_text() for text in axes.texts} == {"Tr-B"}
 
 
 def test_compact_tells_both_differences():

@@ -92,12 +92,17 @@ def history(end):
 def test_training_curves_have_a_line_a_model_and_its_name():
     several = one_run.training_curves({"tr_s": history(1.0), "ga_b": history(0.9)}, -0.7)
     assert len(several.axes) == 2
-    for axes in several.axes:
-        names = [child.get_text() for child in axes.get_children() if isinstance(child, Annotation)]
-        assert sorted(set(names) - {"truth"}) == ["Ga-B", "Tr-S"]
+    for axes, also in zip(several.axes, (["truth"], []), strict=True):
+        ends = {child.get_text(): child.xy[1] for child in axes.get_children()
+                if isinstance(child, Annotation)}
+        assert sorted(ends) == ["Ga-B", "Tr-S", *also]
+        for name, axis in zip(("Tr-S", "Ga-B"), axes.lines, strict=False):
+            assert ends[name] == axis.get_ydata()[-1]
         assert [line.get_color() for line in axes.lines][:2] == [COLOURS["autoregressive"],
                                                              COLOURS["gaussian"]]
     assert several.axes[0].lines[2].get_ydata() == [-0.7, -0.7]
+    low, high = several.axes[0].get_ylim()
+    assert low < -0.7 < high  # above all others, and in sight
     single = one_run.training_curves({"ga_b": history(1.0)})
     assert [text.get_text() for text in single.axes[2].get_legend().get_texts()] == [
         "term", "loss", "kl", "split", "train", "dev"]

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 
 from analysis import sample_text
 
@@ -55,8 +56,21 @@ def test_the_matrix_is_read_by_hand():
 
 
 def test_the_heat_map_shows_every_number():
-    figure = sample_text.matrix_figure(sample_text.matrix(scores(VALUES)))
+    values = [[-1.0, -1.8, -5.0], [-2.0, -1.0, -6.0], [-1.9, -2.5, -0.5]]
+    figure = sample_text.matrix_figure(sample_text.matrix(scores(values)))
     shown = list(figure.axes[0].texts)
     assert len(shown) == 9
     assert {text.get_text() for text in shown if text.get_fontweight() == "bold"} == {
         "−1.00", "−0.50"}
+    cells = figure.axes[0].collections[0].get_facecolors()
+    assert len({text.get_color() for text in shown}) == 2
+    for text, cell in zip(shown, cells, strict=True):  # 4.5: what WCAG asks of small text
+        light, dark = sorted((luminance(cell), luminance(text.get_color())), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) > 4.5, text.get_text()
+
+
+def luminance(colour):
+    """WCAG's relative luminance."""
+    parts = np.array(to_rgb(colour))
+    linear = np.where(parts <= 0.03928, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.text import Annotation
+from matplotlib.text import Annotation, Text
 
 from analysis import scatter, significance, style
 from analysis.resampling import Resamples
@@ -32,10 +32,10 @@ def labels(axes):
 
 def arrows(axes):
     return [child for child in axes.get_children()
-            if isinstance(child, Annotation) and child.arrow_patch is not None]
+            if isinstance(child, Annotation) and child.arrow_patch and not child.get_text()]
 
 
-def test_every_run_is_marked_and_every_model_named_without_overlap():
+def test_every_run_is_marked_and_every_model_named():
     figure = scatter.ll_against_bleu(frame(), "strict")
     axes = figure.axes[0]
     assert len(axes.containers) == 16
@@ -43,13 +43,30 @@ def test_every_run_is_marked_and_every_model_named_without_overlap():
     assert sorted(name.get_text() for name in names)[:3] == ["Fl-B", "Fl-L", "Fl-S"]
     assert len(names) == 8                                     # once a model, not once a run
     figure.draw_without_rendering()
-    boxes = [name.get_window_extent() for name in names]
-    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
     hollow = [bar for bar in axes.containers if bar[0].get_markerfacecolor() == "white"]
     assert len(hollow) == 8
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "autoregressive", "Gaussian", "flow", "size S", "size B", "size L", "trained on raw text",
         "trained on distilled text"]
+
+
+@pytest.mark.parametrize("closer", [1.0, 20.0])
+def test_a_name_hides_no_other_and_no_marker_however_near_the_models_are(closer):
+    runs = frame()
+    for column, middle in (("strict", -2.0), ("bleu", 27.0)):
+        runs[column] = middle + (runs[column] - middle) / closer
+    runs = pd.concat([runs, runs.head(1).assign(model="na_b", strict=-5.0, bleu=20.0)])
+    figure = scatter.ll_against_bleu(runs, "strict")
+    axes = figure.axes[0]
+    figure.draw_without_rendering()
+    boxes = [Text.get_window_extent(name) for name in labels(axes)]
+    assert len(boxes) == 9
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    marked = [axes.transData.transform(bar[0].get_xydata()[0]) for bar in axes.containers]
+    assert not any(box.x0 - 3 < x < box.x1 + 3 and box.y0 - 3 < y < box.y1 + 3
+                   for box in boxes for x, y in marked)
+    frame_of = axes.get_window_extent()
+    assert all(frame_of.contains(*end) for box in boxes for end in (box.min, box.max))
 
 
 def test_axes_say_quantity_unit_and_the_better_direction():
@@ -113,7 +130,7 @@ def test_the_answer_counts_pairs_below_each_scatter(isolated):
                                                               ["2", "1", ""]]
     lines = scatter.answer(runs, drawn, summary, {"truth": -1.5, "argmax of p*": 34.0}).axes
     assert [text.get_text().strip() for axes in lines[:2] for text in axes.texts
-            if text.get_text() not in models] == ["truth", "argmax of p*", "argmax of p*"]
+            if text.get_text() not in models] == ["truth", "argmax\nof p*", "argmax\nof p*"]
     saved = style.save(figure, "answer", summary)[0].read_bytes()
     again = scatter.answer(runs, drawn, summary)
     assert style.save(again, "answer", summary)[0].read_bytes() == saved
@@ -123,14 +140,17 @@ def test_every_corpus_has_a_panel_with_its_own_ceiling():
     frames = {"one, mini": frame(["tr_s", "ga_b"], ["raw", "distilled"]),
               "toy, small": frame(["tr_s", "fl_s", "tr_b"], ["raw"])}
     figure = scatter.of_corpora(frames, [None, {"truth": -1.5, "argmax of p*": 34.0}])
-    first, second = figure.axes
-    assert [axes.get_title(loc="left") for axes in figure.axes] == list(frames)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        *frames, "toy, small: within 0.5 nats a token of the truth"]
     names = [{text.get_text().strip() for text in axes.texts} - {""} for axes in figure.axes]
-    assert names == [{"Tr-S", "Ga-B"}, {"Tr-S", "Fl-S", "Tr-B", "truth", "argmax of p*"}]
-    assert len(first.containers) == 4 and len(second.containers) == 3
+    truth = {"truth", "argmax\nof p*"}
+    assert names == [{"Tr-S", "Ga-B"}, {"Tr-S", "Fl-S", "Tr-B"} | truth, {"Fl-S", "Tr-B"} | truth]
+    assert [len(axes.containers) for axes in figure.axes] == [4, 3, 2]  # Tr-S is 0.5 below
     [legend] = figure.legends
-    keys = {text.get_text() for text in legend.get_texts()}
-    assert {"autoregressive", "Gaussian", "flow", "trained on distilled text"} <= keys
+    keys = {text.get_text(): handle for text, handle in zip(
+        legend.get_texts(), legend.legend_handles, strict=True)}
+    assert {"autoregressive", "Gaussian", "flow", "trained on distilled text"} <= set(keys)
+    assert type(keys["size S"]) is not type(keys["trained on raw text"])  # look unlike each other
 
 
 def test_the_answer_of_one_model_is_a_figure_without_pairs():

@@ -17,6 +17,14 @@ def test_every_family_has_a_colour_and_every_model_a_look_of_its_own():
     assert style.line("fl_l")["linestyle"] == ":"
 
 
+def test_a_model_of_a_size_of_ones_own_is_drawn_and_in_the_legend():
+    colour, marker = style.style("na_x")
+    assert colour == style.COLOURS["independent"] and marker not in style.MARKERS.values()
+    assert style.line("na_x")["marker"] == marker
+    assert [key.get_label() for key in style.size_keys(["na_x", "na_b"])] == [
+        "size B", "another size"]
+
+
 def test_families_come_in_one_order_under_one_name():
     assert [key.get_label() for key in style.family_keys(["md_b", "ga_b", "da_b", "ga_l"])] == [
         "Gaussian", "DAG", "masked"]
@@ -26,19 +34,20 @@ def test_families_come_in_one_order_under_one_name():
 def test_names_at_the_ends_of_lines_are_pushed_apart():
     axes = Figure().subplots()
     axes.set_ylim(0, 1)
-    style.label_ends(axes, [("one", "red", 0.5), ("two", "blue", 0.5),
-                            ("none", "red", float("nan"))])
-    names = {child.get_text(): child.xy[1] for child in axes.get_children()
-             if isinstance(child, Annotation)}
-    assert set(names) == {"one", "two"}
+    style.label_ends(axes, [("one", "red", 0.3, 0.5), ("two", "blue", 0.9, 0.5),
+                            ("none", "red", 0.9, float("nan"))])
+    shown = [child for child in axes.get_children() if isinstance(child, Annotation)]
+    names = {child.get_text(): child.xyann[1] for child in shown}
+    assert {child.get_text(): tuple(child.xy) for child in shown if child.arrow_patch} == {
+        "one": (0.3, 0.5), "two": (0.9, 0.5)}  # where a line leads from each name
     assert sorted(names.values()) == pytest.approx([0.5 - style.NAME / 2, 0.5 + style.NAME / 2])
 
 
 def test_names_stay_beside_the_axes():
     axes = Figure().subplots()
     axes.set_ylim(0, 1)
-    style.label_ends(axes, [(str(number), "red", 1.0) for number in range(4)])
-    places = [child.xy[1] for child in axes.get_children() if isinstance(child, Annotation)]
+    style.label_ends(axes, [(str(number), "red", 0.0, 1.0) for number in range(4)])
+    places = [child.xyann[1] for child in axes.get_children() if isinstance(child, Annotation)]
     assert places == pytest.approx([1 - 3 * style.NAME, 1 - 2 * style.NAME, 1 - style.NAME, 1.0])
 
 

@@ -151,6 +151,8 @@ def test_what_predicts_bleu_is_found(compared):
     assert re.search(r"search: likelihood ranks the 5 models .* ranks them better, ρ = 1\.00", told)
     assert "5 models of 5 families aren't 5 independent cases" in told
     figure = two_sided.divergences_figure(table, ranked)
+    left = figure.axes[0]
+    assert all("nats per sentence" in words for words in (left.get_xlabel(), left.get_ylabel()))
     assert {text.get_text() for text in figure.axes[0].texts} == {"Tr-S", "Ga-B", "Na-B", "Da-B",
                                                                  "Ct-B"}
 

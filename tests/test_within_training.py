@@ -140,6 +140,24 @@ def test_a_trajectory_ends_where_its_training_ended(run):
     assert peak == [[-1.0, 2.0]] and end == [[-2.0, 3.0]]  # of dev LL, of the training
 
 
+def test_of_several_seeds_one_is_read_and_every_marker_is_in_the_legend(run):
+    runs = [made_up_run("ga_b", 0.3, 2.0, seed=2, references=REFERENCES), run,
+            made_up_run("tr_s", 0.3, 2.0, "distilled", references=REFERENCES)]
+    for of in runs:
+        keep_history(of, step=[1, 2], dev_ll=[-3.0, -of.seed], dev_bleu=[1.0, 2.0])
+    figure = within_training.trajectories({"here": runs})
+    [axes], [legend] = figure.axes, figure.legends
+    keys = dict(zip([text.get_text() for text in legend.get_texts()], legend.legend_handles,
+                    strict=True))
+    assert {"another seed", "best dev LL", "last checkpoint:", "trained on raw text"} <= set(keys)
+    marked = {line.get_marker() for line in axes.lines} - {"None"}
+    assert marked == {"x", "s", "o"} <= {of.get_marker() for of in keys.values()}
+    [pale] = [line for line in axes.lines if line.get_alpha()]
+    assert pale.get_xdata().tolist() == [-3.0, -2.0]  # of the second seed, though it came first
+    alone = within_training.trajectories({"here": [run]}).legends[0].get_texts()
+    assert "another seed" not in {text.get_text() for text in alone}
+
+
 # ---- the two best checkpoints, on the test set ----
 
 def second(run, *, nats, hypotheses, slack=None):
