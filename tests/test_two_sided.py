@@ -9,6 +9,7 @@ import pytest
 from made_up import made_up_run
 
 from analysis import two_sided
+from lib.bleu import RESAMPLES
 from lib.synthetic import ToyTask
 
 TOY = ToyTask(concepts=3, varied=2, min_length=1, max_length=2, modes=(0.7, 0.3), synonyms=2,
@@ -126,8 +127,8 @@ def test_divergences_hold_both_sides(compared):
     for name in two_sided.PREDICTORS:
         assert (table[f"{name}_low"] <= table[name] + 1e-9).all()
         assert (table[name] <= table[f"{name}_high"] + 1e-9).all()
-        assert resampled[name].shape == (1000, 5)
-    assert resampled["bleu_mbr"].shape == (1000, 5)
+        assert resampled[name].shape == (RESAMPLES, 5)
+    assert resampled["bleu_mbr"].shape == (RESAMPLES, 5)
 
 
 def test_a_model_that_writes_nothing_possible_is_ranked_last(isolated):
