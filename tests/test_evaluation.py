@@ -185,6 +185,13 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(isolated):
         load_run(replace(config, seed=config.seed))
 
 
+def test_weights_that_fit_another_model_are_not_scored_as_it(isolated):
+    Trainer(small("tr_s", **TINY), progress=False).run()
+    assert load_run(small("tr_s", **TINY, beam=2, headline="greedy")).step == 2
+    with pytest.raises(CheckpointError, match=r"other settings of architecture\.heads: restore"):
+        load_run(small("tr_s", **TINY, heads=4))
+
+
 def test_fewer_samples_never_take_the_place_of_more(isolated):
     config = small("ga_b", **TINY)
     Trainer(config, progress=False).run()

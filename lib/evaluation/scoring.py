@@ -67,6 +67,7 @@ def load_run(config: Config, by: str = "bleu") -> TrainedRun:
     folder, task = run_folder(config), Task(config)
     path = {"bleu": folder.best, "ll": folder.best_ll}[by]
     content = checkpoints.load(path, folder.train_command)
+    checkpoints.check_model(content, config.as_dict(), path)
     checkpoints.check_vocabulary(content, task.vocabulary.fingerprint, path)
     model = build(config.architecture, len(task.vocabulary))
     checkpoints.load_weights(model, content["weights"], path)
