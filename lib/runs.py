@@ -88,6 +88,16 @@ class RunFolder:
             return Metrics.of(values)
         except KeyError as error:
             raise DataError(f"{self.metrics} has no {error}: {self.evaluate_command}") from error
+        except (AttributeError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{self.metrics} is damaged ({error}): {self.evaluate_command}") from error
+
+    def known_metrics(self) -> "Metrics | None":
+        """`read_metrics`; None of a file that is missing, damaged or too old, and to be made."""
+        try:
+            return self.read_metrics()
+        except DataError:
+            return None
 
     def read_sentences(self, column: str = "hypothesis", by: str = "bleu", *,
                        calibrated: bool = False, samples: int = 0) -> pd.DataFrame:
@@ -274,6 +284,7 @@ class Metrics:
         values["test_set"] = _fill(TestSet, values["test_set"])
         metrics = _fill(cls, values)
         metrics.bleu[metrics.headline]
+        metrics.log_likelihood["strict"]
         return metrics
 
     @property

@@ -85,7 +85,8 @@ def test_what_is_missing_is_named_with_what_makes_it(isolated, read, command):
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("{", "metrics.json is damaged"), ('{"model": "tr_s"}', "metrics.json has no 'bleu'")])
+    ("{", "metrics.json is damaged"), ('{"model": "tr_s"}', "metrics.json has no 'bleu'"),
+    ('{"bleu": null}', "metrics.json is damaged")])
 def test_a_damaged_file_is_made_again(isolated, text, message):
     run = made_up_run("tr_s", 0.1, 1.0)
     run.metrics.write_text(text)

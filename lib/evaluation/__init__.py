@@ -146,11 +146,11 @@ def _training(config: Config) -> dict:
 def _check_not_coarser(run: TrainedRun, samples: int) -> None:
     """Refuse to put a bound from fewer samples in the place of one of the same weights."""
     folder = run_folder(run.config)
-    if not folder.metrics.exists():
+    there = folder.known_metrics()
+    if there is None or (there.step, there.dev_bleu) != (run.step, run.dev_bleu):
         return
-    there = folder.read_metrics()
     known = there.log_likelihood["strict"].samples
-    if (there.step, there.dev_bleu) == (run.step, run.dev_bleu) and known > samples:
+    if known > samples:
         raise ConfigError(f"{folder.metrics} is of {known:,} samples a sentence, {samples:,} are "
                           "fewer: delete it first, or set DISCREPANCY_OUTPUTS to another folder")
 
