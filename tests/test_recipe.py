@@ -6,6 +6,7 @@ import pytest
 from lib.config import load_config
 from lib.paths import outputs_root
 from lib.runs import run_folder
+from lib.training import record
 from workflow import job as process
 from workflow import recipe, trials
 
@@ -48,9 +49,9 @@ def test_a_table_of_best_validations(isolated, at_once):
 def test_a_run_that_is_there_isnt_trained_again(isolated, at_once):
     config = load_config("tr_s", "toy", "smoke")
     rate, run = config.training.learning_rate, run_folder(config)
-    run.path.mkdir(parents=True)
-    pd.DataFrame({"step": [1, 2], "dev_bleu": [3.0, 2.0], "dev_ll": [-2.0, -1.0]}).to_csv(
-        run.history, index=False)
+    record.write(run, config, {})
+    pd.DataFrame({"step": [1, config.training.steps], "dev_bleu": [3.0, 2.0],
+                  "dev_ll": [-2.0, -1.0], "kl_weight": 1.0}).to_csv(run.history, index=False)
     recipe.main(["--scale", "smoke", "--models", "tr_s", "--grid", f"{{learning_rate: [{rate}]}}"])
     assert not at_once
     row = pd.read_csv(outputs_root() / "tables" / "recipe_toy_smoke.csv").iloc[0]

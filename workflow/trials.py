@@ -1,7 +1,8 @@
 """Trainings with other settings than params/: where they lie, and the jobs that make them.
 
 They lie in the cache, an outputs folder for each choice of settings, so that no notebook takes one
-for a run of the repository. Where the settings are those of params/, the run of outputs/ counts.
+for a run of the repository. Where the settings are those of params/, the run of outputs/ counts if
+it was made with them and ended by itself.
 """
 
 import math
@@ -14,6 +15,7 @@ from pathlib import Path
 from lib.config import Config, load_config
 from lib.paths import cache_root, outputs_root
 from lib.runs import run_folder
+from lib.training.record import scored_with, trained_with
 from workflow.job import Job
 from workflow.side_by_side import work_off
 
@@ -46,8 +48,8 @@ class Trial:
     @property
     def outputs(self) -> Path:
         """The outputs folder that the run is in, or will be."""
-        run = run_folder(self.config)
-        if self.in_params and (run.metrics if self.scored else run.history).exists():
+        there = scored_with if self.scored else trained_with
+        if self.in_params and there(run_folder(self.config), self.config):
             return outputs_root()
         name = "_".join([self.model, *(f"{key}={value}" for key, value in self.settings.items())])
         return cache_root() / "trials" / self.dataset / self.scale / name

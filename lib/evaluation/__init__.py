@@ -21,11 +21,10 @@ from lib.evaluation.refining import some_lines
 from lib.evaluation.scoring import TrainedRun, accountings, convergence, likelihoods, load_run
 from lib.likelihood.accounting import likelihood_terms, ratio_of_sums
 from lib.models import count_parameters, model_class
-from lib.objectives import kl_weight
 from lib.paths import read_json, writable, write_arrays, write_json
 from lib.runs import run_folder, write_table
 from lib.subword import text_fingerprint
-from lib.training.history import stale
+from lib.training.history import ended_by
 from lib.training.validation import DECODING_TOKENS, translate
 
 __all__ = ["FIGURES", "decoding_settings", "evaluate", "mbr_setting", "sentence_table",
@@ -137,10 +136,8 @@ def _training(config: Config) -> dict:
              if name in recorded}
     s, rows = replace(config.training, **known), folder.read_history().to_dict("records")
     last = rows[-1]
-    idle = stale(rows, kl_weight(s.steps, s.kl_start, s.kl_ramp))
-    ended = "patience" if 0 < s.patience <= idle else "steps" if last["step"] >= s.steps else ""
     return {name: last[name] for name in ("step", "tokens", "seconds") if name in last} | {
-        "ended_by": ended}
+        "ended_by": ended_by(rows, last["step"], s)}
 
 
 def _check_not_coarser(run: TrainedRun, samples: int) -> None:

@@ -34,7 +34,7 @@ from lib.runs import RunFolder, run_folder
 from lib.task import Task
 from lib.training import checkpoints, parallel, record
 from lib.training.averaging import WeightAverage
-from lib.training.history import BEST_BY, Validations, best, finished, read_rows, write_rows
+from lib.training.history import BEST_BY, Validations, best, ended_by, read_rows, write_rows
 from lib.training.lock import RunLock
 from lib.training.step import FixedStep, Scalars, takes_fixed_shapes
 from lib.training.validation import dev_scores
@@ -231,7 +231,7 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """Whether all steps are done, or `patience` validations raised neither dev BLEU nor LL."""
-        return finished(self.history, self.step, self.settings, self._last_kl_weight)
+        return bool(ended_by(self.history, self.step, self.settings))
 
     def best_row(self, by: str = "bleu") -> dict:
         """The history's row of the checkpoint that is kept as the best, {} before any."""
