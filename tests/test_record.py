@@ -37,6 +37,9 @@ def test_other_settings_of_the_evaluation_leave_the_rest_as_it_was():
     text = folder.config.read_text()
     record.write_evaluation(folder, load_config("tr_s", steps=9, beam=9, headline="greedy"))
     assert folder.config.read_text() == text
+    folder.config.unlink()
+    record.write_evaluation(folder, load_config("tr_s", beam=9, headline="greedy"))
+    assert not folder.config.exists()
 
 
 def test_a_run_counts_where_its_settings_agree_and_its_training_ended():

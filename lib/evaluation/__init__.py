@@ -1,6 +1,7 @@
 """Scoring a trained run on the test set: BLEU of every decoding setting, every likelihood.
 
-Writes `metrics.json`, `sentences.csv` and `bleu_counts.npz` into the run's folder.
+Writes `metrics.json`, `sentences.csv` and `bleu_counts.npz` into the run's folder, and into its
+`config.json` the settings that they were made with.
 """
 
 import time
@@ -24,6 +25,7 @@ from lib.models import count_parameters, model_class
 from lib.paths import read_json, writable, write_arrays, write_json
 from lib.runs import run_folder, write_table
 from lib.subword import text_fingerprint
+from lib.training import record
 from lib.training.history import ended_by
 from lib.training.validation import DECODING_TOKENS, translate
 
@@ -90,6 +92,7 @@ def evaluate(config: Config, progress: bool = True) -> dict:
     write_arrays(folder.bleu_counts, **{s: of.astype(np.uint16) for s, of in counts.items()})
     write_table(folder.sentences, sentences, FIGURES)
     write_json(folder.metrics, metrics)
+    record.write_evaluation(folder, config)
     return metrics
 
 

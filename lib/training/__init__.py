@@ -203,12 +203,9 @@ class Trainer:
                 self._restore(by, path)  # also over one of a validation that last.pt doesn't know
 
     def _nothing_is_left(self) -> bool:
-        """Whether the run is finished and all of its files are there: it is then only described."""
-        whole = self.finished and self.folder.best.exists() and len(
+        """Whether the run is finished and all of its files are there."""
+        return self.finished and self.folder.best.exists() and len(
             read_rows(self.folder.history)) == len(self.history)
-        if whole:
-            record.write_evaluation(self.folder, self.config)
-        return whole
 
     def _kept_files(self) -> dict[str, Path]:
         """Where the best weights by dev BLEU and by dev LL lie; for flows they part."""

@@ -19,8 +19,8 @@ from lib.task import Task, distilled_folder
 from lib.training import checkpoints, parallel
 from lib.training.history import ended_by
 
-__all__ = ["KEEP_BOTH", "check_free", "check_reads", "fingerprints", "scored_with",
-           "trained_with", "write", "write_evaluation"]
+__all__ = ["KEEP_BOTH", "check_free", "check_reads", "evaluated_otherwise", "fingerprints",
+           "scored_with", "trained_with", "write", "write_evaluation"]
 
 KEEP_BOTH = ("keep both by setting DISCREPANCY_OUTPUTS to another folder (in a notebook, in its "
              "first cell: %env DISCREPANCY_OUTPUTS=/a/folder)")
@@ -35,12 +35,18 @@ def write(folder: RunFolder, config: Config, about: dict) -> None:
                                "versions": runtime.versions(), "commit": runtime.commit()})
 
 
+def evaluated_otherwise(folder: RunFolder, config: Config) -> bool:
+    """Whether config.json tells of other settings of the evaluation; not where there is none."""
+    recorded = read_json(folder.config)
+    return bool(recorded) and any(name.startswith("evaluation.") for name in (
+        checkpoints.changed_settings(config.as_dict(), recorded)))
+
+
 def write_evaluation(folder: RunFolder, config: Config) -> None:
-    """Other settings of the evaluation alone: what the run was trained on stays as it was."""
-    recorded, now = read_json(folder.config), config.as_dict()
-    if any(name.startswith("evaluation.")
-           for name in checkpoints.changed_settings(now, recorded)):
-        write_json(folder.config, recorded | {"evaluation": now["evaluation"]})
+    """The settings that a run was scored with; what it was trained with stays as it was."""
+    if evaluated_otherwise(folder, config):
+        write_json(folder.config, read_json(folder.config) | {
+            "evaluation": config.as_dict()["evaluation"]})
 
 
 def _made_with(folder: RunFolder, config: Config) -> bool:
