@@ -172,6 +172,57 @@ def test_interrupted_inside_a_step_or_a_validation(place, monkeypatch, isolated)
     assert log == expected
 
 
+@pytest.mark.parametrize("place", ["step", "last step", "validation"])
+def test_the_same_trainer_goes_on_after_an_interruption(place, monkeypatch, isolated):
+    """Inside a step, the last one, too, it goes on from the last checkpoint and loses nothing."""
+    config, expected, log = small("ga_b"), {}, {}
+    whole = run(config, expected)
+    elsewhere(monkeypatch, isolated, "other")
+    owner, name = (training, "dev_scores") if place == "validation" else (
+        torch.nn.utils, "clip_grad_norm_")
+    real, calls, when = getattr(owner, name), [], {"step": 8, "last step": 12, "validation": 3}
+
+    def interrupting(*arguments, **named):
+        calls.append(1)
+        if len(calls) == when[place]:
+            raise KeyboardInterrupt
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(owner, name, interrupting)
+    trainer = Recorder(config, log)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    trainer.run()
+    assert_same_run(whole, trainer)
+    assert log == expected
+
+
+def test_the_same_trainer_leaves_weights_that_are_no_numbers(monkeypatch, isolated):
+    config, expected, log = small("tr_s"), {}, {}
+    whole = run(config, expected)
+    elsewhere(monkeypatch, isolated, "other")
+    trainer = Recorder(config, log)
+    trainer.until = 4
+    with pytest.raises(Interrupted):
+        trainer.run()
+    trainer.until = None
+    trainer._broken = False  # as if between two steps
+    torch.nn.init.constant_(trainer.model.embedding.weight, float("nan"))
+    with pytest.raises(TrainingError, match="step 5: loss term nll is nan"):
+        trainer.run()
+    trainer.run()
+    assert_same_run(whole, trainer)
+
+
+def test_the_same_trainer_without_a_checkpoint_is_refused():
+    trainer = Recorder(small("tr_s"), {})
+    trainer.until = 2
+    with pytest.raises(Interrupted):
+        trainer.run()
+    with pytest.raises(TrainingError, match="step 2 was interrupted before the first checkpoint"):
+        trainer.run()
+
+
 CHILD = """
 import json, os, signal, sys
 from dataclasses import replace

@@ -89,6 +89,7 @@ class Trainer:
         self._groups: list = []
         self._replica: nn.Module | None = None
         self._seen: tuple | None = None  # last.pt as it was read or written
+        self._broken = False  # in the middle of a step or a validation
         parent = self._parent()
         self.reads = record.fingerprints(self.task, s.dev_sentences, parent)
         if self.folder.last.exists():
@@ -168,19 +169,27 @@ class Trainer:
     def _alone(self) -> Iterator[None]:
         """Have the first process hold the run's lock, at the state that it was left in.
 
-        Errors: TrainingError where another training holds it.
+        Errors: TrainingError where another training holds it, and where the last `run` ended in
+        the middle of a step before there was a checkpoint.
         """
         lock = RunLock(self.folder.checkpoints / "lock")
         if refusal := parallel.from_first(lock.take):
             raise TrainingError(refusal)
         try:
-            if parallel.from_first(lambda: self._stamp() not in (None, self._seen)):
+            if parallel.from_first(self._must_resume):
                 self._resume()
-                self._fixed = self._new_fixed()
+                self._fixed, self._broken = self._new_fixed(), False
             parallel.from_first(self._make_ready)
             yield
         finally:
             lock.release()
+
+    def _must_resume(self) -> bool:
+        """Whether the state of last.pt is to take the place of this one."""
+        if self._broken and not self.folder.last.exists():
+            raise TrainingError(f"step {self.step} was interrupted before the first checkpoint: "
+                                "make a new Trainer, which starts from the beginning")
+        return self._broken or self._stamp() not in (None, self._seen)
 
     def _make_ready(self) -> None:
         """Bring the folder's files to the state that training goes on from."""
@@ -204,7 +213,7 @@ class Trainer:
 
     def _nothing_is_left(self) -> bool:
         """Whether the run is finished and all of its files are there."""
-        return self.finished and self.folder.best.exists() and len(
+        return not self._broken and self.finished and self.folder.best.exists() and len(
             read_rows(self.folder.history)) == len(self.history)
 
     def _kept_files(self) -> dict[str, Path]:
@@ -243,9 +252,11 @@ class Trainer:
     # ---- the loop ----
 
     def run(self, on_validation: Callable[[dict], None] | None = None) -> None:
-        """All remaining steps; `on_validation` is called with each new row of the history.
+        """All remaining steps; `on_validation` is called with each new row of the history. After an
+        interruption it goes on from there, or from last.pt if that was within a step.
 
-        Errors: TrainingError where another process trains the run, or a loss isn't finite.
+        Errors: TrainingError where another process trains the run, a loss isn't finite, or the
+        last call was interrupted before the first checkpoint.
         """
         if parallel.from_first(self._nothing_is_left):
             return
@@ -259,7 +270,7 @@ class Trainer:
         done = elapsed = 0.0  # tokens and seconds since the device was last waited for
         with bar:
             while not self.finished:
-                started = time.perf_counter()
+                started, self._broken = time.perf_counter(), True
                 terms = self.train_step()
                 due = self.step % self.settings.validate_every == 0 or self.finished
                 if due:
@@ -273,10 +284,10 @@ class Trainer:
                              if k != "tokens"}
                     bar.set_postfix({**shown, "tokens/s": f"{done / elapsed:.0f}"}, refresh=False)
                     done = elapsed = 0.0
-                if due:
-                    row = self.validate()
-                    if on_validation is not None:
-                        on_validation(row)
+                row = self.validate() if due else None
+                self._broken = False
+                if due and on_validation is not None:
+                    on_validation(row)
 
     def _order(self) -> list:
         """Groups of rows of the current epoch: a batch each, or of fixed shapes a step."""
