@@ -194,6 +194,14 @@ def test_a_mistake_is_named(arguments, message):
     assert "\n" not in str(caught.value)
 
 
+def test_overrides_of_what_is_named_besides_are_refused():
+    run = "tr_s", "toy", "smoke", 1, "raw"
+    for name, value in zip(("model", "dataset", "scale", "seed", "train_data"), run, strict=True):
+        with pytest.raises(ConfigError, match=f"overrides name {name}, which has an option of its"):
+            load_config(*run, **{name: value})
+    assert load_config("tr_s", "toy", seed=2).seed == 2
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     ({"flow_steps": [1, 1]}, "must name the same one to three levels"),
     ({"flow_steps": [1, -1, 1]}, "flow_steps"),

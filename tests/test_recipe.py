@@ -73,7 +73,8 @@ def test_for_reading_the_best_is_compared_with_params():
 
 @pytest.mark.parametrize(("words", "needs"), [
     (["--scale", "mini", "--models", "ga_b"], "models that start from another one"),
-    (["--grid", "{learning_rat: [0.001]}"], "did you mean learning_rate")])
+    (["--grid", "{learning_rat: [0.001]}"], "did you mean learning_rate"),
+    (["--grid", "{seed: [1, 2]}"], "overrides name seed, which has an option of its own")])
 def test_a_wrong_call_is_one_line(words, needs):
     with pytest.raises(SystemExit, match=needs):
         recipe.main(words)

@@ -38,7 +38,7 @@ class Trial:
     @cached_property
     def config(self) -> Config:
         """Every setting. Errors: ConfigError for one that is unknown or out of range."""
-        return load_config(self.model, self.dataset, self.scale, self.seed, **self.settings)
+        return load_config(self.model, self.dataset, self.scale, self.seed, "raw", **self.settings)
 
     @property
     def in_params(self) -> bool:
