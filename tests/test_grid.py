@@ -180,6 +180,7 @@ def test_fresh_forgets_what_it_would_go_on_from(isolated, monkeypatch, capsys):
 
 @pytest.mark.parametrize(("words", "message"), [
     (["--models", "gab"], "did you mean ga_b?"),
+    (["--accountings", "strict", "strikt"], "unknown accounting 'strikt'"),
     (["--overrides", "{seed: 2}"], "overrides name seed, which has an option of its own")])
 def test_a_wrong_call_is_refused_in_one_line(words, message, isolated, capsys):
     assert grid.main(words) == 1
