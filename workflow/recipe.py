@@ -16,7 +16,7 @@ import pandas as pd
 
 from analysis import tables
 from lib.config import MODELS, parse_overrides
-from lib.errors import ConfigError, ReproError
+from lib.errors import ConfigError, told_in_one_line
 from lib.host import allowed_cores
 from lib.runs import at_full_kl
 from workflow.trials import Trial, train_all
@@ -67,10 +67,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--side-by-side", type=int, default=allowed_cores())
     asked = parser.parse_args(words)
-    try:
+    with told_in_one_line():
         _write(asked, parse_overrides(asked.grid))
-    except ReproError as error:
-        raise SystemExit(f"error: {error}") from None
 
 
 def _write(asked: argparse.Namespace, grid: Mapping[str, Sequence]) -> None:
