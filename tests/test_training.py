@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -718,6 +719,9 @@ def test_nan_names_step_term_and_checkpoint():
     resumed = Trainer(small("tr_s"), progress=False)
     assert resumed.step == EVERY
     assert torch.isfinite(resumed.model.embedding.weight).all()
+    assert f"Delete {trainer.folder.path} and start again with a lower learning_rate" in message
+    shutil.rmtree(trainer.folder.path)
+    assert Trainer(small("tr_s", learning_rate=1e-4), progress=False).step == 0
 
 
 def test_nan_in_one_term_names_it():

@@ -415,8 +415,9 @@ class Trainer:
         good = f"last good checkpoint: {self.folder.last}" if self.folder.last.exists() else \
             "no checkpoint was written yet"
         raise TrainingError(
-            f"step {step}: {reason}; {good}. Lower learning_rate or raise warmup_steps in "
-            f"params/{self.config.scale}/{self.config.model}.yaml, or set precision: fp32")
+            f"step {step}: {reason}; {good}. Delete {self.folder.path} and start again with a "
+            "lower learning_rate, more warmup_steps or precision: fp32 in "
+            f"params/{self.config.scale}/{self.config.model}.yaml")
 
     def _replica_for(self, rows: np.ndarray, weight: float) -> nn.Module:
         """What gives this step's losses; anew where the weights or their use change outside Adam.

@@ -71,7 +71,8 @@ def load_weights(model: nn.Module, weights: dict, path: Path) -> None:
             there = tuple(weights[name].shape) if name in weights else "absent"
             raise CheckpointError(
                 f"checkpoint {path} doesn't fit this model: {name} is {there} there and {here} "
-                "here. Use the model, scale and params/ that it was trained with, or train again")
+                "here. Use the model, scale and params/ that it was trained with, or delete "
+                f"{path.parent.parent} and train again")
     model.load_state_dict(weights)
 
 
@@ -81,7 +82,7 @@ def check_vocabulary(content: dict, fingerprint: str, path: Path) -> None:
         raise CheckpointError(
             f"checkpoint {path} was trained with vocabulary {content['vocabulary'][:12]}, this "
             f"corpus gives {fingerprint[:12]}: restore the corpus or params/datasets/ file it was "
-            "trained with, or train again")
+            f"trained with, or delete {path.parent.parent} and train again")
 
 
 def changed_settings(config: dict, recorded: dict) -> list[str]:
