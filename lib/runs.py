@@ -208,16 +208,13 @@ class Score:
 class Likelihood:
     """A log-likelihood in its accounting's unit: mean, standard error over sentences, samples K.
 
-    Where some sentences are `impossible` (probability 0) mean and error are NaN, and those of the
-    others are beside them.
+    Where some sentences are `impossible` (probability 0) mean and error are NaN.
     """
 
     mean: float
     standard_error: float
     samples: int = 1
     impossible: int = 0
-    mean_of_possible: float = math.nan
-    standard_error_of_possible: float = math.nan
 
     @property
     def error_text(self) -> str:

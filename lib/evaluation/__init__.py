@@ -67,12 +67,10 @@ def evaluate(config: Config, progress: bool = True) -> dict:
     scores, counts = _scores(lines, references, config.dataset.bleu_tokenizer)
     metrics = {
         "model": config.model, "family": config.architecture.family,
-        "objective": config.objective, "likelihood": run.model.likelihood,
-        "dataset": config.dataset.name, "scale": config.scale, "train_data": config.train_data,
-        "seed": config.seed, "parameters": count_parameters(run.model), "step": run.step,
-        "dev_bleu": run.dev_bleu, "training": _training(config),
-        "bleu": scores,
-        "headline": config.evaluation.headline,
+        "objective": config.objective, "dataset": config.dataset.name, "scale": config.scale,
+        "train_data": config.train_data, "seed": config.seed,
+        "parameters": count_parameters(run.model), "step": run.step, "dev_bleu": run.dev_bleu,
+        "training": _training(config), "bleu": scores, "headline": config.evaluation.headline,
         "log_likelihood": accountings(sentences, samples),
         "convergence": convergence(sentences, samples),
         "diagnostics": _diagnostics(run, sentences, references),
