@@ -469,8 +469,8 @@ def load_config(model: str, dataset: str = "toy", scale: str = "smoke", seed: in
                               ("train_data", train_data, ("raw", "distilled"))):
         if name not in known:
             raise ConfigError(unknown(kind, name, known))
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ConfigError(f"seed = {seed!r} must be a whole number, 0 or more")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ConfigError(f"seed = {seed!r} must be a whole number, 0 or more and below 2^63")
     data = load_dataset(dataset)
     where = f"params/{scale}/{model}.yaml"
     known: dict[str, list[str]] = {}

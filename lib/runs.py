@@ -16,7 +16,7 @@ from lib.errors import DataError
 from lib.paths import outputs_root, path_in, read_arrays, read_json, write_text
 
 __all__ = ["Likelihood", "Metrics", "RunFolder", "Score", "TestSet", "at_full_kl", "find_runs",
-           "run_folder", "write_table"]
+           "run_folder", "seed_of", "write_table"]
 
 # Columns of sentences.csv that a model may lack: empty, and NaN when read.
 OPTIONAL = ("elbo", "released_estimate", "effective_sample_size")
@@ -181,7 +181,14 @@ def at_full_kl(history: pd.DataFrame) -> pd.DataFrame:
 def find_runs(dataset: str = "*", scale: str = "*") -> list[RunFolder]:
     """The evaluated runs (those with a metrics.json) below the outputs, in order of path."""
     files = sorted((outputs_root() / "runs").glob(f"{dataset}/{scale}/*/*/s*/metrics.json"))
-    return [RunFolder(*file.parts[-6:-2], int(file.parts[-2][1:])) for file in files]
+    return [RunFolder(*file.parts[-6:-2], seed) for file in files
+            if (seed := seed_of(file.parent)) is not None]
+
+
+def seed_of(folder: Path) -> int | None:
+    """The seed of a run's folder, which is called s<seed>; None of any other, a copy say."""
+    digits = folder.name.removeprefix("s")
+    return int(digits) if digits.isdecimal() else None
 
 
 # ---- what metrics.json holds ----

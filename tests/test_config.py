@@ -185,6 +185,7 @@ def test_the_teacher_belongs_to_runs_on_distilled_data_alone():
     ({"model": "md_b", "label_smoothing": 0.1}, "label_smoothing = 0.1: family masked sums over"),
     ({"model": "md_b", "unmaskings": [0]}, "unmaskings = (0,): 1 step or more"),
     ({"seed": -1}, "seed = -1 must be a whole number, 0 or more"),
+    ({"seed": 2**63}, "seed = 9223372036854775808 must be a whole number, 0 or more and below"),
     ({"seed": True}, "seed = True must be a whole number, 0 or more"),
 ])
 def test_a_mistake_is_named(arguments, message):

@@ -71,10 +71,20 @@ def test_for_reading_the_best_is_compared_with_params():
          "learning rate 0.002": "18.0, −1.20", "BLEU of the best above params/": "0.0"}]
 
 
+def test_settings_that_are_words_are_shown_as_they_are():
+    table = pd.DataFrame({"model": "tr_s", "precision": ["fp32", "bf16"], "dev_bleu": [20.0, 21.0],
+                          "dev_ll": -1.0, "in_params": [True, False]})
+    assert {"precision fp32", "precision bf16"} <= set(recipe.compact(table, {"precision": ()}))
+
+
 @pytest.mark.parametrize(("words", "needs"), [
     (["--scale", "mini", "--models", "ga_b"], "models that start from another one"),
     (["--grid", "{learning_rat: [0.001]}"], "did you mean learning_rate"),
-    (["--grid", "{seed: [1, 2]}"], "overrides name seed, which has an option of its own")])
-def test_a_wrong_call_is_one_line(words, needs):
+    (["--grid", "{seed: [1, 2]}"], "overrides name seed, which has an option of its own"),
+    (["--grid", "{learning_rate: 0.001}"], "grid: learning_rate = 0.001: a list of values is"),
+    (["--grid", "{learning_rate: []}"], r"grid: learning_rate = \[\]: a list of values is"),
+    (["--scale", "smoke", "--models", "tr_s", "--side-by-side", "0"],
+     "--side-by-side = 0 must be 1 or more")])
+def test_a_wrong_call_is_one_line(words, needs, isolated):
     with pytest.raises(SystemExit, match=needs):
         recipe.main(words)

@@ -40,8 +40,9 @@ def test_a_run_of_outputs_made_otherwise_is_made_as_a_trial(isolated):
 
 
 def test_runs_of_every_seed_are_there_in_order(isolated):
-    for seed in (10, 2):
-        file = trials.Trial("ga_b", "toy", "smoke", seed, {"steps": 2}).file("history.csv")
+    for seed in (10, 2, "2_backup"):
+        file = trials.Trial("ga_b", "toy", "smoke", 1, {"steps": 2}).file("history.csv")
+        file = file.parent.with_name(f"s{seed}") / file.name
         file.parent.mkdir(parents=True)
         file.touch()
     files = trials.Trial("ga_b", "toy", "smoke", settings={"steps": 2}).files("history.csv")

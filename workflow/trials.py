@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lib.config import Config, load_config
 from lib.paths import cache_root, outputs_root
-from lib.runs import run_folder
+from lib.runs import run_folder, seed_of
 from lib.training.record import scored_with, trained_with
 from workflow.job import Job
 from workflow.side_by_side import work_off
@@ -60,8 +60,9 @@ class Trial:
 
     def files(self, name: str) -> list[Path]:
         """Those of the runs with these settings of any seed, in order of it, that there are."""
-        there = self.file(name).parent.parent.glob(f"s*/{name}")
-        return sorted(there, key=lambda file: int(file.parent.name[1:]))
+        there = {seed_of(file.parent): file
+                 for file in self.file(name).parent.parent.glob(f"s*/{name}")}
+        return [there[seed] for seed in sorted(there.keys() - {None})]
 
     @property
     def job(self) -> Job | None:
