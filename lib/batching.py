@@ -230,8 +230,9 @@ def _rounded(width):
 def _check_widths(data: Tokenised, rows: np.ndarray, width: np.ndarray, tokens: int) -> None:
     if width.max() > tokens:
         line = data.lines[rows[width.argmax()]]
-        raise ConfigError(f"tokens = {tokens} can't hold line {line + 1} of the training set, which"
-                          f" takes {width.max()} positions: raise tokens or lower max_tokens")
+        raise ConfigError(f"a batch of {tokens} positions can't hold line {line + 1} of the "
+                          f"training set, which takes {width.max()}: raise batch_tokens or lower "
+                          "max_tokens")
 
 
 def evaluation_batches(data: Tokenised, tokens: int, multiple: int,

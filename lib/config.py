@@ -3,11 +3,14 @@
 import argparse
 import dataclasses
 import difflib
+import functools
 import importlib.util
+import inspect
 import json
 import re
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -436,6 +439,21 @@ def _values(scale: str, model: str, size: str) -> dict[str, dict]:
     return values
 
 
+def _named_once(load: Callable) -> Callable:
+    """Refuse overrides of what the call names already, before Python does with a traceback."""
+    names = list(inspect.signature(load).parameters)
+
+    @functools.wraps(load)
+    def checked(*run, **overrides):
+        if wrong := overrides.keys() & set(names[:len(run)]):
+            raise ConfigError(f"overrides name {', '.join(sorted(wrong))}, which has an option of "
+                              "its own")
+        return load(*run, **overrides)
+
+    return checked
+
+
+@_named_once
 def load_config(model: str, dataset: str = "toy", scale: str = "smoke", seed: int = 1,
                 train_data: str = "raw", **overrides) -> Config:
     """The resolved settings of one run.
@@ -445,14 +463,14 @@ def load_config(model: str, dataset: str = "toy", scale: str = "smoke", seed: in
     `overrides` single keys of every section that has them.
 
     Errors: ConfigError for an unknown model, dataset, scale or parameter (with the nearest right
-    one), a wrong type or a value out of range.
+    one), a wrong type or a value out of range, and for overrides of what is named besides.
     """
     for kind, name, known in (("model", model, MODELS), ("scale", scale, SCALES),
                               ("train_data", train_data, ("raw", "distilled"))):
         if name not in known:
             raise ConfigError(unknown(kind, name, known))
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ConfigError(f"seed = {seed!r} must be a whole number, 0 or more")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ConfigError(f"seed = {seed!r} must be a whole number, 0 or more and below 2^63")
     data = load_dataset(dataset)
     where = f"params/{scale}/{model}.yaml"
     known: dict[str, list[str]] = {}
@@ -480,14 +498,7 @@ def run_arguments(parser: argparse.ArgumentParser, model: str = "tr_s") -> None:
 
 def config_of(asked: argparse.Namespace) -> Config:
     """The settings of the run that the options of `run_arguments` name, with `asked.overrides`, the
-    text of single other ones.
-
-    Errors: ConfigError, also for overrides of what has an option of its own.
+    text of single other ones. Errors: those of `load_config`.
     """
-    named = {name: getattr(asked, name) for name in (
-        "model", "dataset", "scale", "train_data", "seed")}
-    overrides = parse_overrides(asked.overrides)
-    if wrong := overrides.keys() & named.keys():
-        raise ConfigError(f"overrides name {', '.join(sorted(wrong))}, which has an option of its "
-                          "own")
-    return load_config(**named, **overrides)
+    return load_config(asked.model, asked.dataset, asked.scale, asked.seed, asked.train_data,
+                       **parse_overrides(asked.overrides))

@@ -53,6 +53,13 @@ def _rows(weight: Tensor, numbers: int) -> int:
     return max(64, (ON_GPU if weight.is_cuda else numbers) // len(weight))
 
 
+def _product(rows: Tensor, columns: Tensor) -> Tensor:
+    """Logits of a column a row, rounded as the products are that the normaliser sums: rounded less
+    they would be those of another distribution, which doesn't sum to one.
+    """
+    return exact((exact(rows) * exact(columns)).sum(-1).to(rows.dtype))
+
+
 def log_normaliser(hidden: Float[Tensor, "rows d_model"],
                    weight: Float[Tensor, "classes d_model"]) -> Float[Tensor, " rows"]:
     """log sum_v exp(hidden . weight_v) of each row, in at least fp32, with gradient."""
@@ -89,12 +96,12 @@ class Emissions:
         """log p(subword) of one subword a position: of the one that stands there."""
         dtype = compute_dtype(self.states)
         rows, columns = self.states.to(dtype), F.embedding(ids, self.weight).to(dtype)
-        logits = (exact(rows) * exact(columns)).sum(-1)
+        logits = _product(rows, columns)
         first = self.first if self.may_end is None else UNK
         total = log_normaliser(rows.flatten(0, 1), self.weight[first:]).view(logits.shape)
         if self.may_end is None:
             return logits - total
-        end = (exact(rows) * exact(self.weight[EOS].to(dtype))).sum(-1)
+        end = _product(rows, self.weight[EOS].to(dtype))
         total = torch.where(self.may_end, torch.logaddexp(total, end), total)
         return (logits - total).masked_fill(self.must_end, 0.0)
 

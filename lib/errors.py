@@ -1,7 +1,11 @@
 """The errors that a user can cause, each raised with one message that names the fix."""
 
+import contextlib
+import sys
+from collections.abc import Iterator
+
 __all__ = ["CheckpointError", "ConfigError", "DataError", "OutputError", "ReproError",
-           "Stopped", "TrainingError", "check_least", "check_range"]
+           "Stopped", "TrainingError", "check_least", "check_range", "told_in_one_line"]
 
 
 class ReproError(Exception):
@@ -30,6 +34,20 @@ class TrainingError(ReproError):
 
 class Stopped(ReproError):
     """The user interrupted what can go on later."""
+
+
+@contextlib.contextmanager
+def told_in_one_line(told: bool = True) -> Iterator[None]:
+    """A command that can go on later: an error ends it with status 1 and its message, Ctrl-C with
+    130, both in a line on standard error; `told`: whether this process is the one to say it.
+    """
+    try:
+        yield
+    except ReproError as error:
+        raise SystemExit(f"error: {error}" if told else 1) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped: the same command goes on\n" * told)
+        raise SystemExit(130) from None
 
 
 def check_range(name: str, value, least: int | float | None, most: int | None = None) -> None:

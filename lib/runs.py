@@ -16,7 +16,7 @@ from lib.errors import DataError
 from lib.paths import outputs_root, path_in, read_arrays, read_json, write_text
 
 __all__ = ["Likelihood", "Metrics", "RunFolder", "Score", "TestSet", "at_full_kl", "find_runs",
-           "run_folder", "write_table"]
+           "run_folder", "seed_of", "write_table"]
 
 # Columns of sentences.csv that a model may lack: empty, and NaN when read.
 OPTIONAL = ("elbo", "released_estimate", "effective_sample_size")
@@ -88,6 +88,16 @@ class RunFolder:
             return Metrics.of(values)
         except KeyError as error:
             raise DataError(f"{self.metrics} has no {error}: {self.evaluate_command}") from error
+        except (AttributeError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{self.metrics} is damaged ({error}): {self.evaluate_command}") from error
+
+    def known_metrics(self) -> "Metrics | None":
+        """`read_metrics`; None of a file that is missing, damaged or too old, and to be made."""
+        try:
+            return self.read_metrics()
+        except DataError:
+            return None
 
     def read_sentences(self, column: str = "hypothesis", by: str = "bleu", *,
                        calibrated: bool = False, samples: int = 0) -> pd.DataFrame:
@@ -171,7 +181,14 @@ def at_full_kl(history: pd.DataFrame) -> pd.DataFrame:
 def find_runs(dataset: str = "*", scale: str = "*") -> list[RunFolder]:
     """The evaluated runs (those with a metrics.json) below the outputs, in order of path."""
     files = sorted((outputs_root() / "runs").glob(f"{dataset}/{scale}/*/*/s*/metrics.json"))
-    return [RunFolder(*file.parts[-6:-2], int(file.parts[-2][1:])) for file in files]
+    return [RunFolder(*file.parts[-6:-2], seed) for file in files
+            if (seed := seed_of(file.parent)) is not None]
+
+
+def seed_of(folder: Path) -> int | None:
+    """The seed of a run's folder, which is called s<seed>; None of any other, a copy say."""
+    digits = folder.name.removeprefix("s")
+    return int(digits) if digits.isdecimal() else None
 
 
 # ---- what metrics.json holds ----
@@ -198,16 +215,13 @@ class Score:
 class Likelihood:
     """A log-likelihood in its accounting's unit: mean, standard error over sentences, samples K.
 
-    Where some sentences are `impossible` (probability 0) mean and error are NaN, and those of the
-    others are beside them.
+    Where some sentences are `impossible` (probability 0) mean and error are NaN.
     """
 
     mean: float
     standard_error: float
     samples: int = 1
     impossible: int = 0
-    mean_of_possible: float = math.nan
-    standard_error_of_possible: float = math.nan
 
     @property
     def error_text(self) -> str:
@@ -274,6 +288,7 @@ class Metrics:
         values["test_set"] = _fill(TestSet, values["test_set"])
         metrics = _fill(cls, values)
         metrics.bleu[metrics.headline]
+        metrics.log_likelihood["strict"]
         return metrics
 
     @property

@@ -77,6 +77,24 @@ def test_changed_settings_are_named_and_new_ones_had_their_default(path):
         checkpoints.check_settings({"config": older}, config, path)
 
 
+@pytest.mark.parametrize(("model", "changes", "named"), [
+    ("tr_s", {"heads": 4}, r"architecture\.heads"),
+    ("fl_s", {"flow_heads": 1}, r"architecture\.flow_heads"),
+    ("da_b", {"upsampling": 3}, r"architecture\.upsampling"),
+    ("da_b", {"objective": "best_path"}, r"training\.objective")])
+def test_weights_of_the_same_shapes_are_refused_as_another_model(model, changes, named, path):
+    """Of no other setting, and of none that an older record lacks."""
+    config = load_config(model).as_dict()
+    older = load_config(model, steps=7, samples=3, precision="bf16").as_dict()
+    older["architecture"] = {name: value for name, value in older["architecture"].items() if value}
+    for recorded in (older, {}):
+        checkpoints.check_model({"config": recorded}, config, path)
+    checkpoints.check_model({}, config, path)
+    other = {"config": load_config(model, **changes).as_dict()}
+    with pytest.raises(CheckpointError, match=f"{named}: .* or delete {path.parent.parent} to"):
+        checkpoints.check_model(other, config, path)
+
+
 def test_the_vocabularys_size_at_another_scale_changes_nothing():
     config = load_config("ga_b").as_dict()
     assert config["dataset"]["vocabulary"] == {"smoke": 512}
@@ -172,14 +190,14 @@ def test_weights_of_another_model(path, change):
     else:
         weights["prior.extra"] = torch.zeros(2)
         expected = r"prior.extra is \(2,\) there and absent here"
-    with pytest.raises(CheckpointError, match=expected):
+    with pytest.raises(CheckpointError, match=rf"{expected}.* delete {path.parent.parent} and"):
         checkpoints.load_weights(model, weights, path)
 
 
 def test_another_vocabulary(path):
     checkpoints.check_vocabulary({"vocabulary": "a" * 64}, "a" * 64, path)
     with pytest.raises(CheckpointError, match=r"vocabulary aaaaaaaaaaaa, this corpus gives "
-                                              r"bbbbbbbbbbbb: restore the corpus"):
+                                              rf"bbbbbbbbbbbb: .* delete {path.parent.parent} and"):
         checkpoints.check_vocabulary({"vocabulary": "a" * 64}, "b" * 64, path)
 
 

@@ -185,6 +185,7 @@ def test_the_teacher_belongs_to_runs_on_distilled_data_alone():
     ({"model": "md_b", "label_smoothing": 0.1}, "label_smoothing = 0.1: family masked sums over"),
     ({"model": "md_b", "unmaskings": [0]}, "unmaskings = (0,): 1 step or more"),
     ({"seed": -1}, "seed = -1 must be a whole number, 0 or more"),
+    ({"seed": 2**63}, "seed = 9223372036854775808 must be a whole number, 0 or more and below"),
     ({"seed": True}, "seed = True must be a whole number, 0 or more"),
 ])
 def test_a_mistake_is_named(arguments, message):
@@ -192,6 +193,14 @@ def test_a_mistake_is_named(arguments, message):
         load_config(**{"model": "tr_s", **arguments})
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_overrides_of_what_is_named_besides_are_refused():
+    run = "tr_s", "toy", "smoke", 1, "raw"
+    for name, value in zip(("model", "dataset", "scale", "seed", "train_data"), run, strict=True):
+        with pytest.raises(ConfigError, match=f"overrides name {name}, which has an option of its"):
+            load_config(*run, **{name: value})
+    assert load_config("tr_s", "toy", seed=2).seed == 2
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

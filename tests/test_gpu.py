@@ -1,5 +1,6 @@
 """The command for a card at hand for minutes, without one: wrong calls, archives, a rehearsal."""
 
+import signal
 import tarfile
 
 import pytest
@@ -56,6 +57,21 @@ def test_weights_travel_in_bf16_beside_the_distilled_text(isolated, tmp_path):
     assert there["step"] == 7 and there["weights"]["w"].dtype == torch.bfloat16
     torch.testing.assert_close(there["weights"]["w"].float(), weights["w"], rtol=2**-8, atol=0)
     assert there["weights"]["count"] == 3
+
+
+def test_what_is_whole_comes_back_from_a_call_that_was_stopped(isolated, monkeypatch, capsys):
+    made_up_run("tr_s", 0.3, -2.0, dataset="multi30k_de_en")
+
+    def stop(*_):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(gpu, "work_off", stop)
+    words = ["--plan", "rehearsal", "--cpu", "--parts", "runs", "--archive"]
+    assert gpu.main([*words, str(isolated / "archive")]) == 130
+    [path] = (isolated / "archive").iterdir()
+    with tarfile.open(path) as archive:
+        assert any(name.endswith("metrics.json") for name in archive.getnames())
+    assert "stopped: the same command goes on" in capsys.readouterr().out
 
 
 def test_archives_are_cut_between_runs(isolated, tmp_path):

@@ -60,13 +60,14 @@ def every_way(decoder, rows, where="cpu") -> list[list[list[int]]]:
 @EXACT
 @ASKED
 def test_hypotheses_are_those_of_decoding_whatever_the_batch_and_the_padding(architecture, setting,
-                                                                             rows):
+                                                                             rows, monkeypatch):
     """Sources alone, padded to eights, and all to one width; buckets are used again."""
     model = frozen_model(architecture)
     expected = hypotheses(model, *sources_of(rows), [setting])[setting]
     assert len({tuple(row) for row in expected}) > 2, "the model should say more than one thing"
     for bucket in (8, 24):
-        decoder = GraphedDecoder(model, setting, bucket=bucket)
+        monkeypatch.setattr(graphs, "BUCKET", bucket)
+        decoder = GraphedDecoder(model, setting)
         for found in every_way(decoder, rows):
             assert found == expected
         widths = {shape[1] for shape in decoder._buckets if shape[0] == 1}
@@ -243,7 +244,7 @@ def test_what_has_no_graphs_is_refused():
 
 def test_a_source_beyond_the_positions_is_refused():
     with pytest.raises(DataError, match=f"{LONGEST + 1} subwords"):
-        GraphedDecoder(frozen_model(GAUSSIAN), "k0", bucket=1)(torch.full((1, LONGEST + 1), 5))
+        GraphedDecoder(frozen_model(GAUSSIAN), "k0")(torch.full((1, LONGEST + 1), 5))
 
 
 @pytest.mark.gpu

@@ -178,9 +178,14 @@ def test_fresh_forgets_what_it_would_go_on_from(isolated, monkeypatch, capsys):
     assert "README.md" in capsys.readouterr().out
 
 
-def test_a_wrong_name_is_refused_with_the_right_one(isolated, capsys):
-    assert grid.main(["--models", "gab"]) == 1
-    assert "did you mean ga_b?" in capsys.readouterr().err
+@pytest.mark.parametrize(("words", "message"), [
+    (["--models", "gab"], "did you mean ga_b?"),
+    (["--accountings", "strict", "strikt"], "unknown accounting 'strikt'"),
+    (["--overrides", "{seed: 2}"], "overrides name seed, which has an option of its own")])
+def test_a_wrong_call_is_refused_in_one_line(words, message, isolated, capsys):
+    assert grid.main(words) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert message in line
 
 
 # Killed and started again ---------------------------------------------------------------------

@@ -1,13 +1,16 @@
 """What validations leave: resamples that are scored as they would be alone, files that repeat."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from made_up import made_up_references, made_up_validations
 from sacrebleu.metrics import BLEU
 
 from lib.bleu import resample_weights
+from lib.config import load_config
 from lib.errors import DataError
-from lib.training.history import Validations, best, read_rows, stale, write_rows
+from lib.training.history import Validations, best, ended_by, read_rows, stale, write_rows
 
 REFERENCES = made_up_references(60)
 
@@ -81,3 +84,7 @@ def test_best_and_stale_by_hand():
     assert (best(rows, 1.0), best(rows, 1.0, "ll"), stale(rows, 1.0)) == (2, 3, 1)
     assert (best(rows[:1], 1.0), stale(rows[:1], 1.0)) == (None, 0)
     assert stale(rows[:2], 1.0) == 0
+    settings = replace(load_config("ga_b").training, steps=9, kl_start=0, kl_ramp=0)
+    ends = [ended_by(rows, step, replace(settings, patience=patience))
+            for step, patience in ((8, 0), (9, 0), (8, 2), (8, 1))]
+    assert ends == ["", "steps", "", "patience"]

@@ -48,16 +48,6 @@ def test_what_is_done_is_left_out_unless_a_job_needs_what_did_not_travel(isolate
     assert "tr_s raw s1" in left()
 
 
-def test_a_training_that_was_cut_off_is_not_done(isolated):
-    run = made_up_run("tr_s", 0.3, 2.0)
-    [grid, *_] = Plan.read("rehearsal").grids
-    run.config.write_text(json.dumps(grid.config(run).as_dict()))
-    assert plans._done(run, grid.config(run))
-    metrics = json.loads(run.metrics.read_text())
-    run.metrics.write_text(json.dumps(metrics | {"training": {"step": 20, "ended_by": ""}}))
-    assert not plans._done(run, grid.config(run))
-
-
 def test_a_latent_run_waits_for_the_one_that_it_starts_from():
     by_name = {each.name: each for each in Plan.read("rehearsal").jobs}
     assert by_name["ga_b distilled s1"].after == ("tr_s distilled s1", "translation")

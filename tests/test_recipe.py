@@ -6,6 +6,7 @@ import pytest
 from lib.config import load_config
 from lib.paths import outputs_root
 from lib.runs import run_folder
+from lib.training import record
 from workflow import job as process
 from workflow import recipe, trials
 
@@ -48,9 +49,9 @@ def test_a_table_of_best_validations(isolated, at_once):
 def test_a_run_that_is_there_isnt_trained_again(isolated, at_once):
     config = load_config("tr_s", "toy", "smoke")
     rate, run = config.training.learning_rate, run_folder(config)
-    run.path.mkdir(parents=True)
-    pd.DataFrame({"step": [1, 2], "dev_bleu": [3.0, 2.0], "dev_ll": [-2.0, -1.0]}).to_csv(
-        run.history, index=False)
+    record.write(run, config, {})
+    pd.DataFrame({"step": [1, config.training.steps], "dev_bleu": [3.0, 2.0],
+                  "dev_ll": [-2.0, -1.0], "kl_weight": 1.0}).to_csv(run.history, index=False)
     recipe.main(["--scale", "smoke", "--models", "tr_s", "--grid", f"{{learning_rate: [{rate}]}}"])
     assert not at_once
     row = pd.read_csv(outputs_root() / "tables" / "recipe_toy_smoke.csv").iloc[0]
@@ -70,9 +71,20 @@ def test_for_reading_the_best_is_compared_with_params():
          "learning rate 0.002": "18.0, −1.20", "BLEU of the best above params/": "0.0"}]
 
 
+def test_settings_that_are_words_are_shown_as_they_are():
+    table = pd.DataFrame({"model": "tr_s", "precision": ["fp32", "bf16"], "dev_bleu": [20.0, 21.0],
+                          "dev_ll": -1.0, "in_params": [True, False]})
+    assert {"precision fp32", "precision bf16"} <= set(recipe.compact(table, {"precision": ()}))
+
+
 @pytest.mark.parametrize(("words", "needs"), [
     (["--scale", "mini", "--models", "ga_b"], "models that start from another one"),
-    (["--grid", "{learning_rat: [0.001]}"], "did you mean learning_rate")])
-def test_a_wrong_call_is_one_line(words, needs):
+    (["--grid", "{learning_rat: [0.001]}"], "did you mean learning_rate"),
+    (["--grid", "{seed: [1, 2]}"], "overrides name seed, which has an option of its own"),
+    (["--grid", "{learning_rate: 0.001}"], "grid: learning_rate = 0.001: a list of values is"),
+    (["--grid", "{learning_rate: []}"], r"grid: learning_rate = \[\]: a list of values is"),
+    (["--scale", "smoke", "--models", "tr_s", "--side-by-side", "0"],
+     "--side-by-side = 0 must be 1 or more")])
+def test_a_wrong_call_is_one_line(words, needs, isolated):
     with pytest.raises(SystemExit, match=needs):
         recipe.main(words)

@@ -2,7 +2,9 @@
 
 import json
 
+import pandas as pd
 import pytest
+from made_up import made_up_run
 
 from lib.config import load_config
 from lib.errors import CheckpointError
@@ -35,6 +37,38 @@ def test_other_settings_of_the_evaluation_leave_the_rest_as_it_was():
     text = folder.config.read_text()
     record.write_evaluation(folder, load_config("tr_s", steps=9, beam=9, headline="greedy"))
     assert folder.config.read_text() == text
+    folder.config.unlink()
+    record.write_evaluation(folder, load_config("tr_s", beam=9, headline="greedy"))
+    assert not folder.config.exists()
+
+
+def test_a_run_counts_where_its_settings_agree_and_its_training_ended():
+    config, run = load_config("tr_s"), made_up_run("tr_s", 0.3, 2.0)
+    other, steps = load_config("tr_s", dropout=0.5), config.training.steps
+    history = pd.DataFrame({"step": [1, steps], "dev_bleu": 1.0, "dev_ll": [-2.0, -1.0],
+                            "kl_weight": 1.0})
+    history.to_csv(run.history, index=False)
+
+    def counts(config):
+        return record.trained_with(run, config), record.scored_with(run, config)
+
+    assert counts(config) == (False, False)  # no config.json
+    record.write(run, config, {})
+    assert counts(config) == counts(load_config("tr_s", samples=7)) == (True, True)
+    assert counts(other) == (False, False)
+    history[:1].to_csv(run.history, index=False)
+    metrics = json.loads(run.metrics.read_text())
+    run.metrics.write_text(json.dumps(metrics | {"training": {"step": 1, "ended_by": ""}}))
+    assert counts(config) == (False, False)
+
+
+@pytest.mark.parametrize("damage", ["", "{", "{}", '{"bleu": null}'])
+def test_a_run_with_damaged_metrics_is_to_be_scored(damage):
+    run = made_up_run("tr_s", 0.3, 2.0)
+    record.write(run, load_config("tr_s"), {})
+    assert record.scored_with(run, load_config("tr_s"))
+    run.metrics.write_text(damage)
+    assert not record.scored_with(run, load_config("tr_s"))
 
 
 @pytest.mark.parametrize(("left", "changes", "named"), [

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pandas as pd
 import pytest
@@ -31,6 +32,9 @@ def test_runs_are_found_by_data_set_and_scale(isolated):
     made_up_run("tr_s", 0.1, 1.0, scale="mini")
     assert find_runs("toy", "smoke") == [RunFolder("toy", "smoke", "ga_b", "distilled", 1),
                                          RunFolder("toy", "smoke", "tr_s", "raw", 2)]
+    assert len(find_runs()) == 3
+    run = find_runs()[0]
+    shutil.copytree(run.path, run.path.with_name("s1_backup"))
     assert len(find_runs()) == 3
 
 
@@ -85,7 +89,8 @@ def test_what_is_missing_is_named_with_what_makes_it(isolated, read, command):
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("{", "metrics.json is damaged"), ('{"model": "tr_s"}', "metrics.json has no 'bleu'")])
+    ("{", "metrics.json is damaged"), ('{"model": "tr_s"}', "metrics.json has no 'bleu'"),
+    ('{"bleu": null}', "metrics.json is damaged")])
 def test_a_damaged_file_is_made_again(isolated, text, message):
     run = made_up_run("tr_s", 0.1, 1.0)
     run.metrics.write_text(text)

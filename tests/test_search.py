@@ -293,11 +293,12 @@ def string_probs(model, source, longest, **how) -> dict[tuple, float]:
 
 @pytest.mark.parametrize("how", [{}, {"temperature": 0.6}, {"nucleus": 0.8},
                                  {"nucleus": 0.6, "temperature": 1.5}], ids=str)
-def test_strings_come_as_often_as_their_probability_says(how):
+def test_strings_come_as_often_as_their_probability_says(how, monkeypatch):
     model, source, count, longest = undecided(), [3, 4, 5], 4000, 3
+    monkeypatch.setattr(module, "longest_target", lambda size: longest)
     expected = string_probs(model, source, longest, **how)
     assert sum(expected.values()) == pytest.approx(1.0)
-    rows = sample(model, *sources_of([source]), count, seed=1, longest=longest, **how)[0]
+    rows = sample(model, *sources_of([source]), count, seed=1, **how)[0]
     drawn = {tuple(row): 0 for row in rows}
     for row in rows:
         drawn[tuple(row)] += 1
@@ -312,11 +313,12 @@ def test_strings_come_as_often_as_their_probability_says(how):
     assert chisquare(observed, ideal).pvalue > 1e-3
 
 
-def test_a_nucleus_leaves_out_what_is_improbable():
+def test_a_nucleus_leaves_out_what_is_improbable(monkeypatch):
     model, source = undecided(), [3, 4, 5]
+    monkeypatch.setattr(module, "longest_target", lambda size: 3)
     whole, small = (set(string_probs(model, source, 3, nucleus=p)) for p in (1.0, 0.5))
     assert len(small) < len(whole)
-    drawn = sample(model, *sources_of([source]), 500, nucleus=0.5, longest=3)[0]
+    drawn = sample(model, *sources_of([source]), 500, nucleus=0.5)[0]
     assert {tuple(row) for row in drawn} <= small
 
 

@@ -2,6 +2,9 @@
 
 import time
 
+import pytest
+
+from lib.errors import ConfigError
 from workflow import side_by_side
 from workflow.job import Job
 from workflow.side_by_side import work_off
@@ -19,6 +22,11 @@ def test_jobs_run_after_what_they_need_and_not_after_what_failed(isolated, capsy
     assert work.failed == {"b": "no such thing", "d": "what it needs failed",
                            "e": "what it needs failed"}
     assert "b: failed" in capsys.readouterr().out
+
+
+def test_none_side_by_side_is_refused(isolated):
+    with pytest.raises(ConfigError, match="--side-by-side = 0 must be 1 or more"):
+        work_off([job("a")], 0, time.monotonic() + 60)
 
 
 def test_what_would_not_end_in_time_is_not_begun(isolated, tmp_path):

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,6 +173,57 @@ def test_interrupted_inside_a_step_or_a_validation(place, monkeypatch, isolated)
     assert log == expected
 
 
+@pytest.mark.parametrize("place", ["step", "last step", "validation"])
+def test_the_same_trainer_goes_on_after_an_interruption(place, monkeypatch, isolated):
+    """Inside a step, the last one, too, it goes on from the last checkpoint and loses nothing."""
+    config, expected, log = small("ga_b"), {}, {}
+    whole = run(config, expected)
+    elsewhere(monkeypatch, isolated, "other")
+    owner, name = (training, "dev_scores") if place == "validation" else (
+        torch.nn.utils, "clip_grad_norm_")
+    real, calls, when = getattr(owner, name), [], {"step": 8, "last step": 12, "validation": 3}
+
+    def interrupting(*arguments, **named):
+        calls.append(1)
+        if len(calls) == when[place]:
+            raise KeyboardInterrupt
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(owner, name, interrupting)
+    trainer = Recorder(config, log)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    trainer.run()
+    assert_same_run(whole, trainer)
+    assert log == expected
+
+
+def test_the_same_trainer_leaves_weights_that_are_no_numbers(monkeypatch, isolated):
+    config, expected, log = small("tr_s"), {}, {}
+    whole = run(config, expected)
+    elsewhere(monkeypatch, isolated, "other")
+    trainer = Recorder(config, log)
+    trainer.until = 4
+    with pytest.raises(Interrupted):
+        trainer.run()
+    trainer.until = None
+    trainer._broken = False  # as if between two steps
+    torch.nn.init.constant_(trainer.model.embedding.weight, float("nan"))
+    with pytest.raises(TrainingError, match="step 5: loss term nll is nan"):
+        trainer.run()
+    trainer.run()
+    assert_same_run(whole, trainer)
+
+
+def test_the_same_trainer_without_a_checkpoint_is_refused():
+    trainer = Recorder(small("tr_s"), {})
+    trainer.until = 2
+    with pytest.raises(Interrupted):
+        trainer.run()
+    with pytest.raises(TrainingError, match="step 2 was interrupted before the first checkpoint"):
+        trainer.run()
+
+
 CHILD = """
 import json, os, signal, sys
 from dataclasses import replace
@@ -254,7 +306,7 @@ def test_a_run_without_its_last_checkpoint_is_not_replaced_by_another(kept):
 def test_other_settings_are_refused():
     run(small("tr_s", steps=3), {})
     with pytest.raises(CheckpointError, match=r"other settings of training\.learning_rate, training"
-                                              r"\.dropout: restore them in params/, or delete"):
+                                              r"\.dropout: restore them in params/ .*, or delete"):
         Trainer(small("tr_s", steps=3, dropout=0.2, learning_rate=0.1), progress=False)
     with pytest.raises(CheckpointError, match=r"architecture\.d_filter"):
         Trainer(small("tr_s", d_filter=48), progress=False)
@@ -667,6 +719,9 @@ def test_nan_names_step_term_and_checkpoint():
     resumed = Trainer(small("tr_s"), progress=False)
     assert resumed.step == EVERY
     assert torch.isfinite(resumed.model.embedding.weight).all()
+    assert f"Delete {trainer.folder.path} and start again with a lower learning_rate" in message
+    shutil.rmtree(trainer.folder.path)
+    assert Trainer(small("tr_s", learning_rate=1e-4), progress=False).step == 0
 
 
 def test_nan_in_one_term_names_it():

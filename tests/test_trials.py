@@ -1,9 +1,11 @@
 """Trainings with settings of their own: where they lie, and what they start from."""
 
+from made_up import made_up_run
+
 from lib.config import load_config
 from lib.paths import outputs_root
 from lib.runs import run_folder
-from lib.training import train
+from lib.training import record, train
 from workflow import trials
 
 
@@ -27,9 +29,20 @@ def test_what_params_holds_already_is_no_trial():
     assert not trials.Trial("ga_b", "toy", "smoke", settings={"learning_rate": rate / 2}).in_params
 
 
+def test_a_run_of_outputs_made_otherwise_is_made_as_a_trial(isolated):
+    trial = trials.Trial("ga_b", "toy", "smoke", scored=True)
+    run = made_up_run("ga_b", 0.3, 2.0)
+    record.write(run, load_config("ga_b", steps=7), {})
+    assert trial.outputs != outputs_root() and trial.job is not None
+    record.write(run, trial.config, {})
+    assert trial.outputs == outputs_root() and trial.job is None
+    assert trials.Trial("ga_b", "toy", "smoke").job is not None  # 6 validations, and no end
+
+
 def test_runs_of_every_seed_are_there_in_order(isolated):
-    for seed in (10, 2):
-        file = trials.Trial("ga_b", "toy", "smoke", seed, {"steps": 2}).file("history.csv")
+    for seed in (10, 2, "2_backup"):
+        file = trials.Trial("ga_b", "toy", "smoke", 1, {"steps": 2}).file("history.csv")
+        file = file.parent.with_name(f"s{seed}") / file.name
         file.parent.mkdir(parents=True)
         file.touch()
     files = trials.Trial("ga_b", "toy", "smoke", settings={"steps": 2}).files("history.csv")

@@ -18,7 +18,7 @@ from scipy import stats
 
 from analysis import tables
 from lib.config import LATENT, MODELS, family_of
-from lib.errors import ReproError
+from lib.errors import told_in_one_line
 from lib.host import allowed_cores
 from lib.paths import read_json
 from lib.runs import Metrics, find_runs
@@ -95,12 +95,10 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--side-by-side", type=int, default=allowed_cores())
     asked = parser.parse_args(words)
-    try:
+    with told_in_one_line():
         train_all([Trial(model, asked.dataset, asked.scale, seed, RELEASED[name], scored=True)
                    for seed in asked.seeds for name in asked.only for model in asked.models],
                   asked.side_by_side)
-    except ReproError as error:
-        raise SystemExit(f"error: {error}") from None
     table = pd.DataFrame(_rows(asked.dataset, asked.scale))
     tables.write(table, f"ablations_{asked.dataset}_{asked.scale}", shown=compact(table), notes=[
         "Means over seeds on the test set, raw text; in brackets: more than as in params/, with "

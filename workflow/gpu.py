@@ -182,7 +182,9 @@ def _begin_runs(jobs: Sequence[Job], asked: argparse.Namespace, end: float) -> b
 
 
 def main(words: list[str] | None = None) -> int:
-    """Do what isn't done yet; 0 when all is, 75 when anything is left, 2 on a wrong call."""
+    """Do what isn't done yet; 0 when all is, 75 when anything is left, 2 on a wrong call, 130 when
+    it was interrupted: what is whole by then comes back.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         asked = _arguments(words)
@@ -201,6 +203,19 @@ def main(words: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    try:
+        code = 0 if _do_parts(asked, jobs) else LATER
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on", flush=True)
+        code = 130
+    if asked.archive is not None:
+        for path in pack(asked.archive, asked.weights):
+            print(f"{path}: {path.stat().st_size / MIB:.1f} MiB", flush=True)
+    return code
+
+
+def _do_parts(asked: argparse.Namespace, jobs: Sequence[Job]) -> bool:
+    """Tests, benchmarks and runs, as asked for; whether all of it is done."""
     end = time.monotonic() + 60 * asked.minutes - SPARE
     complete = True
     if "tests" in asked.parts:
@@ -210,10 +225,7 @@ def main(words: list[str] | None = None) -> int:
             complete &= _part(module, [module, *(rehearsed if asked.cpu else ())], end)
     if "runs" in asked.parts:
         complete &= _begin_runs(jobs, asked, end)
-    if asked.archive is not None:
-        for path in pack(asked.archive, asked.weights):
-            print(f"{path}: {path.stat().st_size / MIB:.1f} MiB", flush=True)
-    return 0 if complete else LATER
+    return complete
 
 
 if __name__ == "__main__":

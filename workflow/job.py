@@ -22,9 +22,8 @@ from lib.config import Config, config_of, run_arguments
 from lib.distillation import distil
 from lib.errors import ReproError
 from lib.evaluation import evaluate
-from lib.paths import read_json
 from lib.runs import RunFolder
-from lib.training import Trainer, checkpoints
+from lib.training import Trainer, checkpoints, record
 
 __all__ = ["LATER", "Job", "main"]
 
@@ -118,12 +117,15 @@ def _train(config: Config, end: float) -> Trainer:
 
 
 def _score(trainer: Trainer) -> None:
-    """Score what was trained on the test set, unless metrics.json is of these weights already."""
-    folder = trainer.folder
-    best, scored = checkpoints.load(folder.best, folder.train_command), read_json(folder.metrics)
-    if (scored.get("step"), scored.get("dev_bleu"), scored.get("training", {}).get("step")) != (
+    """Score what was trained on the test set, unless metrics.json is of these weights already, and
+    config.json of these settings.
+    """
+    folder, config = trainer.folder, trainer.config
+    best, there = checkpoints.load(folder.best, folder.train_command), folder.known_metrics()
+    if there is None or record.evaluated_otherwise(folder, config) or (
+            there.step, there.dev_bleu, there.training.get("step")) != (
             best["step"], best["dev_bleu"], trainer.step):
-        evaluate(trainer.config, progress=False)
+        evaluate(config, progress=False)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field, replace
 
 import yaml
 
-from lib.config import Config, build, unknown
+from lib.config import build, unknown
 from lib.errors import ConfigError
-from lib.paths import ROOT, read_json
+from lib.paths import ROOT
 from lib.runs import RunFolder
+from lib.training.record import scored_with
 from workflow.grid.workflow import Grid
 from workflow.job import Job
 
@@ -88,17 +89,7 @@ class Plan:
         made = grid.distilled_text if flags else run.best
         return Job.of(name, run, grid.overrides, *flags, after=tuple(needs),
                       seconds=known[0] if known else 0.0, scored=not flags, made=made,
-                      done=made.exists() if flags else _done(run, grid.config(run)))
-
-
-def _done(run: RunFolder, config: Config) -> bool:
-    """Whether a run was scored after a training with these settings that ended by itself."""
-    if not (run.metrics.exists() and run.config.exists()) or run.read_metrics().stopped:
-        return False
-    recorded, wanted = read_json(run.config), config.as_dict()
-    return all(recorded.get(section, {}).get(name, value) == value
-               for section in ("architecture", "training")
-               for name, value in wanted[section].items())
+                      done=made.exists() if flags else scored_with(run, grid.config(run)))
 
 
 def left(jobs: Sequence[Job]) -> list[Job]:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from analysis import tables
 from lib.config import MODELS, parse_overrides
-from lib.errors import ConfigError, ReproError
+from lib.errors import ConfigError, told_in_one_line
 from lib.host import allowed_cores
 from lib.runs import at_full_kl
 from workflow.trials import Trial, train_all
@@ -27,8 +27,12 @@ FAMILIES = ("tr_s", "ga_b", "fl_s", "na_b", "da_b", "ct_b", "md_b")  # a model o
 GRID = "{learning_rate: [0.001, 0.002, 0.004]}"
 
 
-def combinations(grid: Mapping[str, Sequence]) -> list[dict]:
-    """Every choice of one value a setting."""
+def combinations(grid: Mapping) -> list[dict]:
+    """Every choice of one value a setting. Errors: ConfigError for a setting without a list."""
+    for name, values in grid.items():
+        if not isinstance(values, list | tuple) or not values:
+            raise ConfigError(f"grid: {name} = {values!r}: a list of values is needed, such as "
+                              f"'{GRID}'")
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
@@ -48,13 +52,17 @@ def compact(table: pd.DataFrame, grid: Mapping[str, Sequence]) -> pd.DataFrame:
     """
     rows = []
     for model, part in table.groupby("model", sort=False):
-        cells = {", ".join(f"{name.replace('_', ' ')} {row[name]:g}" for name in grid):
+        cells = {", ".join(f"{name.replace('_', ' ')} {_shown(row[name])}" for name in grid):
                  f"{row['dev_bleu']:.1f}, {tables.signed(row['dev_ll'], 2)}"
                  for row in part.to_dict("records")}
         ours = part.loc[part["in_params"], "dev_bleu"].max()
         rows.append({"model": model, **cells, "BLEU of the best above params/": tables.signed(
             part["dev_bleu"].max() - ours, 1)})
     return pd.DataFrame(rows)
+
+
+def _shown(value) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 def main(words: list[str] | None = None) -> None:
@@ -67,13 +75,11 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--side-by-side", type=int, default=allowed_cores())
     asked = parser.parse_args(words)
-    try:
+    with told_in_one_line():
         _write(asked, parse_overrides(asked.grid))
-    except ReproError as error:
-        raise SystemExit(f"error: {error}") from None
 
 
-def _write(asked: argparse.Namespace, grid: Mapping[str, Sequence]) -> None:
+def _write(asked: argparse.Namespace, grid: Mapping) -> None:
     trials = [Trial(model, asked.dataset, asked.scale, asked.seed, settings)
               for settings in combinations(grid) for model in asked.models]
     if any(trial.config.training.start_from for trial in trials):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from lib.errors import check_range
 from lib.host import allowed_cores, die_with_parent
 from lib.paths import ROOT, cache_root
 from workflow.job import LATER, Job
@@ -100,8 +101,9 @@ def work_off(jobs: Sequence[Job], side_by_side: int, end: float, spare: float = 
     """Run the jobs, as many side by side, until all have ended or time is up (`end`, monotonic).
 
     A job that would end later is not begun. A run that is still training `spare` seconds before the
-    end stops there, and its best weights are scored.
+    end stops there, and its best weights are scored. Errors: ConfigError for none side by side.
     """
+    check_range("--side-by-side", side_by_side, 1)
     logs = cache_root() / "jobs"
     logs.mkdir(parents=True, exist_ok=True)
     work = _Work(jobs, side_by_side, end, logs, spare)

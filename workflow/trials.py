@@ -1,7 +1,8 @@
 """Trainings with other settings than params/: where they lie, and the jobs that make them.
 
 They lie in the cache, an outputs folder for each choice of settings, so that no notebook takes one
-for a run of the repository. Where the settings are those of params/, the run of outputs/ counts.
+for a run of the repository. Where the settings are those of params/, the run of outputs/ counts if
+it was made with them and ended by itself.
 """
 
 import math
@@ -13,7 +14,8 @@ from pathlib import Path
 
 from lib.config import Config, load_config
 from lib.paths import cache_root, outputs_root
-from lib.runs import run_folder
+from lib.runs import run_folder, seed_of
+from lib.training.record import scored_with, trained_with
 from workflow.job import Job
 from workflow.side_by_side import work_off
 
@@ -36,7 +38,7 @@ class Trial:
     @cached_property
     def config(self) -> Config:
         """Every setting. Errors: ConfigError for one that is unknown or out of range."""
-        return load_config(self.model, self.dataset, self.scale, self.seed, **self.settings)
+        return load_config(self.model, self.dataset, self.scale, self.seed, "raw", **self.settings)
 
     @property
     def in_params(self) -> bool:
@@ -46,8 +48,8 @@ class Trial:
     @property
     def outputs(self) -> Path:
         """The outputs folder that the run is in, or will be."""
-        run = run_folder(self.config)
-        if self.in_params and (run.metrics if self.scored else run.history).exists():
+        there = scored_with if self.scored else trained_with
+        if self.in_params and there(run_folder(self.config), self.config):
             return outputs_root()
         name = "_".join([self.model, *(f"{key}={value}" for key, value in self.settings.items())])
         return cache_root() / "trials" / self.dataset / self.scale / name
@@ -58,8 +60,9 @@ class Trial:
 
     def files(self, name: str) -> list[Path]:
         """Those of the runs with these settings of any seed, in order of it, that there are."""
-        there = self.file(name).parent.parent.glob(f"s*/{name}")
-        return sorted(there, key=lambda file: int(file.parent.name[1:]))
+        there = {seed_of(file.parent): file
+                 for file in self.file(name).parent.parent.glob(f"s*/{name}")}
+        return [there[seed] for seed in sorted(there.keys() - {None})]
 
     @property
     def job(self) -> Job | None:

@@ -58,7 +58,7 @@ class GraphedDecoder:
     """
 
     def __init__(self, model: Model, setting: str, options: Options = DEFAULTS,
-                 graphs: bool | None = None, bucket: int = BUCKET):
+                 graphs: bool | None = None):
         """`setting`: greedy, beam<width> or k<steps>. `graphs`: by default on a GPU.
 
         Errors: ConfigError for another setting, a model that isn't frozen or of the other family,
@@ -72,7 +72,7 @@ class GraphedDecoder:
         if not can_be_graphed(model, setting):
             raise ConfigError(f"setting '{setting}' can't go through CUDA graphs: greedy, "
                               "beam<width> or k<steps>")
-        self.model, self.options, self.bucket = model, options, bucket
+        self.model, self.options = model, options
         self.where = model.embedding.weight.device
         if graphs and self.where.type != "cuda":
             raise ConfigError(f"there are no CUDA graphs on {self.where}: leave graphs out")
@@ -99,7 +99,7 @@ class GraphedDecoder:
         if rows == 1:
             longest = sizes[0]
             source = source[:, :longest]
-        bucket = 1 if rows == 1 else self.bucket
+        bucket = 1 if rows == 1 else BUCKET
         width = max(longest, min(-(-longest // bucket) * bucket, LONGEST))
         shape = 1 << (rows - 1).bit_length(), width, max(length, longest_target(width))
         if shape not in self._buckets:

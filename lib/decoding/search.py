@@ -77,14 +77,15 @@ def beam_search(model, source: SourceIds, mask: SourceMask, width: int = 4,
 @torch.no_grad()
 def sample(model, source: SourceIds, mask: SourceMask,
            samples: int = 1, temperature: float = 1.0, nucleus: float = 1.0, seed: int = 0,
-           longest: int | None = None) -> list[list[list[int]]]:
+           ) -> list[list[list[int]]]:
     """`samples` draws (without EOS) from p(y|x) for each sentence, a list of them a sentence.
 
     Each subword comes from softmax(logits / temperature), PAD and BOS left out, of which `nucleus`
     below 1 keeps only the most probable subwords that together reach that mass (Holtzman et al.
-    2020). At `longest` subwords every draw must end. The first n of more samples are the same.
+    2020). At `longest_target` subwords every draw must end. The first n of more samples are the
+    same.
     """
-    limits = _limits(source, mask, longest)
+    limits = _limits(source, mask)
     uniform = np.zeros((len(limits), samples, int(limits.max())))
     for row, ids in enumerate(source_rows(source, mask)):
         limit = int(limits[row])
@@ -286,7 +287,7 @@ def _maxima(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
 # ---- a sentence's own ----
 
 def _limits(source: Tensor, mask: Tensor | None,
-            longest: int | Tensor | None) -> Int[Tensor, " batch"]:
+            longest: int | Tensor | None = None) -> Int[Tensor, " batch"]:
     """At how many subwords each sentence must end, EOS among them; on the CPU."""
     if isinstance(longest, Tensor):
         return longest.cpu()

@@ -1,6 +1,7 @@
 """Scoring a trained run on the test set: BLEU of every decoding setting, every likelihood.
 
-Writes `metrics.json`, `sentences.csv` and `bleu_counts.npz` into the run's folder.
+Writes `metrics.json`, `sentences.csv` and `bleu_counts.npz` into the run's folder, and into its
+`config.json` the settings that they were made with.
 """
 
 import time
@@ -21,11 +22,11 @@ from lib.evaluation.refining import some_lines
 from lib.evaluation.scoring import TrainedRun, accountings, convergence, likelihoods, load_run
 from lib.likelihood.accounting import likelihood_terms, ratio_of_sums
 from lib.models import count_parameters, model_class
-from lib.objectives import kl_weight
 from lib.paths import read_json, writable, write_arrays, write_json
 from lib.runs import run_folder, write_table
 from lib.subword import text_fingerprint
-from lib.training.history import stale
+from lib.training import record
+from lib.training.history import ended_by
 from lib.training.validation import DECODING_TOKENS, translate
 
 __all__ = ["FIGURES", "decoding_settings", "evaluate", "mbr_setting", "sentence_table",
@@ -66,12 +67,10 @@ def evaluate(config: Config, progress: bool = True) -> dict:
     scores, counts = _scores(lines, references, config.dataset.bleu_tokenizer)
     metrics = {
         "model": config.model, "family": config.architecture.family,
-        "objective": config.objective, "likelihood": run.model.likelihood,
-        "dataset": config.dataset.name, "scale": config.scale, "train_data": config.train_data,
-        "seed": config.seed, "parameters": count_parameters(run.model), "step": run.step,
-        "dev_bleu": run.dev_bleu, "training": _training(config),
-        "bleu": scores,
-        "headline": config.evaluation.headline,
+        "objective": config.objective, "dataset": config.dataset.name, "scale": config.scale,
+        "train_data": config.train_data, "seed": config.seed,
+        "parameters": count_parameters(run.model), "step": run.step, "dev_bleu": run.dev_bleu,
+        "training": _training(config), "bleu": scores, "headline": config.evaluation.headline,
         "log_likelihood": accountings(sentences, samples),
         "convergence": convergence(sentences, samples),
         "diagnostics": _diagnostics(run, sentences, references),
@@ -91,6 +90,7 @@ def evaluate(config: Config, progress: bool = True) -> dict:
     write_arrays(folder.bleu_counts, **{s: of.astype(np.uint16) for s, of in counts.items()})
     write_table(folder.sentences, sentences, FIGURES)
     write_json(folder.metrics, metrics)
+    record.write_evaluation(folder, config)
     return metrics
 
 
@@ -137,20 +137,18 @@ def _training(config: Config) -> dict:
              if name in recorded}
     s, rows = replace(config.training, **known), folder.read_history().to_dict("records")
     last = rows[-1]
-    idle = stale(rows, kl_weight(s.steps, s.kl_start, s.kl_ramp))
-    ended = "patience" if 0 < s.patience <= idle else "steps" if last["step"] >= s.steps else ""
     return {name: last[name] for name in ("step", "tokens", "seconds") if name in last} | {
-        "ended_by": ended}
+        "ended_by": ended_by(rows, last["step"], s)}
 
 
 def _check_not_coarser(run: TrainedRun, samples: int) -> None:
     """Refuse to put a bound from fewer samples in the place of one of the same weights."""
     folder = run_folder(run.config)
-    if not folder.metrics.exists():
+    there = folder.known_metrics()
+    if there is None or (there.step, there.dev_bleu) != (run.step, run.dev_bleu):
         return
-    there = folder.read_metrics()
     known = there.log_likelihood["strict"].samples
-    if (there.step, there.dev_bleu) == (run.step, run.dev_bleu) and known > samples:
+    if known > samples:
         raise ConfigError(f"{folder.metrics} is of {known:,} samples a sentence, {samples:,} are "
                           "fewer: delete it first, or set DISCREPANCY_OUTPUTS to another folder")
 

@@ -67,6 +67,7 @@ def load_run(config: Config, by: str = "bleu") -> TrainedRun:
     folder, task = run_folder(config), Task(config)
     path = {"bleu": folder.best, "ll": folder.best_ll}[by]
     content = checkpoints.load(path, folder.train_command)
+    checkpoints.check_model(content, config.as_dict(), path)
     checkpoints.check_vocabulary(content, task.vocabulary.fingerprint, path)
     model = build(config.architecture, len(task.vocabulary))
     checkpoints.load_weights(model, content["weights"], path)
@@ -222,17 +223,14 @@ def table_rows(columns: dict[str, torch.Tensor]) -> list[dict]:
 def accountings(sentences: pd.DataFrame, samples: int) -> dict[str, dict]:
     """Mean, standard error over sentences, and number of samples, by accounting.
 
-    Where `impossible` sentences have probability 0, `mean` is None, and `mean_of_possible` is that
-    of the others.
+    Where `impossible` sentences have probability 0, mean and standard error are None.
     """
-    possible = np.isfinite(sentences["log_prob"].to_numpy(np.float64))
-    ratios = {name: _ratio(*likelihood_terms(sentences[possible], name)) for name in ACCOUNTINGS}
-    if not possible.all():
-        ratios = {name: {"mean": None, "standard_error": None, "impossible": int((~possible).sum()),
-                         "mean_of_possible": ratio["mean"],
-                         "standard_error_of_possible": ratio["standard_error"]}
-                  for name, ratio in ratios.items()}
-    return {name: ratio | {"samples": samples} for name, ratio in ratios.items()}
+    never = int((~np.isfinite(sentences["log_prob"].to_numpy(np.float64))).sum())
+    if never:
+        return {name: {"mean": None, "standard_error": None, "impossible": never,
+                       "samples": samples} for name in ACCOUNTINGS}
+    return {name: _ratio(*likelihood_terms(sentences, name)) | {"samples": samples}
+            for name in ACCOUNTINGS}
 
 
 def ladder(samples: int) -> list[int]:

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from lib import runtime
 from lib.batching import Batch, collate, collate_fixed, training_batches
 from lib.config import Config, config_of, run_arguments
-from lib.errors import CheckpointError, ReproError, TrainingError
+from lib.errors import CheckpointError, TrainingError, told_in_one_line
 from lib.layers import compile_layers
 from lib.models import build, count_parameters, start_from
 from lib.objectives import kl_weight, learning_rate
@@ -34,7 +34,7 @@ from lib.runs import RunFolder, run_folder
 from lib.task import Task
 from lib.training import checkpoints, parallel, record
 from lib.training.averaging import WeightAverage
-from lib.training.history import BEST_BY, Validations, best, finished, read_rows, write_rows
+from lib.training.history import BEST_BY, Validations, best, ended_by, read_rows, write_rows
 from lib.training.lock import RunLock
 from lib.training.step import FixedStep, Scalars, takes_fixed_shapes
 from lib.training.validation import dev_scores
@@ -89,6 +89,7 @@ class Trainer:
         self._groups: list = []
         self._replica: nn.Module | None = None
         self._seen: tuple | None = None  # last.pt as it was read or written
+        self._broken = False  # in the middle of a step or a validation
         parent = self._parent()
         self.reads = record.fingerprints(self.task, s.dev_sentences, parent)
         if self.folder.last.exists():
@@ -168,19 +169,27 @@ class Trainer:
     def _alone(self) -> Iterator[None]:
         """Have the first process hold the run's lock, at the state that it was left in.
 
-        Errors: TrainingError where another training holds it.
+        Errors: TrainingError where another training holds it, and where the last `run` ended in
+        the middle of a step before there was a checkpoint.
         """
         lock = RunLock(self.folder.checkpoints / "lock")
         if refusal := parallel.from_first(lock.take):
             raise TrainingError(refusal)
         try:
-            if parallel.from_first(lambda: self._stamp() not in (None, self._seen)):
+            if parallel.from_first(self._must_resume):
                 self._resume()
-                self._fixed = self._new_fixed()
+                self._fixed, self._broken = self._new_fixed(), False
             parallel.from_first(self._make_ready)
             yield
         finally:
             lock.release()
+
+    def _must_resume(self) -> bool:
+        """Whether the state of last.pt is to take the place of this one."""
+        if self._broken and not self.folder.last.exists():
+            raise TrainingError(f"step {self.step} was interrupted before the first checkpoint: "
+                                "make a new Trainer, which starts from the beginning")
+        return self._broken or self._stamp() not in (None, self._seen)
 
     def _make_ready(self) -> None:
         """Bring the folder's files to the state that training goes on from."""
@@ -203,12 +212,9 @@ class Trainer:
                 self._restore(by, path)  # also over one of a validation that last.pt doesn't know
 
     def _nothing_is_left(self) -> bool:
-        """Whether the run is finished and all of its files are there: it is then only described."""
-        whole = self.finished and self.folder.best.exists() and len(
+        """Whether the run is finished and all of its files are there."""
+        return not self._broken and self.finished and self.folder.best.exists() and len(
             read_rows(self.folder.history)) == len(self.history)
-        if whole:
-            record.write_evaluation(self.folder, self.config)
-        return whole
 
     def _kept_files(self) -> dict[str, Path]:
         """Where the best weights by dev BLEU and by dev LL lie; for flows they part."""
@@ -231,7 +237,7 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """Whether all steps are done, or `patience` validations raised neither dev BLEU nor LL."""
-        return finished(self.history, self.step, self.settings, self._last_kl_weight)
+        return bool(ended_by(self.history, self.step, self.settings))
 
     def best_row(self, by: str = "bleu") -> dict:
         """The history's row of the checkpoint that is kept as the best, {} before any."""
@@ -246,9 +252,11 @@ class Trainer:
     # ---- the loop ----
 
     def run(self, on_validation: Callable[[dict], None] | None = None) -> None:
-        """All remaining steps; `on_validation` is called with each new row of the history.
+        """All remaining steps; `on_validation` is called with each new row of the history. After an
+        interruption it goes on from there, or from last.pt if that was within a step.
 
-        Errors: TrainingError where another process trains the run, or a loss isn't finite.
+        Errors: TrainingError where another process trains the run, a loss isn't finite, or the
+        last call was interrupted before the first checkpoint.
         """
         if parallel.from_first(self._nothing_is_left):
             return
@@ -262,7 +270,7 @@ class Trainer:
         done = elapsed = 0.0  # tokens and seconds since the device was last waited for
         with bar:
             while not self.finished:
-                started = time.perf_counter()
+                started, self._broken = time.perf_counter(), True
                 terms = self.train_step()
                 due = self.step % self.settings.validate_every == 0 or self.finished
                 if due:
@@ -276,10 +284,10 @@ class Trainer:
                              if k != "tokens"}
                     bar.set_postfix({**shown, "tokens/s": f"{done / elapsed:.0f}"}, refresh=False)
                     done = elapsed = 0.0
-                if due:
-                    row = self.validate()
-                    if on_validation is not None:
-                        on_validation(row)
+                row = self.validate() if due else None
+                self._broken = False
+                if due and on_validation is not None:
+                    on_validation(row)
 
     def _order(self) -> list:
         """Groups of rows of the current epoch: a batch each, or of fixed shapes a step."""
@@ -407,8 +415,9 @@ class Trainer:
         good = f"last good checkpoint: {self.folder.last}" if self.folder.last.exists() else \
             "no checkpoint was written yet"
         raise TrainingError(
-            f"step {step}: {reason}; {good}. Lower learning_rate or raise warmup_steps in "
-            f"params/{self.config.scale}/{self.config.model}.yaml, or set precision: fp32")
+            f"step {step}: {reason}; {good}. Delete {self.folder.path} and start again with a "
+            "lower learning_rate, more warmup_steps or precision: fp32 in "
+            f"params/{self.config.scale}/{self.config.model}.yaml")
 
     def _replica_for(self, rows: np.ndarray, weight: float) -> nn.Module:
         """What gives this step's losses; anew where the weights or their use change outside Adam.
@@ -525,8 +534,5 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--overrides", default="",
                         help="""single settings of params/, in JSON or YAML: '{"steps": 20}'""")
     asked = parser.parse_args(arguments)
-    with parallel.joined():
-        try:
-            train(config_of(asked))
-        except ReproError as error:  # the same in all processes: told once
-            raise SystemExit(f"error: {error}" if parallel.is_first() else 1) from None
+    with parallel.joined(), told_in_one_line(parallel.is_first()):  # the same in all processes
+        train(config_of(asked))

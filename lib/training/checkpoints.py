@@ -14,12 +14,13 @@ from lib.config import SECTIONS, Dataset
 from lib.errors import CheckpointError
 from lib.paths import replacing
 
-__all__ = ["changed_settings", "check_settings", "check_vocabulary", "fingerprint", "load",
-           "load_weights", "save", "trained_otherwise"]
+__all__ = ["changed_settings", "check_model", "check_settings", "check_vocabulary", "fingerprint",
+           "load", "load_weights", "save", "trained_otherwise"]
 
 FORMAT = "discrepancy-1"
 # How long a run goes on, and how it is computed: not what it does.
 MAY_CHANGE = ("training.steps", "training.patience", "training.graphs", "training.compile")
+OF_THE_MODEL = ("architecture.", "training.objective")  # what weights mean depends on these
 
 
 def save(path: Path, content: dict) -> None:
@@ -70,7 +71,8 @@ def load_weights(model: nn.Module, weights: dict, path: Path) -> None:
             there = tuple(weights[name].shape) if name in weights else "absent"
             raise CheckpointError(
                 f"checkpoint {path} doesn't fit this model: {name} is {there} there and {here} "
-                "here. Use the model, scale and params/ that it was trained with, or train again")
+                "here. Use the model, scale and params/ that it was trained with, or delete "
+                f"{path.parent.parent} and train again")
     model.load_state_dict(weights)
 
 
@@ -80,7 +82,7 @@ def check_vocabulary(content: dict, fingerprint: str, path: Path) -> None:
         raise CheckpointError(
             f"checkpoint {path} was trained with vocabulary {content['vocabulary'][:12]}, this "
             f"corpus gives {fingerprint[:12]}: restore the corpus or params/datasets/ file it was "
-            "trained with, or train again")
+            f"trained with, or delete {path.parent.parent} and train again")
 
 
 def changed_settings(config: dict, recorded: dict) -> list[str]:
@@ -116,12 +118,24 @@ def _defaults(cls) -> dict:
 
 def check_settings(content: dict, config: dict, path: Path) -> None:
     """Refuse to go on with other settings than it was trained with. Errors: CheckpointError."""
-    changed = [name for name in trained_otherwise(config, content["config"])
-               if name not in MAY_CHANGE]
+    _refuse([name for name in trained_otherwise(config, content["config"])
+             if name not in MAY_CHANGE], path)
+
+
+def check_model(content: dict, config: dict, path: Path) -> None:
+    """Refuse weights of another architecture or objective, which may have the same shapes.
+
+    Errors: CheckpointError.
+    """
+    _refuse([name for name in trained_otherwise(config, content.get("config", {}))
+             if name.startswith(OF_THE_MODEL)], path)
+
+
+def _refuse(changed: list[str], path: Path) -> None:
     if changed:
         raise CheckpointError(
             f"{path} was trained with other settings of {', '.join(changed)}: restore them in "
-            f"params/, or delete {path.parent.parent} to start again")
+            f"params/ or the overrides, or delete {path.parent.parent} to start again")
 
 
 def fingerprint(weights: dict[str, Tensor]) -> str:

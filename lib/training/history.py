@@ -16,9 +16,10 @@ from jaxtyping import Float, Int, Num
 from lib.bleu import bleu_from_counts
 from lib.config import Training
 from lib.errors import DataError
+from lib.objectives import kl_weight
 from lib.paths import read_arrays, write_arrays, write_text
 
-__all__ = ["BEST_BY", "Validations", "best", "finished", "read_rows", "stale", "write_rows"]
+__all__ = ["BEST_BY", "Validations", "best", "ended_by", "read_rows", "stale", "write_rows"]
 
 BEST_BY = {"bleu": ("dev_bleu", "dev_ll"), "ll": ("dev_ll", "dev_bleu")}
 """What a checkpoint may be the best by, and what decides: dev BLEU (as in the paper) or dev LL."""
@@ -40,9 +41,14 @@ def stale(rows: Sequence[dict], kl_weight: float) -> int:
     return len(at_weight) - 1 - max(improved) if at_weight else 0
 
 
-def finished(rows: Sequence[dict], step: int, settings: Training, kl_weight: float) -> bool:
-    """Whether all steps are done, or `patience` validations raised neither dev BLEU nor LL."""
-    return step >= settings.steps or 0 < settings.patience <= stale(rows, kl_weight)
+def ended_by(rows: Sequence[dict], step: int, settings: Training) -> str:
+    """What ended a training: `patience` validations that raised neither dev BLEU nor LL, all its
+    `steps`, or "", nothing yet.
+    """
+    last = kl_weight(settings.steps, settings.kl_start, settings.kl_ramp)
+    if 0 < settings.patience <= stale(rows, last):
+        return "patience"
+    return "steps" if step >= settings.steps else ""
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,10 @@ from lib.runs import RunFolder
 from lib.subword import text_hash
 from lib.task import Task, distilled_folder
 from lib.training import checkpoints, parallel
+from lib.training.history import ended_by
 
-__all__ = ["KEEP_BOTH", "check_free", "check_reads", "fingerprints", "write", "write_evaluation"]
+__all__ = ["KEEP_BOTH", "check_free", "check_reads", "evaluated_otherwise", "fingerprints",
+           "scored_with", "trained_with", "write", "write_evaluation"]
 
 KEEP_BOTH = ("keep both by setting DISCREPANCY_OUTPUTS to another folder (in a notebook, in its "
              "first cell: %env DISCREPANCY_OUTPUTS=/a/folder)")
@@ -33,12 +35,40 @@ def write(folder: RunFolder, config: Config, about: dict) -> None:
                                "versions": runtime.versions(), "commit": runtime.commit()})
 
 
+def evaluated_otherwise(folder: RunFolder, config: Config) -> bool:
+    """Whether config.json tells of other settings of the evaluation; not where there is none."""
+    recorded = read_json(folder.config)
+    return bool(recorded) and any(name.startswith("evaluation.") for name in (
+        checkpoints.changed_settings(config.as_dict(), recorded)))
+
+
 def write_evaluation(folder: RunFolder, config: Config) -> None:
-    """Other settings of the evaluation alone: what the run was trained on stays as it was."""
-    recorded, now = read_json(folder.config), config.as_dict()
-    if any(name.startswith("evaluation.")
-           for name in checkpoints.changed_settings(now, recorded)):
-        write_json(folder.config, recorded | {"evaluation": now["evaluation"]})
+    """The settings that a run was scored with; what it was trained with stays as it was."""
+    if evaluated_otherwise(folder, config):
+        write_json(folder.config, read_json(folder.config) | {
+            "evaluation": config.as_dict()["evaluation"]})
+
+
+def _made_with(folder: RunFolder, config: Config) -> bool:
+    recorded = read_json(folder.config)
+    return bool(recorded) and not checkpoints.trained_otherwise(config.as_dict(), recorded)
+
+
+def trained_with(folder: RunFolder, config: Config) -> bool:
+    """Whether the folder holds a training with these settings that ended by itself.
+
+    Errors: DataError for a damaged history.csv.
+    """
+    if not folder.history.exists() or not _made_with(folder, config):
+        return False
+    rows = folder.read_history().to_dict("records")
+    return bool(rows and ended_by(rows, rows[-1]["step"], config.training))
+
+
+def scored_with(folder: RunFolder, config: Config) -> bool:
+    """Whether metrics.json is of a training with these settings that ended by itself."""
+    metrics = folder.known_metrics()
+    return metrics is not None and not metrics.stopped and _made_with(folder, config)
 
 
 def check_free(folder: RunFolder, config: Config) -> None:

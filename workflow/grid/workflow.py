@@ -29,6 +29,7 @@ from lib.config import (
     unknown,
 )
 from lib.errors import ConfigError
+from lib.likelihood.accounting import accounting_named
 from lib.paths import NOTEBOOKS, ROOT, TEACHER_SEED, DistilledFolder, cache_root, outputs_root
 from lib.runs import RunFolder
 
@@ -95,6 +96,8 @@ class Grid:
         for name in ("models", "train_data", "seeds", "accountings"):
             if not getattr(grid, name):
                 raise ConfigError(f"grid: {name} is empty, name at least one")
+        for name in grid.accountings:
+            accounting_named(name)
         for names, kind, known in (("students", "model", grid.models),
                                    ("seeded", "model", grid.models),
                                    ("seeded_data", "training text", grid.train_data)):
