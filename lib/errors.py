@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 
 __all__ = ["CheckpointError", "ConfigError", "DataError", "OutputError", "ReproError",
-           "Stopped", "TrainingError", "check_least", "check_range", "told_in_one_line"]
+           "Stopped", "TrainingError", "check_least", "check_range", "one_line_errors"]
 
 
 class ReproError(Exception):
@@ -37,16 +37,16 @@ class Stopped(ReproError):
 
 
 @contextlib.contextmanager
-def told_in_one_line(told: bool = True) -> Iterator[None]:
+def one_line_errors(shown: bool = True) -> Iterator[None]:
     """A command that can go on later: an error ends it with status 1 and its message, Ctrl-C with
-    130, both in a line on standard error; `told`: whether this process is the one to say it.
+    130, both in a line on standard error; `shown`: whether this process writes it.
     """
     try:
         yield
     except ReproError as error:
-        raise SystemExit(f"error: {error}" if told else 1) from None
+        raise SystemExit(f"error: {error}" if shown else 1) from None
     except KeyboardInterrupt:
-        sys.stderr.write("stopped: the same command goes on\n" * told)
+        sys.stderr.write("stopped: the same command goes on\n" * shown)
         raise SystemExit(130) from None
 
 

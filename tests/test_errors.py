@@ -3,7 +3,7 @@
 import pytest
 
 from lib import distillation, training
-from lib.errors import ConfigError, told_in_one_line
+from lib.errors import ConfigError, one_line_errors
 from workflow import ablations, recipe
 
 
@@ -22,10 +22,10 @@ def test_an_interrupted_command_says_so_in_one_line(module, work, monkeypatch, c
 
 @pytest.mark.parametrize(("told", "code"), [(True, "error: no such run"), (False, 1)])
 def test_of_many_processes_one_tells(told, code, capsys):
-    with pytest.raises(SystemExit) as ended, told_in_one_line(told):
+    with pytest.raises(SystemExit) as ended, one_line_errors(told):
         raise ConfigError("no such run")
     assert ended.value.code == code
-    with pytest.raises(SystemExit) as ended, told_in_one_line(told):
+    with pytest.raises(SystemExit) as ended, one_line_errors(told):
         raise KeyboardInterrupt
     assert ended.value.code == 130
     assert bool(capsys.readouterr().err) == told

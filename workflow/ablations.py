@@ -18,7 +18,7 @@ from scipy import stats
 
 from analysis import tables
 from lib.config import LATENT, MODELS, family_of
-from lib.errors import told_in_one_line
+from lib.errors import one_line_errors
 from lib.host import allowed_cores
 from lib.paths import read_json
 from lib.runs import Metrics, find_runs
@@ -95,7 +95,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--side-by-side", type=int, default=allowed_cores())
     asked = parser.parse_args(words)
-    with told_in_one_line():
+    with one_line_errors():
         train_all([Trial(model, asked.dataset, asked.scale, seed, RELEASED[name], scored=True)
                    for seed in asked.seeds for name in asked.only for model in asked.models],
                   asked.side_by_side)

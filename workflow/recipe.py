@@ -16,7 +16,7 @@ import pandas as pd
 
 from analysis import tables
 from lib.config import MODELS, parse_overrides
-from lib.errors import ConfigError, told_in_one_line
+from lib.errors import ConfigError, one_line_errors
 from lib.host import allowed_cores
 from lib.runs import at_full_kl
 from workflow.trials import Trial, train_all
@@ -75,7 +75,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--side-by-side", type=int, default=allowed_cores())
     asked = parser.parse_args(words)
-    with told_in_one_line():
+    with one_line_errors():
         _write(asked, parse_overrides(asked.grid))
 
 

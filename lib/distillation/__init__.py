@@ -28,7 +28,7 @@ from lib.config import TEACHERS, Config, load_config, load_dataset, unknown
 from lib.corpora import read
 from lib.decoding import Options
 from lib.distillation.alignment import complexity
-from lib.errors import ConfigError, DataError, told_in_one_line
+from lib.errors import ConfigError, DataError, one_line_errors
 from lib.evaluation.scoring import TrainedRun, load_run
 from lib.paths import TEACHER_SEED, DistilledFolder, read_json, write_bytes, write_json
 from lib.synthetic import ToyTask
@@ -264,7 +264,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--lines", type=int, default=0, help="only the first so many; 0 = all")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with told_in_one_line():
+    with one_line_errors():
         teacher = options.teacher or load_dataset(options.dataset).teacher
         config = load_config(teacher, options.dataset, options.scale, options.seed)
         metrics = distil(config, options.lines)

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from lib import runtime
 from lib.batching import Batch, collate, collate_fixed, training_batches
 from lib.config import Config, config_of, run_arguments
-from lib.errors import CheckpointError, TrainingError, told_in_one_line
+from lib.errors import CheckpointError, TrainingError, one_line_errors
 from lib.layers import compile_layers
 from lib.models import build, count_parameters, start_from
 from lib.objectives import kl_weight, learning_rate
@@ -534,5 +534,5 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--overrides", default="",
                         help="""single settings of params/, in JSON or YAML: '{"steps": 20}'""")
     asked = parser.parse_args(arguments)
-    with parallel.joined(), told_in_one_line(parallel.is_first()):  # the same in all processes
+    with parallel.joined(), one_line_errors(parallel.is_first()):  # the same in all processes
         train(config_of(asked))
