@@ -34,7 +34,7 @@ def test_transitions_go_forward_to_real_vertices_and_sum_to_one():
             later = [end for end in range(count) if end > start]
             assert (found[row, start] > NOTHING / 2).nonzero()[:, 0].tolist() == later
             if later:
-                assert float(found[row, start].exp().sum()) == pytest.approx(1, abs=1e-12)
+                assert found[row, start].exp().sum().item() == pytest.approx(1, abs=1e-12)
 
 
 def test_a_transition_is_a_mixture_over_heads():
