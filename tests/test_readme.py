@@ -572,10 +572,21 @@ def test_english_to_german_is_said_as_it_is():
 
 
 def test_ted_is_said_as_it_is():
-    by = {name: table.set_index(["first", "second"]) for name, table in pd.read_csv(
-        TABLES / "significance_ted_de_en_mini.csv").groupby("accounting")}
+    every = pd.read_csv(TABLES / "significance_ted_de_en_mini.csv")
+    by = {name: table.set_index(["first", "second"]) for name, table in every.query(
+        "train_data == 'raw'").groupby("accounting")}
     pairs, released = by["strict"], by["released"]
-    assert set(pairs["train_data"]) == {"raw"} and set(pairs["over"]) == {"sentences only"}
+    assert set(every["over"]) == {"sentences only"}
+    assert claimed(r"converged\): (\d+) of (\d+) pairs on raw text agree; Ga-B and Fl-S are") == [
+        (pairs["order"] == "agree").sum(), len(pairs)]
+    assert pairs.query("order != 'agree'").index.tolist() == [("ga_b", "fl_s")]
+    graph = [("tr_s", "da_b"), ("ga_b", "da_b"), ("fl_s", "da_b")]
+    assert re.findall(r"Da-B has ([\d.]+) nats and ([\d.]+) BLEU less than Tr-S, and more than the "
+                      r"two latent models, by ([\d.]+) and ([\d.]+) nats and ([\d.]+) and "
+                      r"([\d.]+) BLEU", CLAIMS) == [tuple(
+        f"{abs(pairs.loc[pair, f'{name}_delta']):.{digits}f}" for pair, name, digits in (
+            (graph[0], "ll", 2), (graph[0], "bleu", 1), (graph[1], "ll", 2), (graph[2], "ll", 2),
+            (graph[1], "bleu", 1), (graph[2], "bleu", 1)))]
     three = [("tr_s", "ga_b"), ("tr_s", "fl_s"), ("ga_b", "fl_s")]
     assert [pairs.loc[pair, "order"] for pair in three] == ["agree", "agree", "undecided"]
     assert [released.loc[pair, "order"] for pair in three] == ["disagree"] * 3
@@ -616,8 +627,14 @@ def test_ted_is_said_as_it_is():
         *(f"{value:.2f}" for model in ("ga_b", "fl_s")
           for value in audit.loc[model, ["annealing_adds", "annealing_adds_error"]]))]
     trained = pd.read_csv(TABLES / "training_ted_de_en_mini.csv")
-    assert set(trained["model"]) == {"tr_s", "ga_b", "fl_s", "na_b"} and len(trained) == 4
-    assert (trained["best_bleu_step"] == trained["steps"]).all()
+    assert trained.groupby("train_data")["model"].agg(set).to_dict() == {
+        "raw": {"tr_s", "ga_b", "fl_s", "na_b", "da_b"}, "distilled": {"tr_s"}}
+    assert (trained["best_bleu_step"] == trained["steps"]).all() and len(trained) == 6
+    [student] = every.query(
+        "kind == 'raw, distilled' and accounting == 'strict'").to_dict("records")
+    assert re.findall(r"Tr-S's own translations as its text cost it ([\d.]+) nats and ([\d.]+) "
+                      r"BLEU", CLAIMS) == [tuple(
+        f"{student[name]:.1f}" for name in ("ll_delta", "bleu_delta"))]
     configs = [json.loads(RunFolder("ted_de_en", "mini", model).config.read_text())
                for model in trained["model"]]
     assert re.findall(r"TED talks \(([\d,]+) and tst2014, ([\d,]+);", README) == [(
