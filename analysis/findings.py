@@ -32,7 +32,8 @@ from lib.paths import outputs_root
 from lib.runs import find_runs
 from lib.task import Task
 
-__all__ = ["answer", "evidence_table", "main", "overview", "page", "picture", "places", "show"]
+__all__ = ["answer", "evidence_table", "main", "overview", "page", "picture", "places",
+           "places_of", "show"]
 
 DEMONSTRATION = "smoke"  # a scale that is no evidence
 SAME = "the same"
@@ -43,6 +44,11 @@ def places(*, demonstrations: bool = True) -> list[tuple[str, str]]:
     compared = sorted(tuple(path.stem.removeprefix("significance_").rpartition("_")[::2])
                       for path in (outputs_root() / "tables").glob("significance_*.csv"))
     return [place for place in compared if demonstrations or place[1] != DEMONSTRATION]
+
+
+def places_of(outcomes: Iterable[Verdict]) -> list[tuple[str, str]]:
+    """Every (dataset, scale) that these verdicts are of."""
+    return list(dict.fromkeys((verdict.dataset, verdict.scale) for verdict in outcomes))
 
 
 def answer(of: Iterable[tuple[str, str]], name: str = "concordance",
@@ -114,7 +120,7 @@ def show(*numbers: int) -> Markdown:
 
 def page(outcomes: Sequence[Verdict]) -> str:
     """outputs/findings.md: a section a finding, with what the paper's own tables show."""
-    of = list(dict.fromkeys((verdict.dataset, verdict.scale) for verdict in outcomes))
+    of = places_of(outcomes)
     parts = ["# The paper's findings, tested here", __doc__.split("\n\n")[1].replace("\n", " "),
              f"Scale `{DEMONSTRATION}` is a demonstration, too short for evidence, and isn't here. "
              f"{MULTIPLICITY} {published.CAVEAT}", markdown(overview(outcomes))]
@@ -183,8 +189,9 @@ def picture(of: Sequence[tuple[str, str]]) -> None:
                pd.concat(frames.values())[columns])
     runs = {}  # texts of a synthetic corpus are too far from one another for one panel
     for (title, frame), known in zip(frames.items(), ceilings, strict=True):
-        for text, part in reversed([*frame.groupby("train_data" if known else "dataset")]):
-            runs[f"{title}: trained on {text} text" if known else title] = part["run"].tolist()
+        parts = {f"{title}: trained on {text} text": frame[frame["train_data"] == text]
+                 for text in ("raw", "distilled")} if known else {title: frame}
+        runs |= {name: part["run"].tolist() for name, part in parts.items() if len(part)}
     style.save(within_training.trajectories(runs), "within_training", pd.concat([
         run.read_history()[["step", "dev_ll", "dev_bleu", "kl_weight"]].assign(
             corpus=f"{run.dataset}, {run.scale}", model=run.model, train_data=run.train_data,

@@ -163,7 +163,7 @@ def _page(root: Path, outcomes: list[Verdict], *, whole: bool) -> str:
     then the runs. whole: with the tables themselves, for one page that holds all but
     demonstrations.
     """
-    questions, places = items(root), findings.places(demonstrations=False) or findings.places()
+    questions, places = items(root), findings.places_of(outcomes)
     parts = [f"# {TITLE}", LEAD if whole else f"{LEAD} [report.html](report.html) holds it on one "
              "page, [findings.md](findings.md) the numbers behind each verdict."]
     if not whole and questions:

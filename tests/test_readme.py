@@ -162,6 +162,10 @@ def test_the_priors_at_long_are_what_the_evidence_says():
         "first == 'ga_b' and second == 'fl_s' and train_data == 'raw'").iloc[0]
     assert re.findall(rf"at k = 4, raw: {THREE} BLEU\)", CLAIMS) == [
         shown(*other[["bleu_delta", "bleu_low", "bleu_high"]])]
+    sizes = [RunFolder("multi30k_de_en", "long", model).read_metrics().parameters / 1e6
+             for model in ("ga_b", "fl_s")]
+    assert re.findall(r"At `long` \(([\d.]+) and ([\d.]+) million parameters, three", README) == [
+        tuple(f"{size:.1f}" for size in sizes)]
     costs = pd.read_csv(TABLES / "training_multi30k_de_en_long.csv").query(
         "train_data == 'raw'").groupby("model")["teraflops_with_start"].mean()
     assert claimed(r"one cost each, ([\d,]+) and ([\d,]+) TFLOP\)") == [
@@ -217,6 +221,11 @@ def test_the_answer_depends_on_what_is_called_likelihood():
     assert claimed(r"released code\*\* (\d+) of the (\d+) pairs .*? disagree, and (\d+) agree"
                    ) == released
     assert claimed(r"by the released formula (\d+) of (\d+) pairs") == released[:2]
+    places = [path.stem.removeprefix("significance_") for path in TABLES.glob("significance_*.csv")
+              if not path.stem.endswith("_smoke")]
+    assert len(places) == 5 and not any(
+        counts(place, "released").loc[KINDS[0], "agree"] for place in places)
+    assert "by the released code's formula no pair agrees." in README
     long = counts("multi30k_de_en_long", "released").loc[KINDS[0]]
     assert claimed(r"at `long` (\d+) of (\d+) disagree\. As") == [long["disagree"], long.sum()]
     assert claimed(r"mean over padded tokens .*?, (\d+) agree at `mini`, on raw text, and (\d+) "
