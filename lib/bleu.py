@@ -77,7 +77,7 @@ def bleu_from_counts(counts: Num[np.ndarray, "*any 10"]) -> Float[np.ndarray, "*
     return np.where((match > 0).any(axis=-1) & (total > 0).all(axis=-1), score, 0.0)
 
 
-@functools.lru_cache(maxsize=4)  # all runs of a test set are drawn alike
+@functools.lru_cache(maxsize=2)  # of a test set and its dev set: 100 MB each, alike for all runs
 def resample_weights(sentences: int, resamples: int = RESAMPLES, seed: int = SEED,
                      ) -> Float[np.ndarray, "resamples sentences"]:
     """How often each sentence is drawn in each resample of the same size; every row sums to
