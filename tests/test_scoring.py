@@ -224,6 +224,17 @@ def test_an_interrupted_likelihood_pass_goes_on(isolated, monkeypatch):
     assert sum(calls) == 2 * len(data) - done  # other weights, other numbers
 
 
+def test_both_checkpoints_of_a_run_keep_their_own_record(isolated, monkeypatch):
+    best = run_of(GAUSSIAN, "ga_b", precision="fp32")
+    runs, scored = [best, replace(best, by="ll", step=7)], []
+    data = tokenised(ragged(6, VOCABULARY))
+    monkeypatch.setattr(best.model, "log_prob_terms", lambda batch, *rest, real=(
+        best.model.log_prob_terms): (scored.append(len(batch)), real(batch, *rest))[1])
+    for run in runs * 2:
+        likelihoods(run, data, 3, progress=False, resumable=True)
+    assert sum(scored) == 2 * len(data)
+
+
 # Against an integral that is known ------------------------------------------------------------
 
 def test_the_pass_finds_a_marginal_that_is_known(isolated):

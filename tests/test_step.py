@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -254,6 +255,21 @@ def test_out_of_memory_halves_the_batches_and_keeps_the_gradient(model, monkeypa
             pytest.warns(UserWarning):
         trainer._next_rows = iter(groups).__next__
         trainer.train_step()
+
+
+def test_a_failed_capture_leaves_no_graph_that_draws_from_the_old_generator(monkeypatch):
+    state = Mock()
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "default_generators", [state], raising=False)
+    monkeypatch.setattr(torch, "Generator", Mock())
+    stepper = taken(build(AUTOREGRESSIVE, 40))
+    stepper._updates[True] = step._Stage(lambda: None, stepper)
+    stepper._updates[True].graph, stepper._pool = Mock(), (0, 1)
+    assert stepper.captured == 1
+    with pytest.warns(UserWarning, match="without CUDA graphs, .* failed: no such thing"):
+        stepper._give_up(RuntimeError("no such thing\nat all"))
+    assert stepper.captured == 0 and stepper._pool is None
+    state.graphsafe_set_state.assert_called_once()
 
 
 @pytest.mark.usefixtures("fixed")

@@ -1,5 +1,6 @@
 """Trainings with settings of their own: where they lie, and what they start from."""
 
+import pytest
 from made_up import made_up_run
 
 from lib.config import load_config
@@ -21,6 +22,26 @@ def test_a_training_that_starts_from_another_finds_its_weights(isolated, monkeyp
     assert (brought / "best.pt").exists() and not (brought / "last.pt").exists()
     assert (made / "history.csv").exists() and not (made / "metrics.json").exists()
     assert trial.file("metrics.json").parent == made and not run_folder(trial.config).path.exists()
+
+
+def test_a_copy_that_was_interrupted_is_made_again(isolated, monkeypatch):
+    start = run_folder(load_config("tr_s", "toy", "smoke"))
+    start.checkpoints.mkdir(parents=True)
+    start.best.write_bytes(b"weights")
+    trial = trials.Trial("ga_b", "toy", "smoke", settings={"steps": 2})
+    brought = trial.outputs / start.path.relative_to(outputs_root())
+
+    def interrupted(_, there, **rest):
+        there.mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("workflow.trials.shutil.copytree", interrupted)
+        trial.bring_start()
+    assert not brought.exists()
+    trial.bring_start()
+    assert (brought / "checkpoints" / "best.pt").read_bytes() == b"weights"
+    assert {path.name for path in trial.outputs.iterdir()} == {"runs"}
 
 
 def test_what_params_holds_already_is_no_trial():

@@ -7,6 +7,7 @@ it was made with them and ended by itself.
 
 import math
 import shutil
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -79,7 +80,10 @@ class Trial:
         start = replace(run_folder(self.config), model=self.config.training.start_from)
         there = self.outputs / start.path.relative_to(outputs_root())
         if start.best.exists() and not there.exists():
-            shutil.copytree(start.path, there, ignore=shutil.ignore_patterns("last.pt"))
+            there.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.outputs) as half:  # a half copy isn't one
+                shutil.copytree(start.path, Path(half) / there.name,
+                                ignore=shutil.ignore_patterns("last.pt")).rename(there)
 
 
 def train_all(trials: Iterable[Trial], side_by_side: int) -> None:

@@ -117,7 +117,7 @@ def _best_by_likelihood(config: Config, run: TrainedRun, samples: int, progress:
         folder.sentences_ll.unlink(missing_ok=True)
         return {"step": other.step}
     lines = translations(other, run.task.test, [setting], progress)
-    sentences = sentence_table(other, lines[setting], samples, progress, resumable=False)
+    sentences = sentence_table(other, lines[setting], samples, progress)
     write_table(folder.sentences_ll, sentences, FIGURES)
     scores, _ = _scores(lines, run.task.references("test"), config.dataset.bleu_tokenizer)
     return {"step": other.step, "dev_bleu": other.dev_bleu, "bleu": scores,

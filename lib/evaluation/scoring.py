@@ -45,18 +45,20 @@ logger = logging.getLogger(__name__)
 SAMPLES_AT_ONCE = 16  # importance samples of a sentence that are in memory together
 SMALLEST_GROUP = 64  # target tokens of a group of sentences, at least, before they are sampled
 SAVE_EVERY = 60.0  # seconds between two savings of what has been scored
+PARTIAL = {"bleu": "likelihood.pt", "ll": "likelihood_ll.pt"}  # what a checkpoint's pass has scored
 MATERIAL_RISE = 0.01  # nats per token and decade of K: a bound that rises by more isn't converged
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A model with its best weights, in evaluation mode, and the task it was trained on."""
+    """A model with its best weights, `by` dev BLEU or dev LL, in evaluation mode, and its task."""
 
     config: Config
     model: nn.Module
     task: Task
     step: int
     dev_bleu: float
+    by: str = "bleu"
 
 
 def load_run(config: Config, by: str = "bleu") -> TrainedRun:
@@ -72,7 +74,7 @@ def load_run(config: Config, by: str = "bleu") -> TrainedRun:
     model = build(config.architecture, len(task.vocabulary))
     checkpoints.load_weights(model, content["weights"], path)
     return TrainedRun(config, model.to(runtime.device()).eval(), task, content["step"],
-                      content["dev_bleu"])
+                      content["dev_bleu"], by)
 
 
 # ---- the pass over the sentences ----
@@ -89,7 +91,7 @@ def likelihoods(run: TrainedRun, data: Tokenised, samples: int, seed: int = 0,
     """
     model, exact = run.model, run.model.likelihood == "exact"
     samples, resumable = 1 if exact else samples, resumable and not exact
-    partial = run_folder(run.config).checkpoints / "likelihood.pt"
+    partial = run_folder(run.config).checkpoints / PARTIAL[run.by]
     settings = {"samples": samples, "seed": seed, "step": run.step, "data": data.fingerprint,
                 "precision": runtime.resolved(run.config.training.precision),
                 "weights": checkpoints.fingerprint(model.state_dict()) if resumable else ""}

@@ -134,8 +134,11 @@ class FixedStep:
     @property
     def captured(self) -> int:
         """How many graphs there are so far."""
-        stages = [*(shape.stage for shape in self._shapes.values()), *self._updates.values()]
-        return sum(stage.graph is not None for stage in stages)
+        return sum(stage.graph is not None for stage in self._stages)
+
+    @property
+    def _stages(self) -> list["_Stage"]:
+        return [*(shape.stage for shape in self._shapes.values()), *self._updates.values()]
 
     def _set(self, scalars: Scalars) -> None:
         """Put the numbers in place, without waiting for what still reads the last ones."""
@@ -219,10 +222,14 @@ class FixedStep:
         self._gradient.zero_()
 
     def _give_up(self, error: Exception) -> None:
-        """Go on by plain calls after a failed capture."""
+        """Go on by plain calls alone after a failed capture: what was captured before it would draw
+        from the generator that is left behind.
+        """
         warnings.warn(f"training goes on without CUDA graphs, for a capture failed: "
                       f"{str(error).splitlines()[0]}", stacklevel=2)
         self._pool = None
+        for stage in self._stages:
+            stage.graph = None
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
         generator.graphsafe_set_state(torch.Generator(generator.device))
 
