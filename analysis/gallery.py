@@ -165,7 +165,8 @@ def _page(root: Path, outcomes: list[Verdict], *, whole: bool) -> str:
     """
     questions, places = items(root), findings.places_of(outcomes)
     parts = [f"# {TITLE}", LEAD if whole else f"{LEAD} [report.html](report.html) holds it on one "
-             "page, [findings.md](findings.md) the numbers behind each verdict."]
+             "page, [findings.md](findings.md) the numbers behind each verdict, "
+             "[docs/answer.md](../docs/answer.md) what they mean."]
     if not whole and questions:
         parts.append("\n".join(f"- [{question}](#{_anchor(question)})" for question in questions))
     for question, of in questions.items():
@@ -191,11 +192,19 @@ def _page(root: Path, outcomes: list[Verdict], *, whole: bool) -> str:
             for finding in FINDINGS if whole else ():
                 parts += [f"### {finding.number}. {finding.claim}",
                           markdown(findings.evidence_table(finding.number, outcomes))]
-    if runs := find_runs():
-        parts += ["## Runs", "BLEU is of the decoding named (k: refinement steps, mT: a subword at "
-                  "a time), LL strict, in nats per token.",
-                  "\n".join(["| run | decoding | BLEU | LL | training ended by |",
-                             "|---|---|---:|---:|---|", *(_run(run, root) for run in runs)])]
+    order = list(MODELS)
+    if runs := sorted(find_runs(), key=lambda run: (
+            run.dataset, run.scale, order.index(run.model), run.train_data != "raw", run.seed)):
+        parts += ["## Runs", "Every run's folder, by its BLEU, which is of the decoding named (k: "
+                  "refinement steps, mT: a subword at a time); seed by seed, in order. LL: strict, "
+                  "nats per token. Ended by: early stopping (converged), the limit of steps, or "
+                  "nothing yet (stopped)."]
+        for (dataset, scale), here in groupby(runs, key=lambda run: (run.dataset, run.scale)):
+            systems = groupby(here, key=lambda run: (run.model, run.train_data))
+            parts += [f"### {dataset}, {scale}", "\n".join([
+                "| model | trained on | seeds | decoding | BLEU | LL | ended by |",
+                "|---|---|---|---|---|---|---|",
+                *(_system(list(seeds), root) for _, seeds in systems)])]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -231,12 +240,17 @@ def _whole(of: list[Item]) -> list[str]:
     return parts
 
 
-def _run(run: RunFolder, root: Path) -> str:
-    metrics, folder = run.read_metrics(), run.path.relative_to(root).as_posix()
-    name = f"{model_name(run.model)}, {run.dataset} {run.scale} {run.train_data} s{run.seed}"
-    cells = [f"[{name}]({folder}/)", metrics.headline, f"{metrics.own.score:.1f}",
-             signed(metrics.log_likelihood["strict"].mean, 3), ended(run)]
-    return f"| {' | '.join(cells)} |"
+def _system(seeds: list[RunFolder], root: Path) -> str:
+    """The row of one model on one text."""
+    metrics, first = [run.read_metrics() for run in seeds], seeds[0]
+    cells = [[str(run.seed) for run in seeds], [of.headline for of in metrics],
+             [f"[{of.own.score:.1f}]({run.path.relative_to(root).as_posix()}/)"
+              for run, of in zip(seeds, metrics, strict=True)],
+             [signed(of.log_likelihood["strict"].mean, 3) for of in metrics],
+             [ended(run) for run in seeds]]
+    row = [model_name(first.model), first.train_data, *(
+        " · ".join(cell if len(set(cell)) > 1 else cell[:1]) for cell in cells)]
+    return f"| {' | '.join(row)} |"
 
 
 if __name__ == "__main__":

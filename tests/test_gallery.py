@@ -59,9 +59,16 @@ def test_the_pages_link_what_there_is(results):
         assert (results / link).exists() or (OUTPUTS / link).resolve().exists(), link
     assert "tables/table1_toy_smoke_strict.md" in links
     assert "tables/table1_toy_smoke_strict.csv" not in links
-    assert "[Tr-S, toy smoke raw s1](runs/toy/smoke/tr_s/raw/s1/) | beam4 |" in text
+    assert "| Tr-S | raw | 1 | beam4 | [40.3](runs/toy/smoke/tr_s/raw/s1/) | −0.900 |" in text
     assert gallery.main().read_text() == text
     assert (results / "report.html").read_text() == report
+
+
+def test_the_seeds_of_a_model_are_one_row(results):
+    for bleu, seed in ((0.3, 1), (0.4, 2)):
+        made_up_run("ga_b", bleu, 2.0, seed=seed)
+    [row] = re.findall(r"^\| Ga-B .*", gallery.main().read_text(), re.MULTILINE)
+    assert re.search(r" 1 · 2 \| k4 \| \[[\d.]+\]\(runs\S*s1/\) · \[[\d.]+\]\(runs\S*s2/\) ", row)
 
 
 def test_the_answer_comes_first(results):
