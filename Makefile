@@ -45,7 +45,7 @@ GRID = --dataset $(DATASET) --scale $(SCALE) $(if $(MODELS),--models $(MODELS)) 
 	$(if $(ACCOUNTINGS),--accountings $(ACCOUNTINGS)) $(if $(OVERRIDES),--overrides "$$OVERRIDES") \
 	$(if $(PROCESSES),--processes $(PROCESSES)) $(if $(CORES),--cores $(CORES)) \
 	$(if $(SLURM),--profile workflow/profiles/slurm) $(if $(PROFILE),--profile "$(PROFILE)") \
-	$(if $(GPUS),--gpus $(GPUS))
+	$(if $(GPUS),--gpus $(GPUS)) $(if $(LIST),--plan)
 
 # The demo: a model of each family on raw text, the paper's three on distilled text, too. Minimum
 # Bayes risk, which takes longer than the trainings, is left to the grid.
@@ -77,9 +77,9 @@ demo: $(STAMP)  ## the experiment on the toy corpus with a model a family: table
 		--overrides '{mbr_samples: 0}'
 	@$(PY) scripts/fill_readme.py
 
-grid: $(STAMP)  ## every model on raw and distilled text: DATASET=toy SCALE=smoke SLURM=1 (hours)
+grid: $(STAMP)  ## every model on raw and distilled text: DATASET=toy SCALE=smoke SLURM=1 LIST=1 (hours)
 	@$(PY) -m workflow.grid $(GRID)
-	@$(PY) scripts/fill_readme.py
+	@$(if $(LIST),,$(PY) scripts/fill_readme.py)
 
 test: lint unit nbval  ## linter, tests, every notebook (minutes); what .ci/run calls
 

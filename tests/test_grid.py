@@ -145,6 +145,22 @@ def test_all_settings_reach_snakemake():
 
 # The command ----------------------------------------------------------------------------------
 
+def test_a_plan_lists_the_steps_with_what_they_took_before(isolated):
+    before = RunFolder("toy", "smoke", "tr_s")
+    before.path.mkdir(parents=True)
+    before.history.write_text("step,seconds\n100,90.0\n200,180.0\n")
+    before.config.write_text('{"device": "cuda"}')
+    done = subprocess.run([sys.executable, "-m", "workflow.grid", "--plan", "--fresh", "--models",
+                           "tr_s", "ga_b", "--train-data", "raw"], cwd=ROOT, capture_output=True,
+                          text=True, check=False)
+    first, *steps, last = done.stdout.splitlines()
+    assert first == "The grid on toy at scale smoke: 2 runs." and done.returncode == 0
+    assert re.fullmatch(r" +tr_s raw s1 train +3.0 minutes on cuda before", steps[2])
+    assert {"  ga_b raw s1 train", "  tr_s raw s1 evaluate", "  gallery"} < set(steps)
+    assert last == "12 steps, 2 of them trainings; those with a time took 0.1 hours on cuda"
+    assert len(steps) == 12 and before.history.exists()
+
+
 def test_only_one_call_at_a_time_works_on_a_grid(isolated, capsys):
     with grid._alone(Grid()):
         assert grid.main(["--cores", "1"]) == 1

@@ -24,7 +24,7 @@ from lib.errors import ConfigError, ReproError
 from lib.host import allowed_cores, have_home
 from lib.paths import ROOT, cache_root, outputs_root, writable
 from workflow.grid.cluster import PROFILES, Place, no_jobs_left
-from workflow.grid.display import Display, show
+from workflow.grid.display import Display, Plan, show
 from workflow.grid.workflow import Grid, shown, working_folder
 
 __all__ = ["main", "words"]
@@ -32,15 +32,15 @@ __all__ = ["main", "words"]
 SNAKEFILE = ROOT / "workflow" / "Snakefile"
 
 
-def words(grid: Grid, place: Place) -> list[str]:
-    """The command line that Snakemake is given."""
+def words(grid: Grid, place: Place, plan: bool = False) -> list[str]:
+    """The command line that Snakemake is given; plan: which only says what it would do."""
     settings = {name: " ".join(map(str, value)) if isinstance(value, tuple) else value
                 for name, value in vars(grid).items()}
     if grid.overrides:
         settings["overrides"] = json.dumps(grid.overrides)
     # --nolock: our own lock, which a killed workflow doesn't leave behind, stands in its place
     return ["--snakefile", str(SNAKEFILE), "--directory", str(working_folder()),
-            *place.words(grid), "--nolock", "--quiet", "all", "--config",
+            *place.words(grid), *["--dry-run"] * plan, "--nolock", "--quiet", "all", "--config",
             *(f"{name}={value}" for name, value in settings.items() if value not in ("", {}))]
 
 
@@ -70,11 +70,11 @@ def _forget(grid: Grid) -> None:
     shutil.rmtree(working_folder() / grid.shared(""), ignore_errors=True)
 
 
-def _run(grid: Grid, place: Place) -> int:
-    """Have Snakemake make what isn't there; its exit code."""
+def _run(grid: Grid, place: Place, plan: bool = False) -> int:
+    """Have Snakemake make what isn't there, or list it; its exit code."""
     from snakemake.cli import main as snakemake
 
-    display = Display(grid, place.side_by_side)
+    display = (Plan if plan else Display)(grid, place.side_by_side)
 
     def stop(_number: int, _frame) -> None:
         display.stopped = True  # Snakemake ends its lines, and exits as if one had failed
@@ -83,7 +83,7 @@ def _run(grid: Grid, place: Place) -> int:
     before = signal.signal(signal.SIGINT, stop)
     try:
         with display.shown():
-            snakemake(words(grid, place))
+            snakemake(words(grid, place, plan))
     except SystemExit as ended:
         code = ended.code or 0
     finally:
@@ -120,6 +120,8 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
                         help="steps at a time, one core each (default: one a core, 8 at most)")
     parser.add_argument("--profile", default=str(PROFILES / "default"),
                         help="Snakemake's profile: workflow/profiles/slurm for a cluster")
+    parser.add_argument("--plan", action="store_true",
+                        help="list what is to do, with what it took where it was done before")
     parser.add_argument("--fresh", action="store_true",
                         help="delete this grid's checkpoints, start again")
     return parser.parse_args(arguments)
@@ -128,7 +130,8 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run what isn't done yet; 1 if anything failed, 130 if it was interrupted."""
     asked = vars(_arguments(arguments))
-    cores, fresh, profile = max(1, asked.pop("cores")), asked.pop("fresh"), asked.pop("profile")
+    cores, profile = max(1, asked.pop("cores")), asked.pop("profile")
+    fresh, plan = asked.pop("fresh"), asked.pop("plan")
     tqdm.monitor_interval = 0
     started = time.monotonic()
     try:
@@ -136,8 +139,10 @@ def main(arguments: list[str] | None = None) -> int:
         if importlib.util.find_spec("snakemake") is None:
             raise ConfigError("the grid needs Snakemake: pip install -e '.[grid]' "
                               "-c constraints.txt")
-        show(f"The grid on {grid.dataset} at scale {grid.scale}: {len(grid.runs)} runs. Stop it "
-             "whenever you like; the same command goes on.")
+        show(f"The grid on {grid.dataset} at scale {grid.scale}: {len(grid.runs)} runs." + (
+            "" if plan else " Stop it whenever you like; the same command goes on."))
+        if plan:
+            return _run(grid, place, plan)
         writable(outputs_root())
         with _alone(grid):
             have_home(cache_root() / "home")

@@ -1,19 +1,23 @@
 """What a person sees of a grid at work: a line for each step that ended, and the time left."""
 
 import contextlib
+import io
 import logging
 import os
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 
 from tqdm import tqdm
 
+from lib.errors import DataError
+from lib.paths import read_json
 from lib.runs import RunFolder
 from workflow.grid.workflow import Grid
 
-__all__ = ["Display", "show"]
+__all__ = ["Display", "Plan", "show"]
 
 # Seconds of a line on one core of two busy ones, at smoke scale, until one of its kind has ended.
 SECONDS = {"train": 60.0, "evaluate": 25.0, "distil": 60.0}
@@ -129,6 +133,51 @@ class Display(logging.Handler):
             self.bar.close()
 
 
+class Plan(Display):
+    """Snakemake's events of a dry run: the steps to do, with what a training took that was done
+    before, here or where the committed results are from.
+    """
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        """Listen to Snakemake while the block lasts, instead of its own pages; then say it."""
+        try:
+            with super().shown(), contextlib.redirect_stdout(io.StringIO()), \
+                    contextlib.redirect_stderr(io.StringIO()):
+                yield
+        finally:  # Snakemake ends by SystemExit
+            if not self.errors:
+                self._list()
+
+    def _list(self) -> None:
+        hours: dict[str, float] = defaultdict(float)
+        for rule, name, _ in self.running.values():
+            before = _took_before(_run_of(self.grid, name)) if rule == "train" else None
+            if before is not None:
+                seconds, device = before
+                hours[device] += seconds / 3600
+                name = f"{name:<26} {seconds / 60:.1f} minutes on {device} before"
+            show(f"  {name}")
+        took = " and ".join(f"{sum_:.1f} hours on {device}" for device, sum_ in hours.items())
+        show(f"{self.all} steps, {self.waiting.get('train', 0)} of them trainings" +
+             f"; those with a time took {took}" * bool(took))
+
+
+def _took_before(run: RunFolder) -> tuple[float, str] | None:
+    """Seconds of the run's training by its history, and its device; None where one isn't known."""
+    try:
+        return (float(run.read_history()["seconds"].iloc[-1]),
+                read_json(run.config)["device"])
+    except (DataError, KeyError, IndexError):
+        return None
+
+
+def _run_of(grid: Grid, name: str) -> RunFolder:
+    """The run of a training by its name."""
+    model, train_data, seed, _ = name.split()
+    return RunFolder(grid.dataset, grid.scale, model, train_data, int(seed[1:]))
+
+
 def _name(rule: str, wildcards) -> str:
     """A step in words: ga_b distilled s1 train."""
     parts = dict(wildcards)
@@ -142,8 +191,7 @@ def _doing(grid: Grid, rule: str, name: str, since: float) -> str:
     """A running step in words, with a training's progress as its history tells it."""
     if rule != "train":
         return name
-    model, train_data, seed, _ = name.split()
-    run = RunFolder(grid.dataset, grid.scale, model, train_data, int(seed[1:]))
+    run = _run_of(grid, name)
     step, ago = "0", time.monotonic() - since
     if run.history.exists() and time.time() - run.history.stat().st_mtime <= ago:
         rows = run.history.read_text(encoding="utf-8").split("\n")
