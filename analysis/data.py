@@ -15,6 +15,7 @@ from analysis.style import INK, finish
 from lib.batching import collate, training_batches
 from lib.bleu import bleu
 from lib.config import Config
+from lib.lengths import LARGEST_DIFFERENCE
 from lib.synthetic import ToyTask
 from lib.task import Task
 
@@ -134,10 +135,10 @@ def _real(tokens: Tensor, mask: Tensor | None) -> int:
 
 def corpus_overview(source_lengths: Int[np.ndarray, " pairs"],
                     target_lengths: Int[np.ndarray, " pairs"], *, max_tokens: int = 64,
-                    max_difference: int = 30) -> Figure:
+                    ) -> Figure:
     """Lengths of a training set in subwords, and the differences that the length predictor meets.
 
-    max_tokens: longer pairs are left out of training. max_difference: the predictor's range.
+    max_tokens: longer pairs are left out of training.
     """
     figure = Figure(figsize=(8.4, 3.2))
     left, right = figure.subplots(1, 2)
@@ -153,13 +154,13 @@ def corpus_overview(source_lengths: Int[np.ndarray, " pairs"],
                 loc="upper right", bbox_to_anchor=(0.92, 1.0))
     finish(left, "sentence length (subwords)", "sentences")
     difference = target_lengths - source_lengths
-    inside = np.mean(np.abs(difference) <= max_difference)
-    right.hist(difference, bins=np.arange(-max_difference - 5.5, max_difference + 6.5),
+    inside = np.mean(np.abs(difference) <= LARGEST_DIFFERENCE)
+    right.hist(difference, bins=np.arange(-LARGEST_DIFFERENCE - 5.5, LARGEST_DIFFERENCE + 6.5),
                color=TARGET, alpha=0.6)
-    for end in (-max_difference, max_difference):
+    for end in (-LARGEST_DIFFERENCE, LARGEST_DIFFERENCE):
         right.axvline(end, color=INK, lw=1, ls="--")
     finish(right, "target minus source length (subwords)", "sentences")
-    right.set_title(f"{inside:.1%} within ±{max_difference}, the length predictor's range")
+    right.set_title(f"{inside:.1%} within ±{LARGEST_DIFFERENCE}, the length predictor's range")
     return figure
 
 

@@ -99,7 +99,7 @@ def average_seeds(frame: pd.DataFrame, drawn: Mapping[str, Resamples] | None = N
         return frame, drawn
     order = model_order(frame["model"])
     keys = list(zip(frame["dataset"], frame["scale"], frame["train_data"] != "raw", order,
-                    strict=True))
+                    frame["model"], strict=True))
     names = sorted(set(keys))
     groups = np.array([names.index(key) for key in keys], dtype=np.int64)
     errors = [name for name in frame if name.endswith("_error")]

@@ -15,10 +15,9 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from analysis.correlation import correlate, spearman
-from analysis.resampling import bootstrap
 from analysis.scatter import name_points
 from analysis.style import FAINT, INK, family_keys, finish, key, style
-from lib.bleu import TAILS, resample_weights
+from lib.bleu import TAILS, resample_weights, resampled_bleu
 from lib.config import family_of
 from lib.runs import RunFolder
 from lib.synthetic import ToyTask
@@ -130,10 +129,8 @@ def divergences(runs: Mapping[str, RunFolder], summed: Mapping[str, pd.DataFrame
                            "bleu_mbr": metrics.mbr.score if metrics.mbr else np.nan})
     for name, column in {"bleu": "hypothesis", "bleu_mbr": "hypothesis_mbr"}.items():
         if all(column in table for table in tables.values()):
-            scored = [table.assign(hypothesis=table[column], log_prob=0.0)
-                      for table in tables.values()]
-            drawn = bootstrap(scored, references, "strict")["strict"]
-            resampled[name] = list(drawn.bleu_resampled.T)
+            resampled[name] = [resampled_bleu(table[column].tolist(), references, weights)[1]
+                               for table in tables.values()]
     return pd.DataFrame(rows), {name: np.stack(of, 1) for name, of in resampled.items()}
 
 

@@ -123,12 +123,12 @@ def cost(names: Sequence[str] = tuple(SETTINGS), lines: int = 0) -> pd.DataFrame
             for setting in SETTINGS[name]:
                 plain = None
                 for weights in ("fp32", "bf16", "int8"):
-                    lines = translate(freeze(trained.model, weights), data,
+                    texts = translate(freeze(trained.model, weights), data,
                                       trained.task.vocabulary, [setting],
                                       Options(config.evaluation.length_penalty),
                                       progress=f"{dataset} {name} {setting} {weights}")[setting]
-                    score, signature = bleu(lines, references[:len(data)])
-                    drawn = resampled_bleu(lines, references[:len(data)], resamples)[1]
+                    score, signature = bleu(texts, references[:len(data)])
+                    drawn = resampled_bleu(texts, references[:len(data)], resamples)[1]
                     plain = plain or (score.score, drawn)
                     rows.append({"dataset": dataset, "scale": scale, "model": name,
                                  "setting": setting, "weights": weights, "bleu": score.score,

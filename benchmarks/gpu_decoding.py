@@ -281,11 +281,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=4.0, help="no row is begun after them")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
-    parser.add_argument("--small", action="store_true", help="a rehearsal at scale smoke")
     asked = parser.parse_args(arguments)
-    small = asked.small or runtime.device().type == "cpu"
-    run(SMALL if small else Sizes("paper"), asked.parts, time.monotonic() + 60 * asked.minutes,
-        tell)
+    rehearsal = runtime.device().type == "cpu"
+    run(SMALL if rehearsal else Sizes("paper"), asked.parts,
+        time.monotonic() + 60 * asked.minutes, tell)
 
 
 if __name__ == "__main__":

@@ -70,16 +70,14 @@ class Subject:
     """One model, one way of computing, and the steps that are timed."""
 
     def __init__(self, name: str, scale: str, variant: str, tokens: int = 0):
-        plain = variant.startswith("plain")
         config = load_config(name, "ted_de_en" if scale == "paper" else "multi30k_de_en", scale)
         anew = {"batch_tokens": tokens or config.training.batch_tokens, "start_from": ""}
         self.settings = replace(config.training, **anew)
-        self.where, a = runtime.device(), config.architecture
+        self.where = runtime.device()
         runtime.prepare()
         torch.manual_seed(0)
-        self.model = PlainTransformer(
-            a.d_model, a.heads, a.encoder_layers, a.d_filter, self.settings.dropout,
-            VOCABULARY[scale]) if plain else build(a, VOCABULARY[scale], self.settings.dropout)
+        self.model = (PlainTransformer if variant.startswith("plain") else build)(
+            config.architecture, VOCABULARY[scale], self.settings.dropout)
         self.model.to(self.where).train()
         on_gpu = self.where.type == "cuda"
         self.optimiser = torch.optim.Adam(

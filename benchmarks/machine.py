@@ -128,13 +128,10 @@ def write(name: str, table: pd.DataFrame, hidden: Sequence[str] = ()) -> None:
 
 def keep(name: str, made: Sequence[dict], key: Sequence[str]) -> None:
     """Write rows into outputs/bench/<name>.csv, each in place of the one with the same `key`."""
-    path, new = outputs_root() / "bench" / f"{name}.csv", pd.DataFrame(made)
-    if path.exists():
-        old = pd.read_csv(path)
-        if set(key) <= set(old):
-            both = old.merge(new[[*key]], on=[*key], how="left", indicator=True)["_merge"] == "both"
-            new = pd.concat([old[~both.to_numpy()], new])
-    write_table(path, new, 4)
+    path = outputs_root() / "bench" / f"{name}.csv"
+    before = [pd.read_csv(path)] if path.exists() else []
+    table = pd.concat([*before, pd.DataFrame(made)]).drop_duplicates([*key], keep="last")
+    write_table(path, table, 4)
 
 
 def watch_memory(where: torch.device) -> None:

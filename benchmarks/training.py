@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from benchmarks.machine import CPU, peak_memory, rounds, write
 from lib import runtime
 from lib.batching import Batch, Tokenised, collate, training_batches
-from lib.config import MODELS, load_config
+from lib.config import MODELS, Architecture, load_config
 from lib.flops import matrix_flops
 from lib.models import build, count_parameters
 
@@ -55,11 +55,11 @@ class PlainTransformer(nn.Module):
 
     multiple = 1
 
-    def __init__(self, d_model: int, heads: int, layers: int, d_filter: int, dropout: float,
-                 vocabulary: int = VOCABULARY):
+    def __init__(self, like: Architecture, vocabulary: int, dropout: float):
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary, d_model)
-        self.body = nn.Transformer(d_model, heads, layers, layers, d_filter, dropout,
+        self.embedding = nn.Embedding(vocabulary, like.d_model)
+        self.body = nn.Transformer(like.d_model, like.heads, like.encoder_layers,
+                                   like.encoder_layers, like.d_filter, dropout,
                                    batch_first=True, norm_first=True)
 
     def loss_terms(self, batch, training, kl_weight):
@@ -91,12 +91,9 @@ class Subject:
     def __init__(self, name: str, scale: str = "paper", tokens: int = TOKENS):
         config = load_config("tr_s" if name == PLAIN else name, "iwslt16_de_en", scale)
         torch.manual_seed(0)
-        a, self.settings = config.architecture, config.training
-        if name == PLAIN:
-            self.model = PlainTransformer(a.d_model, a.heads, a.encoder_layers, a.d_filter,
-                                          self.settings.dropout)
-        else:
-            self.model = build(a, VOCABULARY, self.settings.dropout)
+        self.settings = config.training
+        self.model = (PlainTransformer if name == PLAIN else build)(
+            config.architecture, VOCABULARY, self.settings.dropout)
         self.described, self.flops = {"model": name}, 0
         self.optimiser = torch.optim.Adam(self.model.parameters(), lr=1e-5, fused=True)
         data = corpus()

@@ -109,10 +109,6 @@ def test_an_unpacked_archive_has_not_the_commit_of_the_repository_around_it(tmp_
     assert runtime.commit() == "unknown"
 
 
-def test_device_is_one_that_works():
-    assert torch.ones(2, device=runtime.device()).sum() == 2
-
-
 # What fits on the device ---------------------------------------------------------------------
 
 CARD = torch.device("cuda", 0)

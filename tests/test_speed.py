@@ -154,13 +154,15 @@ def test_the_benchmark_times_everything(monkeypatch):
 
 def test_what_fewer_bits_cost_is_in_bleu(monkeypatch):
     monkeypatch.setenv("DISCREPANCY_OUTPUTS", str(ROOT / "outputs"))
-    if not RunFolder("toy", "smoke", "tr_s").best.exists():
-        pytest.skip("no trained toy Tr-S: make demo")
+    if not all(RunFolder("toy", "smoke", model).best.exists() for model in ("tr_s", "ga_b")):
+        pytest.skip("no trained toy Tr-S and Ga-B: make demo")
     monkeypatch.setattr(decoding, "TRAINED", (("toy", "smoke"), ("multi30k_de_en", "smoke")))
-    table = decoding.cost(("tr_s",), lines=40)
-    assert table["weights"].tolist() == ["fp32", "bf16", "int8"] * 2
+    table = decoding.cost(("tr_s", "ga_b"), lines=40)
+    assert table["weights"].tolist() == ["fp32", "bf16", "int8"] * 5
     assert set(table["dataset"]) == {"toy"}  # the other run isn't trained
-    assert table["setting"].tolist() == ["greedy"] * 3 + ["beam4"] * 3
+    assert table["setting"].tolist() == [setting for setting in (
+        "greedy", "beam4", "k0", "k1", "k4") for _ in range(3)]
+    assert set(table["lines"]) == {40}
     assert (table["bleu"] > 5).all() and table["bleu"][0] - table["bleu"][2] < 10
 
 

@@ -91,3 +91,5 @@ def test_families_are_ranked_by_their_best_model(best, words):
 def test_unknown_models_come_last():
     order = systems.model_order(pd.Series(["other", "fl_l", "tr_s"]))
     assert np.argsort(order).tolist() == [2, 1, 0]
+    two = systems.average_seeds(frame([(model, "raw", 1, 9.0, -2.0) for model in ("ga_x", "na_x")]))
+    assert two[0]["model"].tolist() == ["ga_x", "na_x"] and set(two[0]["seeds"]) == {1}
