@@ -1,6 +1,5 @@
-"""Coefficients and p-values worked by hand, and runs read from folders."""
+"""Coefficients and p-values worked by hand, and tables of runs."""
 
-import json
 import math
 
 import numpy as np
@@ -12,10 +11,8 @@ from scipy import stats
 from analysis import correlation as module
 from analysis import systems
 from analysis.resampling import Resamples, resample_runs
+from lib.config import family_of
 from lib.errors import ConfigError, DataError
-from lib.runs import find_runs
-
-FAMILY = {"tr": "autoregressive", "ga": "gaussian", "fl": "flow"}
 
 
 def test_coefficients_by_hand():
@@ -93,53 +90,31 @@ def test_correlate_gives_intervals_only_from_resamples():
         x, y, module.pearson)
 
 
-def make_run(outputs, model, bleu, ll, train_data="raw", lines=20):
-    run = outputs / "runs" / "toy" / "smoke" / model / train_data / "s1"
-    run.mkdir(parents=True)
-    cell = {"mean": ll, "standard_error": 0.02, "samples": 1}
-    (run / "metrics.json").write_text(json.dumps({
-        "model": model, "family": FAMILY[model[:2]], "dataset": "toy", "scale": "smoke",
-        "train_data": train_data, "seed": 1, "parameters": 1000,
-        "bleu": {"greedy": {"score": bleu - 1, "signature": "sig", "chrf": 50.0},
-                 "beam4": {"score": bleu, "signature": "sig", "chrf": 51.0}},
-        "headline": "beam4",
-        "log_likelihood": {"strict": cell, "bits_per_char": cell | {"mean": -ll}},
-        "speed": {}, "test_set": {"name": "toy/test", "lines": lines}}))
-    steps = np.arange(1, 6)
-    pd.DataFrame({"step": steps, "seconds": steps, "dev_ll": -3 + 0.2 * steps,
-                  "dev_bleu": [1.0, 3.0, 2.0, 5.0, 6.0]}).to_csv(run / "history.csv", index=False)
-    rng = np.random.default_rng(len(model))
-    pd.DataFrame({"hypothesis": ["null"] + [f"w{i} w w w w" for i in range(lines - 1)],
-                  "n_tokens": 5, "n_tokens_padded": 8, "n_chars": 12,
-                  "log_prob": 5 * ll + rng.normal(size=lines), "log_p_length": 0.0, "elbo": "",
-                  "released_estimate": "", "effective_sample_size": ""}
-                 ).to_csv(run / "sentences.csv", index=False)
-    return run
-
-
 @pytest.fixture
-def runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("DISCREPANCY_OUTPUTS", str(tmp_path))
-    for model, bleu, ll in (("tr_s", 30.0, -2.0), ("tr_b", 33.0, -1.8), ("tr_l", 35.0, -1.7),
-                            ("ga_b", 25.0, -2.5), ("fl_b", 20.0, -1.5)):
-        make_run(tmp_path, model, bleu, ll)
-    return find_runs("toy", "smoke")
+def frame():
+    """Five runs as `systems.collect` gives them."""
+    runs = (("tr_s", 30.0, -2.0), ("tr_b", 33.0, -1.8), ("tr_l", 35.0, -1.7),
+            ("ga_b", 25.0, -2.5), ("fl_b", 20.0, -1.5))
+    return pd.DataFrame([{
+        "dataset": "toy", "scale": "smoke", "model": model, "family": family_of(model),
+        "train_data": "raw", "seed": 1, "bleu": bleu, "strict": ll, "strict_error": 0.02,
+        "bits_per_char": -ll, "bits_per_char_error": 0.02, "lines": 20}
+        for model, bleu, ll in runs])
 
 
-def test_models_table_within_and_across_families(runs):
-    table = module.models_table(systems.collect(runs), "strict").set_index("scope")
+def test_models_table_within_and_across_families(frame):
+    table = module.models_table(frame, "strict").set_index("scope")
     assert table.loc["autoregressive", "pearson"] == pytest.approx(1.0, abs=0.05)
     assert table.loc["autoregressive", "spearman"] == 1.0
     assert table.loc["all", "n"] == 5
     assert table.loc["all", "spearman"] < 0.5
     assert math.isnan(table.loc["latent", "pearson"])        # two runs only
     # bits per character rank the runs alike once the sign is turned
-    bits = module.models_table(systems.collect(runs), "bits_per_char").set_index("scope")
+    bits = module.models_table(frame, "bits_per_char").set_index("scope")
     assert bits.loc["all", "pearson"] == pytest.approx(table.loc["all", "pearson"])
 
 
-def test_resamples_give_intervals(runs):
-    frame = systems.collect(runs)
+def test_resamples_give_intervals(frame):
     noise = np.random.default_rng(0).normal(0, 0.05, (50, 5))
     drawn = Resamples(*(frame[name].to_numpy() for name in ("strict", "bleu")),
                       *(frame[name].to_numpy() + noise for name in ("strict", "bleu")))
@@ -148,8 +123,7 @@ def test_resamples_give_intervals(runs):
     assert found.loc["all", "pearson_low"] < found.loc["all", "pearson"]
 
 
-def test_several_seeds_of_a_model_are_one_point(runs):
-    frame = systems.collect(runs)
+def test_several_seeds_of_a_model_are_one_point(frame):
     again = frame[frame["model"] == "tr_s"].assign(seed=2, bleu=36.0, strict=-1.6)
     table = module.models_table(pd.concat([frame, again], ignore_index=True), "strict")
     table = table.set_index("scope")
@@ -158,10 +132,10 @@ def test_several_seeds_of_a_model_are_one_point(runs):
     assert table.loc["autoregressive", "pearson"] == pytest.approx(1.0)
 
 
-def test_bad_input_has_one_clear_message(runs):
+def test_bad_input_has_one_clear_message(frame):
     with pytest.raises(ConfigError, match="unknown accounting"):
-        module.models_table(systems.collect(runs), "nats")
-    mixed = systems.collect(runs).assign(dataset=["a", "a", "a", "b", "b"])
+        module.models_table(frame, "nats")
+    mixed = frame.assign(dataset=["a", "a", "a", "b", "b"])
     with pytest.raises(DataError, match="several data sets"):
         module.models_table(mixed, "strict")
 
