@@ -5,11 +5,11 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import nbformat
 import pytest
+from processes import alive, until
 
 from lib.paths import ROOT
 from workflow.grid import guarded
@@ -84,19 +84,3 @@ def test_a_killed_guard_takes_its_line_along(tmp_path):
         guard.kill()
         guard.wait()
     until(lambda: not alive(int(told.read_text())))
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and waits to be collected doesn't."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def until(what, seconds=60.0):
-    limit = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < limit, "waited in vain"
-        time.sleep(0.05)

@@ -6,9 +6,9 @@ import pwd
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
+from processes import alive, until
 
 from lib import host
 from lib.host import allowed_cores
@@ -32,19 +32,7 @@ def test_a_killed_parent_takes_its_child_with_it():
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
-    limit = time.monotonic() + 20
-    while time.monotonic() < limit and _runs(child):
-        time.sleep(0.05)
-    assert not _runs(child)
-
-
-def _runs(process: int) -> bool:
-    """Whether it is there, and not just waiting to be reaped."""
-    try:
-        with open(f"/proc/{process}/stat", encoding="utf-8") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    until(lambda: not alive(child), 20)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity here")

@@ -6,11 +6,11 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from processes import alive, until
 from test_training import EVERY, STEPS, run, small
 from torch import nn
 
@@ -227,31 +227,15 @@ def test_no_process_survives_a_kill(victim, isolated):
     pids = {starter.pid}
     try:
         ready = [isolated / f"{rank}.txt" for rank in range(2)]
-        _until(lambda: all(path.exists() for path in ready), 120)
+        until(lambda: all(path.exists() for path in ready), 120)
         workers = [list(map(int, path.read_text().split())) for path in ready]
         torchrun = workers[0][1]
         assert torchrun == workers[1][1]
         pids |= {pid for pair in workers for pid in pair}
-        assert all(map(_alive, pids)) and len(pids) == 4
+        assert all(map(alive, pids)) and len(pids) == 4
         os.kill(starter.pid if victim == "starter" else torchrun, signal.SIGKILL)
-        _until(lambda: starter.poll() is not None and not any(map(_alive, pids)), 30)
+        until(lambda: starter.poll() is not None and not any(map(alive, pids)), 30)
     finally:
-        for pid in filter(_alive, pids):
+        for pid in filter(alive, pids):
             os.kill(pid, signal.SIGKILL)
         starter.wait()
-
-
-def _alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and waits to be collected doesn't."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def _until(what, seconds: float) -> None:
-    limit = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < limit, "waited in vain"
-        time.sleep(0.05)
