@@ -162,31 +162,16 @@ def test_unknown_setting_is_refused(model, setting):
         hypotheses(model, *sources_of([[3]]), [setting])
 
 
-@pytest.mark.parametrize("setting", ["greedy", "beam4"])
-def test_search_of_a_latent_model_is_refused(setting):
-    with pytest.raises(ConfigError, match=f"'{setting}' doesn't fit.*use k0, k1"):
-        hypotheses(model_of(GAUSSIAN, VOCABULARY), *sources_of([[3]]), [setting])
-
-
 @pytest.mark.parametrize(("architecture", "setting", "fits"), [
-    (INDEPENDENT, "beam4", "greedy, sample"), (CTC, "viterbi", "greedy, beam4, sample"),
+    (AUTOREGRESSIVE, "k4", "greedy, beam4"), (GAUSSIAN, "greedy", "k0, k1"),
+    (GAUSSIAN, "beam4", "k0, k1"), (FLOW, "nucleus0.9", "k0, k1"),
+    (FLOW, "mbr4-chrf-nucleus0.9", "k0, k1"), (INDEPENDENT, "beam4", "greedy, sample"),
+    (CTC, "viterbi", "greedy, beam4, sample"),
     (DAG, "k4", "greedy, lookahead, viterbi, beam4, sample"), (DAG, "nucleus0.9", "greedy"),
     (MASKED, "greedy", "m4, mT, sample")])
 def test_a_search_that_a_family_cannot_do_is_refused(architecture, setting, fits):
     with pytest.raises(ConfigError, match=f"'{setting}' doesn't fit.*use {fits}"):
         hypotheses(model_of(architecture, VOCABULARY), *sources_of([[3]]), [setting],
-                   Options(vocabulary=Numbers))
-
-
-def test_refinement_of_a_transformer_is_refused(model):
-    with pytest.raises(ConfigError, match=r"'k4' doesn't fit.*use greedy, beam4"):
-        hypotheses(model, *sources_of([[3]]), ["k4"])
-
-
-@pytest.mark.parametrize("setting", ["nucleus0.9", "mbr4-chrf-nucleus0.9"])
-def test_a_nucleus_of_a_latent_model_is_refused(setting):
-    with pytest.raises(ConfigError, match=f"'{setting}' doesn't fit"):
-        hypotheses(model_of(FLOW, VOCABULARY), *sources_of([[3]]), [setting],
                    Options(vocabulary=Numbers))
 
 
