@@ -58,18 +58,6 @@ def test_the_start_is_the_most_probable_output_at_the_prior_mean(architecture):
         0: [refined_by_hand(model, [3, 4, 5], 0, length)[0]]}
 
 
-@LATENT
-def test_the_company_of_a_sentence_changes_no_refinement(architecture, sources):
-    model = model_of(architecture, VOCABULARY)
-    together = refine(model, *sources_of(sources), [0, 2])
-    further = refine(model, *sources_of(sources, 20), [0, 2])
-    assert together == further
-    for place, source in enumerate(sources):
-        alone = refine(model, *sources_of([source]), [0, 2])
-        assert {k: rows[0] for k, rows in alone.items()} == {
-            k: rows[place] for k, rows in together.items()}
-
-
 def test_one_pass_serves_all_steps(sources):
     model = model_of(GAUSSIAN, VOCABULARY)
     together = refine(model, *sources_of(sources), [4, 0, 1])
