@@ -18,7 +18,6 @@ from tiny import (
 )
 
 from lib.batching import collate
-from lib.bleu import bleu
 from lib.config import load_config
 from lib.decoding import hypotheses
 from lib.likelihood import iw_bound
@@ -48,20 +47,6 @@ def task():
 @pytest.fixture
 def training():
     return load_config("ga_b", label_smoothing=0.0, dev_samples=3, batch_tokens=64).training
-
-
-def test_bleu_of_the_references_is_100_with_its_signature():
-    lines = ["ein Mann geht nach Hause .", "zwei Hunde spielen im Schnee ."]
-    score, signature = bleu(lines, lines)
-    assert score.score == pytest.approx(100)
-    assert signature.startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
-
-
-def test_bleu_by_hand():
-    """Five of six words right, cut 5/6, 4/5, 3/4, 2/3 = product 1/3; no brevity penalty."""
-    score, _ = bleu(["a b c d e x"], ["a b c d e f"])
-    assert score.score == pytest.approx(100 * (1 / 3) ** 0.25, abs=1e-6)
-    assert bleu(["A b c d e f"], ["a b c d e f"])[0].score < 100  # cased
 
 
 def test_dev_ll_of_a_uniform_model(task, training):
