@@ -1,4 +1,4 @@
-"""The moving average of weights, by hand, and that the model gets its own weights back."""
+"""The moving average of weights at its ends, and that the model gets its own weights back."""
 
 import pytest
 import torch
@@ -16,18 +16,6 @@ def moved(model, by: float) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(by)
-
-
-def test_by_hand(model):
-    """Decay min(0.5, step / (step + 10)): 1/11, 2/12, ... until it reaches 0.5 at step 10."""
-    average = WeightAverage(model, 0.5)
-    mean = model.weight.detach().clone()
-    for step in range(1, 15):
-        moved(model, 1.0)
-        average.update(step)
-        decay = min(0.5, step / (step + 10))
-        mean = decay * mean + (1 - decay) * model.weight.detach()
-        torch.testing.assert_close(average.values["weight"], mean)
 
 
 def test_no_decay_is_the_weights_and_restart_forgets(model):

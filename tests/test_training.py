@@ -120,17 +120,6 @@ def test_resumed_is_uninterrupted_whatever_the_step(model, monkeypatch, isolated
     assert_same_run(whole, run(config, log))
 
 
-@pytest.mark.parametrize("until", [2, 3, 7])
-def test_one_interruption(until, monkeypatch, isolated):
-    config, expected, log = small("ga_b"), {}, {}
-    whole = run(config, expected)
-    elsewhere(monkeypatch, isolated, "other")
-    with pytest.raises(Interrupted):
-        run(config, log, until)
-    assert_same_run(whole, run(config, log))
-    assert log == expected
-
-
 def test_many_interruptions_in_one_run(monkeypatch, isolated):
     """A stop in every stretch, in turn after a step and in the callback of a validation."""
     config, expected, log = small("ga_b", precision="auto"), {}, {}
@@ -581,19 +570,9 @@ def test_the_kl_in_the_history_is_of_the_steps_that_had_one():
     assert trainer.history[1]["train_kl"] == pytest.approx(kl, rel=1e-12)
 
 
-def dev_bleu_is(monkeypatch, values: list[float]) -> None:
-    """Dev BLEU of one validation after the other; all else as it is."""
-    bleu, real = iter(values), training.dev_scores
-
-    def scores(*arguments):
-        found, sentences = real(*arguments)
-        return {**found, "dev_bleu": next(bleu)}, sentences
-    monkeypatch.setattr(training, "dev_scores", scores)
-
-
 def test_best_is_chosen_at_full_kl_weight(monkeypatch):
     """Even where dev BLEU was higher before."""
-    dev_bleu_is(monkeypatch, [90.0, 80.0, 10.0, 20.0])
+    scores_are(monkeypatch, [(90.0, -1.0), (80.0, -1.0), (10.0, -1.0), (20.0, -1.0)])
     config = small("ga_b")  # full weight from step 8: validations at 9 and 12
     trainer = run(config, {})
     best = checkpoints.load(trainer.folder.best, "")
@@ -638,13 +617,6 @@ def test_averaged_weights_by_hand():
         found = trainer.average.values["embedding.weight"]
         torch.testing.assert_close(found, mean, rtol=1e-5, atol=1e-7)
     assert torch.equal(trainer.average.weights()["embedding.weight"], found)
-
-
-def test_no_average_is_the_last_weights():
-    trainer = Trainer(small("tr_s", average=0.0), progress=False)
-    trainer.train_step()
-    for name, parameter in trainer.model.named_parameters():
-        torch.testing.assert_close(trainer.average.values[name], parameter.detach())
 
 
 @pytest.mark.usefixtures("float64")
