@@ -1,21 +1,42 @@
-"""Run folders with results that were made up, for tests of what is read from them."""
+"""Run folders with results that were made up, for tests of what is read from them, and copies of
+the committed ones.
+"""
 
 import json
 import random
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from sacrebleu.metrics import BLEU
 
 from lib.bleu import bleu_statistics
 from lib.config import LATENT, family_of
 from lib.evaluation.scoring import accountings
+from lib.paths import ROOT
 from lib.runs import RunFolder
 from lib.training.history import Validations
 
 WORDS = [f"w{i}" for i in range(60)]
 TOKENS = ["a", "the", "dog", "cat", "sees", "runs", ",", ".", "red", "Blue", "house's", "3.5", "&",
          "--", '"x"', "über"]
+
+
+def shipped(model: str) -> Path:
+    """The folder of the committed run on toy/smoke; skips where its weights aren't there."""
+    folder = ROOT / "outputs/runs/toy/smoke" / model / "raw/s1"
+    if not (folder / "checkpoints/best.pt").exists():
+        pytest.skip(f"no committed run of {model} on toy/smoke: make demo")
+    return folder
+
+
+def committed(model: str, *leave_out: str) -> RunFolder:
+    """A copy of the `shipped` run in the outputs of now, without the files of such names."""
+    run = RunFolder("toy", "smoke", model)
+    shutil.copytree(shipped(model), run.path, ignore=shutil.ignore_patterns(*leave_out))
+    return run
 
 
 def made_up_references(lines: int = 200) -> list[str]:

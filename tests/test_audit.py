@@ -2,13 +2,13 @@
 
 import json
 import math
-import shutil
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from made_up import committed
 
 from lib.config import load_config
 from lib.errors import ConfigError, DataError
@@ -28,7 +28,6 @@ from lib.likelihood.annealing import (
     reverse_annealing,
     tune_step_sizes,
 )
-from lib.paths import ROOT
 from lib.runs import RunFolder
 from lib.task import Task
 from tests.closed_form import ParityModel
@@ -157,13 +156,7 @@ def test_annealing_finds_a_marginal_that_is_known():
 @pytest.fixture
 def shipped(isolated):
     """A copy of the shipped Ga-B in outputs of the test's own; returns its configuration."""
-    source = ROOT / "outputs" / "runs" / "toy" / "smoke" / "ga_b" / "raw" / "s1"
-    if not (source / "checkpoints" / "best.pt").exists():
-        pytest.skip("no committed run of ga_b on toy/smoke: make demo")
-    target = RunFolder("toy", "smoke", "ga_b").path
-    (target / "checkpoints").mkdir(parents=True)
-    for name in ("checkpoints/best.pt", "metrics.json"):
-        shutil.copy(source / name, target / name)
+    committed("ga_b", "audit.*")
     return load_config("ga_b")
 
 
@@ -184,8 +177,7 @@ def test_audit_writes_a_row_a_sentence(shipped):
     assert told["settings"]["annealing"]["temperatures"] == 3
     assert told["summary"]["ais"] == pytest.approx(frame["ais"].mean())
     # beside the bound of the evaluation, on the same sentences with the same model
-    sentences = pd.read_csv(
-        ROOT / "outputs/runs/toy/smoke/ga_b/raw/s1/sentences.csv", nrows=6)
+    sentences = pd.read_csv(RunFolder("toy", "smoke", "ga_b").sentences, nrows=6)
     assert (frame["n_tokens"] == sentences["n_tokens"]).all()
     assert abs((frame["ais"] - sentences["log_prob"]).mean()) < 1.5
     assert (frame["log_p_length"] - sentences["log_p_length"]).abs().max() < 0.01

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from made_up import shipped
 from tiny import GAUSSIAN, model_of, sources_of
 
 from benchmarks import ctranslate2 as outside
@@ -10,7 +11,6 @@ from lib.decoding.search import beam_search
 from lib.errors import ConfigError
 from lib.evaluation.scoring import load_run
 from lib.paths import ROOT
-from lib.runs import RunFolder
 
 INSTALLED = pytest.mark.skipif(not outside.is_installed(),
                                reason="CTranslate2 isn't installed: pip install -e '.[speed]'")
@@ -20,8 +20,7 @@ INSTALLED = pytest.mark.skipif(not outside.is_installed(),
 def run():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DISCREPANCY_OUTPUTS", str(ROOT / "outputs"))
-        if not RunFolder("toy", "smoke", "tr_s").best.exists():
-            pytest.skip("no trained toy Tr-S: make demo")
+        shipped("tr_s")
         yield load_run(load_config("tr_s"))
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 import papermill
 import pytest
 import torch
+from made_up import committed
 
 from lib import distillation, subword
 from lib.batching import collate
@@ -25,7 +26,7 @@ from lib.distillation.alignment import complexity
 from lib.errors import CheckpointError, ConfigError, DataError
 from lib.evaluation.scoring import load_run
 from lib.models import build
-from lib.paths import NOTEBOOKS, ROOT
+from lib.paths import NOTEBOOKS
 from lib.runs import run_folder
 from lib.synthetic import ToyTask
 from lib.task import Task
@@ -108,11 +109,6 @@ def test_a_student_trains_on_it(config):
     assert task.train.lines.tolist() == kept
 
 
-def forget(folder) -> None:
-    """Remove a set and its shards."""
-    shutil.rmtree(folder.path)
-
-
 def interrupted_after(shards: int, monkeypatch):
     """Make the next distillation die once so many shards are written."""
     write, count = distillation.write_bytes, iter(range(shards))
@@ -129,7 +125,7 @@ def interrupted_after(shards: int, monkeypatch):
 def test_going_on_gives_the_files_of_an_uninterrupted_run(config, monkeypatch, shards):
     distil(config, progress=False)
     whole = files_of(config)
-    forget(distilled_set(config))
+    shutil.rmtree(distilled_set(config).path)
     with monkeypatch.context() as patch:
         interrupted_after(shards, patch)
         with pytest.raises(KeyboardInterrupt):
@@ -158,7 +154,7 @@ def up_to_a_shard(config) -> None:
 def test_going_on_after_kill_9(config):
     distil(config, progress=False)
     whole, folder = files_of(config), distilled_set(config)
-    forget(folder)
+    shutil.rmtree(folder.path)
     process = multiprocessing.get_context("fork").Process(target=up_to_a_shard, args=(config,))
     process.start()
     while not any(folder.path.rglob("*.json.gz")) and process.is_alive():
@@ -284,12 +280,7 @@ def test_mistakes_are_named(config):
 
 def test_the_notebook_previews_with_the_shipped_teacher(isolated):
     """What it says is what metrics.json says, and the picture's points lie beside it."""
-    shipped = ROOT / "outputs/runs/toy/smoke/tr_s/raw/s1/checkpoints/best.pt"
-    if not shipped.exists():
-        pytest.skip("no committed teacher on toy/smoke: make demo")
-    folder = isolated / "outputs/runs/toy/smoke/tr_s/raw/s1/checkpoints"
-    folder.mkdir(parents=True)
-    shutil.copy(shipped, folder)
+    committed("tr_s")
     book = papermill.execute_notebook(
         NOTEBOOKS / "09_distillation.ipynb", isolated / "out.ipynb", {"lines": 150},
         cwd=isolated, kernel_name="python3", progress_bar=False)

@@ -2,14 +2,13 @@
 
 import json
 import math
-import shutil
 
 import nbformat
 import numpy as np
 import pandas as pd
 import papermill
 import pytest
-from made_up import made_up_run
+from made_up import committed, made_up_run
 
 from analysis import likelihood_audit as module
 from analysis.likelihood_audit import (
@@ -22,7 +21,7 @@ from analysis.likelihood_audit import (
 )
 from analysis.style import COLOURS, GREY
 from lib.errors import DataError
-from lib.paths import NOTEBOOKS, ROOT
+from lib.paths import NOTEBOOKS
 from lib.runs import RunFolder
 
 
@@ -176,11 +175,7 @@ def test_no_run_at_all_names_the_commands(isolated):
 def test_notebook_audits_what_has_no_audit(isolated):
     """The shipped Tr-S and Ga-B without any audit: 06 computes one, and shows and writes it."""
     for model in ("tr_s", "ga_b"):
-        source = ROOT / "outputs" / "runs" / "toy" / "smoke" / model / "raw" / "s1"
-        if not (source / "checkpoints" / "best.pt").exists():
-            pytest.skip(f"no committed run of {model} on toy/smoke: make demo")
-        folder = RunFolder("toy", "smoke", model).path
-        shutil.copytree(source, folder, ignore=shutil.ignore_patterns("audit.*", "*.ipynb"))
+        committed(model, "audit.*", "*.ipynb")
     executed = isolated / "06.ipynb"
     papermill.execute_notebook(
         NOTEBOOKS / "06_likelihood_audit.ipynb", executed, cwd=isolated, progress_bar=False,

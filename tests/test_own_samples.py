@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from all_orders import exact_log_prob
+from made_up import committed
 from tiny import (
     AUTOREGRESSIVE,
     CTC,
@@ -37,7 +37,6 @@ from lib.evaluation.own_samples import (
 )
 from lib.evaluation.scoring import TrainedRun
 from lib.likelihood import iw_bound
-from lib.paths import ROOT
 from lib.runs import RunFolder
 from lib.subword import EOS, PAD
 from lib.task import Task
@@ -162,17 +161,11 @@ SMALL = SampleSettings(sentences=5, samples=3, importance=2)
 
 
 @pytest.fixture
-def shipped(tmp_path, monkeypatch):
-    """The committed Tr-S and Tr-B without their samples; skips where there are none."""
-    configs = [load_config("tr_s"), load_config("tr_b")]
-    for config in configs:
-        there = ROOT / "outputs" / "runs" / "toy" / "smoke" / config.model / "raw" / "s1"
-        if not (there / "checkpoints" / "best.pt").exists():
-            pytest.skip("no committed run of tr_s and tr_b on toy/smoke: make demo")
-        shutil.copytree(there, tmp_path / "runs/toy/smoke" / config.model / "raw/s1",
-                        ignore=shutil.ignore_patterns("*samples*"))
-    monkeypatch.setenv("DISCREPANCY_OUTPUTS", str(tmp_path))
-    return configs
+def shipped(isolated):
+    """The committed Tr-S and Tr-B without their samples; their configurations."""
+    for model in ("tr_s", "tr_b"):
+        committed(model, "*samples*")
+    return [load_config("tr_s"), load_config("tr_b")]
 
 
 def test_samples_are_drawn_once(shipped, monkeypatch):

@@ -1,19 +1,18 @@
 """Temperatures: what they change in each family, how they are fitted, and what is kept of them."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
 import torch
+from made_up import committed
 from tiny import AUTOREGRESSIVE, DAG, FAMILIES, batch_of, model_of, ragged, sources_of
 
 from lib.config import load_config
 from lib.errors import DataError
 from lib.evaluation import temperature as module
 from lib.evaluation.scoring import load_run
-from lib.paths import ROOT
-from lib.runs import CALIBRATED, RunFolder
+from lib.runs import RunFolder
 from lib.task import Task
 from lib.training.validation import translate
 
@@ -82,11 +81,7 @@ def test_parallel_search_does_not_see_the_temperature(model, setting):
 
 def test_a_run_is_scored_at_its_temperature_once(isolated, monkeypatch):
     """On the shipped weights: the better dev LL, likelihoods at the temperature."""
-    run = RunFolder("toy", "smoke", "na_b")
-    shutil.copytree(ROOT / "outputs" / "runs" / "toy/smoke/na_b/raw/s1", run.path)
-    for kept in (run.calibration, *(run.path / name for name in CALIBRATED.values())):
-        kept.unlink(missing_ok=True)
-    run.sentences_ll.unlink(missing_ok=True)
+    run = committed("na_b", "calibrat*", "sentences_ll.csv")
     config = load_config("na_b", "toy", "smoke")
     module.complete([config, load_config("tr_s", "toy", "smoke")], progress=False)
     content = json.loads(run.calibration.read_text())

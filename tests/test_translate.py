@@ -7,18 +7,14 @@ import sys
 
 import numpy as np
 import pytest
+from made_up import shipped
 
 from lib import translate as command
 from lib.config import load_config
 from lib.errors import CheckpointError, ConfigError, DataError
 from lib.evaluation.scoring import load_run
 from lib.paths import ROOT
-from lib.runs import RunFolder
 from lib.training.validation import translate
-
-shipped = pytest.mark.skipif(
-    not (ROOT / "outputs/runs/toy/smoke/ga_b/raw/s1/checkpoints/best.pt").exists(),
-    reason="no trained toy Ga-B: make demo")
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +26,7 @@ def outputs():
 
 @pytest.fixture(scope="module")
 def run(outputs):
-    if not RunFolder("toy", "smoke", "ga_b").best.exists():
-        pytest.skip("no trained toy Ga-B: make demo")
+    shipped("ga_b")
     return load_run(load_config("ga_b"))
 
 
@@ -48,7 +43,6 @@ def start(*arguments: str, lines: int = 0, stdin=subprocess.PIPE, env=None) -> s
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
 
 
-@shipped
 def test_a_line_out_for_each_line_in(run, tmp_path):
     lines = run.task.sources("test")[:30]
     text = "\n".join([*lines[:10], "", *lines[10:], "   ", lines[0]])  # no end of the last line
@@ -69,7 +63,6 @@ def test_a_line_out_for_each_line_in(run, tmp_path):
     assert found == [*expected[:10], "", *expected[10:], "", expected[0]]
 
 
-@shipped
 def test_a_reader_that_leaves_is_told_in_one_line(run):
     process = start("--decoding", "k0", lines=1)
     process.stdin.write("\n".join(run.task.sources("test")[:200]).encode())
@@ -82,7 +75,7 @@ def test_a_reader_that_leaves_is_told_in_one_line(run):
     assert errors == "stopped: whatever read the translations has closed (broken pipe)\n"
 
 
-@shipped
+@pytest.mark.usefixtures("run")
 def test_latin1_is_named_with_its_line():
     process = start()
     out, errors = process.communicate("ein\nHäuser\n".encode("latin1"), timeout=120)
