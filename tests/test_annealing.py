@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from tiny import mean_and_error
 from torch.distributions import MultivariateNormal
 
 from lib.distributions import DiagonalGaussian
@@ -75,10 +76,6 @@ def both(model, shift, widening, settings, seeds=None):
     step_size = tune_step_sizes(path, settings, seeds)
     return (forward_annealing(path, settings, step_size, seeds),
             reverse_annealing(path, settings, step_size, seeds, model.z))
-
-
-def mean_and_error(x):
-    return float(x.mean()), float(x.std() / math.sqrt(x.numel()))
 
 
 # The estimate --------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny import close
 from torch import nn
 
 from lib.distributions import standard_normal_log_prob
@@ -70,10 +71,6 @@ def states():
 def conditions(model, mask=MASK, source=None, source_mask=SOURCE_MASK):
     source = states() if source is None else source
     return model.conditions(model.source(source), source_mask, mask)
-
-
-def close(a, b, tolerance=1e-9):
-    torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
 
 
 def jacobian_slogdet(function, z, row, mask):

@@ -14,6 +14,7 @@ from tiny import (
     model_of,
     ragged,
     sources_of,
+    with_actnorms,
 )
 
 from lib import runtime
@@ -24,7 +25,6 @@ from lib.decoding.frozen import Product, freeze
 from lib.decoding.refinement import refine
 from lib.decoding.search import beam_search, greedy
 from lib.errors import ConfigError
-from lib.flows import ActNorm
 
 VOCABULARY = 11
 FAMILIES = pytest.mark.parametrize(
@@ -36,16 +36,6 @@ LATENT = pytest.mark.parametrize("architecture", [GAUSSIAN, FLOW], ids=["gaussia
 @pytest.fixture
 def sources():
     return sources_of([source for source, _ in ragged(9, VOCABULARY)])
-
-
-def with_actnorms(architecture) -> torch.nn.Module:
-    """A model none of whose actnorms is the identity."""
-    model = model_of(architecture, VOCABULARY)
-    for module in model.modules():
-        if isinstance(module, ActNorm):
-            torch.nn.init.normal_(module.log_scale, std=0.3)
-            torch.nn.init.normal_(module.b, std=0.5)
-    return model
 
 
 EXACT = pytest.mark.usefixtures("float64")  # "fp32" is the model's own precision: here 64 bits
@@ -76,7 +66,7 @@ def test_in_its_own_precision_the_searches_of_filling_models_are_the_same(archit
 @LATENT
 def test_in_its_own_precision_latents_and_logits_are_the_same(architecture, sources):
     """Prior mean, posterior mean and states, over ragged masks; the flow's folded layers too."""
-    model = with_actnorms(architecture)
+    model = with_actnorms(architecture, VOCABULARY)
     frozen = freeze(model, "fp32")
     real = torch.arange(12) < torch.tensor([4, 8, 12] * 3)[:, None]
     with torch.inference_mode():
@@ -97,7 +87,7 @@ def test_in_its_own_precision_latents_and_logits_are_the_same(architecture, sour
 @LATENT
 def test_in_its_own_precision_the_log_probabilities_are_the_same(architecture):
     """The density direction of a frozen flow is the flow's own."""
-    model = with_actnorms(architecture)
+    model = with_actnorms(architecture, VOCABULARY)
     batch = batch_of(ragged(6, VOCABULARY), 4)
     terms = [m.log_prob_terms(batch, 2, torch.Generator().manual_seed(0))
              for m in (model, freeze(model, "fp32"))]
@@ -129,7 +119,7 @@ def test_in_its_own_precision_search_finds_the_same(sources):
 @EXACT
 @LATENT
 def test_in_its_own_precision_refinement_finds_the_same(architecture, sources):
-    model = with_actnorms(architecture)
+    model = with_actnorms(architecture, VOCABULARY)
     expected = refine(model, *sources, [0, 1, 3])
     assert refine(freeze(model, "fp32"), *sources, [0, 1, 3]) == expected
     assert expected[0] != expected[3], "refinement should change something"
@@ -160,7 +150,7 @@ def test_products_without_packed_weights_are_the_same(monkeypatch):
 @FAMILIES
 def test_fewer_bits_change_few_subwords(architecture, weights, sources):
     """At random weights nearly all logits are alike; still most subwords stay."""
-    model = with_actnorms(architecture)
+    model = with_actnorms(architecture, VOCABULARY)
     with torch.no_grad():
         model.embedding.weight.mul_(4)  # clear winners, as in a trained model
     frozen = freeze(model, weights)

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, model_of, ragged, sources_of
+from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, model_of, ragged, sources_of, with_actnorms
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.given_length import never_ending
@@ -14,7 +14,6 @@ from lib.decoding.frozen import freeze
 from lib.decoding.graphs import GraphedDecoder
 from lib.decoding.search import Beams, longest_target
 from lib.errors import ConfigError, DataError
-from lib.flows import ActNorm
 from lib.layers import LONGEST, Memory
 
 VOCABULARY = 11
@@ -27,11 +26,7 @@ ASKED = pytest.mark.parametrize(("architecture", "setting"), SETTINGS,
 
 def frozen_model(architecture, weights: str = "fp32", where: str = "cpu"):
     """A frozen model none of whose actnorms is the identity."""
-    model = model_of(architecture, VOCABULARY)
-    for module in model.modules():
-        if isinstance(module, ActNorm):
-            torch.nn.init.normal_(module.log_scale, std=0.3)
-            torch.nn.init.normal_(module.b, std=0.5)
+    model = with_actnorms(architecture, VOCABULARY)
     return freeze(model.to(where), weights)
 
 

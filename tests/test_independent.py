@@ -5,9 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import INDEPENDENT, batch_of, model_of, strings
-
-from lib.config import Training
+from tiny import INDEPENDENT, batch_of, model_of, strings, training
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -18,11 +16,6 @@ PAIRS = [([3, 4], [5, 3, 4, 4, 5]), ([5], [3]), ([4, 4, 3], [4, 5, 3])]
 @pytest.fixture
 def model():
     return model_of(INDEPENDENT, 6, spread=0.3)
-
-
-def training(**changes):
-    return Training(steps=1, batch_tokens=1, learning_rate=1.0, warmup_steps=1, dropout=0.0,
-                    validate_every=1, **changes)
 
 
 def log_prob(model, batch):

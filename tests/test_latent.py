@@ -1,15 +1,15 @@
 """The latent models: loss and gradients by hand, lengths, bounds, strings that sum to one."""
 
-import math
 from dataclasses import replace
 from itertools import pairwise, product
 
 import pytest
 import torch
+from tiny import close, mean_and_error, training
 from torch.distributions import Normal, kl_divergence
 
 from lib.batching import Batch
-from lib.config import Architecture, Training
+from lib.config import Architecture
 from lib.flows import ActNorm, Coupling, InvertibleLinear
 from lib.latent import LatentModel
 from lib.likelihood import elbo, iw_bound
@@ -23,28 +23,22 @@ TARGET_TOKENS = torch.tensor([3, 6, 8])  # with one EOS; padded to 4, 8 and 8
 PADDED = torch.tensor([4, 8, 8])
 
 
-def architecture(prior, d_latent=None, **changes):
+def architecture(prior, d_latent=None):
     d_latent = d_latent or (32 if prior == "flow" else 6)
     return Architecture(
         family=prior, d_model=8, d_filter=12, heads=2, encoder_layers=1, decoder_layers=1,
-        d_latent=d_latent, posterior_layers=1, flow_steps=(1, 1, 1), flow_d_filter=12, flow_heads=2,
-        **changes)
+        d_latent=d_latent, posterior_layers=1, flow_steps=(1, 1, 1), flow_d_filter=12, flow_heads=2)
 
 
-def build(prior, size=0.2, vocabulary=VOCABULARY, **changes):
+def build(prior, size=0.2, vocabulary=VOCABULARY):
     """A model in which every parameter is away from its initial value."""
-    model = LatentModel(architecture(prior, **changes), vocabulary)
+    model = LatentModel(architecture(prior), vocabulary)
     with torch.no_grad():
         for module in model.modules():
             here = size**2 if isinstance(module, InvertibleLinear) else size
             for parameter in module.parameters(recurse=False):
                 parameter += here * torch.randn(parameter.shape)
     return model
-
-
-def training(**changes):
-    return Training(steps=1, batch_tokens=1, learning_rate=1.0, warmup_steps=1, dropout=0.0,
-                    validate_every=1, **changes)
 
 
 def batch():
@@ -71,14 +65,6 @@ def one(row):
 def copies(short, count):
     return Batch(short.source.repeat(count, 1), None, short.target.repeat(count, 1), None,
                  short.target_tokens.repeat(count), torch.arange(count))
-
-
-def close(a, b, tolerance=1e-9):
-    torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
-
-
-def mean_and_error(x):
-    return float(x.mean()), float(x.std() / math.sqrt(len(x)))
 
 
 # The loss ------------------------------------------------------------------------------------

@@ -5,15 +5,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny import close
 
 from lib.layers import Memory
 from lib.lengths import LARGEST_DIFFERENCE, LengthPredictor, source_lengths
 
 pytestmark = pytest.mark.usefixtures("float64")
-
-
-def close(a, b, tolerance=1e-9):
-    torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
 
 
 def length_predictor(source):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from tiny import mean_and_error
 from torch.distributions import MultivariateNormal
 
 from lib.likelihood import (
@@ -49,10 +50,6 @@ def terms(q, samples, repetitions):
     z = q.sample((samples, repetitions))
     log_p_y = MultivariateNormal(z @ W.T, NOISE**2 * torch.eye(3)).log_prob(X)
     return log_p_y, prior().log_prob(z), q.log_prob(z)
-
-
-def mean_and_error(x):
-    return float(x.mean()), float(x.std() / math.sqrt(len(x)))
 
 
 def test_at_the_true_posterior_every_sample_gives_the_exact_marginal():

@@ -7,10 +7,9 @@ from itertools import permutations
 import pytest
 import torch
 from all_orders import exact_log_prob
-from tiny import MASKED, batch_of, model_of, strings
+from tiny import MASKED, batch_of, model_of, strings, training
 
 from lib import masked as module
-from lib.config import Training
 from lib.likelihood import elbo, iw_bound
 from lib.masked import MaskedModel
 
@@ -18,8 +17,6 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 WORDS = [3, 4, 5]
 PAIRS = [([3, 4], [5, 3, 4, 4, 5]), ([5], [3]), ([4, 4, 3], [4, 5, 3])]
-TRAINING = Training(steps=1, batch_tokens=1, learning_rate=1.0, warmup_steps=1, dropout=0.0,
-                    validate_every=1)
 
 
 @pytest.fixture
@@ -75,7 +72,7 @@ def test_the_training_estimate_is_the_elbo_in_expectation(model):
     pair, count, times = ([3, 4], [4, 5]), 500, 40
     batch = batch_of([pair] * count, 4)
     with torch.no_grad():
-        draws = torch.stack([model.loss_terms(batch, TRAINING, 1.0)["nll"] / count
+        draws = torch.stack([model.loss_terms(batch, training(), 1.0)["nll"] / count
                              for _ in range(times)])
     expected, error = -float(over_orders(model, pair).mean()), float(draws.std()) / times**0.5
     assert error < 0.01 * expected
@@ -122,11 +119,11 @@ def test_the_loss_of_a_fixed_batch_is_the_same_and_fillers_count_nothing(model):
     losses = []
     for fixed in (False, True):
         torch.manual_seed(5)
-        losses.append(model.loss_terms(replace(batch, fixed=fixed), TRAINING, 1.0))
+        losses.append(model.loss_terms(replace(batch, fixed=fixed), training(), 1.0))
     torch.testing.assert_close(*losses)
     empty = replace(batch, fixed=True, target=batch.target * 0, target_tokens=batch.index * 0,
                     target_mask=torch.zeros_like(batch.target, dtype=torch.bool))
-    terms = model.loss_terms(empty, TRAINING, 1.0)
+    terms = model.loss_terms(empty, training(), 1.0)
     assert float(terms["loss"].detach()) == 0.0
     terms["loss"].backward()
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
@@ -137,7 +134,7 @@ def test_gradients_are_numerical_ones(model):
 
     def loss():
         torch.manual_seed(5)
-        return model.loss_terms(batch, TRAINING, 1.0)
+        return model.loss_terms(batch, training(), 1.0)
 
     loss()["loss"].backward()  # the length predictor's gradient stops before the encoder
     direction = torch.randn_like(parameter)

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from test_latent import architecture
+from tiny import close
 from torch import nn
 
-from lib.config import Architecture
 from lib.distributions import DiagonalGaussian
 from lib.flows import ActNorm, InvertibleLinear
 from lib.layers import Memory
@@ -23,15 +24,9 @@ SOURCE_MASK = torch.arange(5) < SOURCE_LENGTHS[:, None]
 LATENT = 32
 
 
-def architecture(prior):
-    return Architecture(
-        family=prior, d_model=8, d_filter=12, heads=2, encoder_layers=1, decoder_layers=1,
-        d_latent=LATENT, posterior_layers=1, flow_steps=(1, 1, 1), flow_d_filter=12, flow_heads=2)
-
-
 def build(prior):
     """A prior with every parameter away from its initial value."""
-    model = build_prior(architecture(prior), 0.0)
+    model = build_prior(architecture(prior, LATENT), 0.0)
     with torch.no_grad():
         for module in model.modules():  # a product of triangles is soon ill-conditioned
             size = 0.05 if isinstance(module, InvertibleLinear) else 0.2
@@ -45,12 +40,8 @@ def memory():
     return Memory(states, SOURCE_MASK)
 
 
-def close(a, b, tolerance=1e-9):
-    torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
-
-
 def test_build_prior_gives_that_of_the_family():
-    kinds = [type(build_prior(architecture(prior), 0.0)) for prior in PRIORS]
+    kinds = [type(build_prior(architecture(prior, LATENT), 0.0)) for prior in PRIORS]
     assert kinds == [GaussianPrior, FlowPrior]
 
 

@@ -6,9 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import CTC, DAG, batch_of, model_of, tokenised
+from tiny import CTC, DAG, batch_of, model_of, tokenised, training
 
-from lib.config import Training
 from lib.ctc import CtcModel
 from lib.dag import DagModel
 from lib.errors import ConfigError
@@ -21,11 +20,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 PAIRS = [([3, 4], [5, 3, 4]), ([5, 4, 3], [3, 3]), ([4], [4, 4, 4, 4]), ([3], [])]
 GRAPH, FRAMES = replace(DAG, upsampling=2), replace(CTC, upsampling=2)
 BOTH = pytest.mark.parametrize("architecture", [GRAPH, FRAMES], ids=lambda a: a.family)
-
-
-def training(**changes):
-    return Training(steps=1, batch_tokens=1, learning_rate=1.0, warmup_steps=1, dropout=0.0,
-                    validate_every=1, **{"objective": "marginal", **changes})
+MARGINAL = training(objective="marginal")
 
 
 @BOTH
@@ -65,7 +60,7 @@ def test_the_loss_leaves_impossible_pairs_out_and_counts_them(architecture):
     found = model.log_prob_terms(batch)
     assert (found.log_p_y[0] == -math.inf).tolist() == [False, False, True, False]
     assert not found.log_p_length.any()
-    terms = model.loss_terms(batch, training(), 1.0)
+    terms = model.loss_terms(batch, MARGINAL, 1.0)
     torch.testing.assert_close(terms["loss"], -found.log_p_y[0, [0, 1, 3]].sum())
     torch.testing.assert_close(terms["nll"], terms["loss"])
     assert int(terms["impossible"]) == 1 and int(terms["tokens"]) == 13
@@ -76,13 +71,13 @@ def test_the_loss_leaves_impossible_pairs_out_and_counts_them(architecture):
 @BOTH
 def test_filler_rows_count_nothing(architecture):
     model, batch = model_of(architecture, 6), batch_of(PAIRS[:2])
-    alone = model.loss_terms(batch, training(), 1.0)
+    alone = model.loss_terms(batch, MARGINAL, 1.0)
     source = torch.cat([batch.source, torch.tensor([[EOS, 0, 0, 0]])])
     target = torch.cat([batch.target, torch.zeros_like(batch.target[:1])])
     filled = replace(batch, fixed=True, source=source, source_mask=source != 0, target=target,
                      target_mask=target != 0, index=torch.arange(3),
                      target_tokens=torch.cat([batch.target_tokens, torch.zeros(1).long()]))
-    found = model.loss_terms(filled, training(), 1.0)
+    found = model.loss_terms(filled, MARGINAL, 1.0)
     torch.testing.assert_close(found, alone)
 
 
@@ -108,7 +103,7 @@ def test_gradients_are_numerical_ones(architecture, objective):
 
 def test_the_best_path_is_no_more_probable_than_all():
     model, batch = model_of(GRAPH, 6), batch_of(PAIRS)
-    marginal = model.loss_terms(batch, training(), 1.0)
+    marginal = model.loss_terms(batch, MARGINAL, 1.0)
     log_prob = model.path_sums(model.encode(batch.source, batch.source_mask), batch)
     best, every = log_prob(best=True), log_prob()
     possible = every > -math.inf
@@ -126,7 +121,7 @@ def test_the_weight_of_its_kl_goes_from_all_paths_to_the_best_one():
     model, batch = model_of(GRAPH, 6), batch_of(PAIRS)
     settings = training(objective="best_path")
     none, half, full = (model.loss_terms(batch, settings, weight) for weight in (0.0, 0.5, 1.0))
-    torch.testing.assert_close(none, model.loss_terms(batch, training(), 0.7))
+    torch.testing.assert_close(none, model.loss_terms(batch, MARGINAL, 0.7))
     assert "kl" not in none
     torch.testing.assert_close(half["loss"], (none["loss"] + full["loss"]) / 2)
 
@@ -135,7 +130,7 @@ def test_the_weight_of_its_kl_goes_from_all_paths_to_the_best_one():
 def test_the_sum_is_in_fp64_where_no_gradient_is_taken(architecture):
     model, batch = model_of(architecture, 6).float(), batch_of(PAIRS[:2])
     assert model.log_prob_terms(batch).log_p_y.dtype == torch.float64
-    assert model.loss_terms(batch, training(), 1.0)["loss"].dtype == torch.float32
+    assert model.loss_terms(batch, MARGINAL, 1.0)["loss"].dtype == torch.float32
 
 
 # Corpora -------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
-"""Tiny models and batches that several test modules share."""
+"""Tiny models and batches that several test modules share, and how their numbers are compared."""
 
+import math
 from dataclasses import replace
 from itertools import product
 
@@ -7,7 +8,8 @@ import numpy as np
 import torch
 
 from lib.batching import Batch, Tokenised, collate
-from lib.config import Architecture
+from lib.config import Architecture, Training
+from lib.flows import ActNorm
 from lib.models import build
 from lib.subword import EOS, PAD
 
@@ -35,6 +37,22 @@ def model_of(architecture: Architecture, vocabulary: int, spread: float = 0.2) -
         for parameter in model.parameters():
             parameter.add_(spread * torch.randn_like(parameter))
     return model
+
+
+def with_actnorms(architecture: Architecture, vocabulary: int) -> torch.nn.Module:
+    """`model_of`, none of its actnorms the identity."""
+    model = model_of(architecture, vocabulary)
+    for module in model.modules():
+        if isinstance(module, ActNorm):
+            torch.nn.init.normal_(module.log_scale, std=0.3)
+            torch.nn.init.normal_(module.b, std=0.5)
+    return model
+
+
+def training(**changes) -> Training:
+    """Settings of a loss: without dropout, smoothing or penalties unless asked for."""
+    return Training(steps=1, batch_tokens=1, learning_rate=1.0, warmup_steps=1, dropout=0.0,
+                    validate_every=1, **changes)
 
 
 def near_lengths(model: torch.nn.Module, differences: range = range(-3, 4)) -> torch.nn.Module:
@@ -75,3 +93,13 @@ def sources_of(rows: list[list[int]], width: int = 0) -> tuple[torch.Tensor, tor
         ids[place, :len(row) + 1] = torch.tensor([*row, EOS])
     mask = torch.arange(width) < torch.tensor([len(row) + 1 for row in rows])[:, None]
     return ids, None if bool(mask.all()) else mask
+
+
+def close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-9) -> None:
+    """Refuse numbers that differ by more."""
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
+
+
+def mean_and_error(x: torch.Tensor) -> tuple[float, float]:
+    """The mean of draws and its standard error."""
+    return float(x.mean()), float(x.std() / math.sqrt(x.numel()))
