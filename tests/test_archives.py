@@ -3,14 +3,13 @@
 import gzip
 import hashlib
 import http.server
-import io
 import json
 import os
-import tarfile
 import threading
 from pathlib import Path
 
 import pytest
+from test_corpora import tgz
 
 from lib.corpora import archives
 from lib.corpora.archives import Remote, fetch, members
@@ -21,16 +20,6 @@ CONTENT = b"one\ntwo\n" * 1000
 
 def sha256(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
-
-
-def tgz(files: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""The table of models: published sizes, one protocol, and starting from a trained Transformer."""
+"""The table of models: one size and protocol, and starting from a trained Transformer."""
 
 import pytest
 import torch
@@ -8,20 +8,10 @@ from lib.config import MODELS, load_config
 from lib.decoding import hypotheses
 from lib.models import build, count_parameters, start_from
 
-PUBLISHED = {"tr_s": 17e6, "tr_b": 60e6, "tr_l": 208e6, "ga_b": 75e6, "ga_l": 95e6, "fl_b": 75e6}
-
 EVERY = pytest.mark.parametrize("architecture", FAMILIES, ids=lambda a: a.family)
 PARTS = {"gaussian": {"reconstruction", "kl", "length"}, "flow": {"reconstruction", "kl", "length"},
          "independent": {"nll", "length"}, "masked": {"nll", "length"},
          "dag": {"nll", "impossible"}, "ctc": {"nll", "impossible"}}
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_parameters_are_those_published(name):
-    """Within 10%, with the 32,000 subwords of WMT."""
-    with torch.device("meta"):
-        model = build(load_config(name, "wmt14_en_de", "paper").architecture, 32_000)
-    assert count_parameters(model) == pytest.approx(PUBLISHED[name], rel=0.1)
 
 
 @pytest.mark.parametrize(("dataset", "scale", "vocabulary"), [
