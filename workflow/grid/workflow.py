@@ -33,9 +33,8 @@ from lib.likelihood.accounting import accounting_named
 from lib.paths import NOTEBOOKS, ROOT, TEACHER_SEED, DistilledFolder, cache_root, outputs_root
 from lib.runs import RunFolder
 
-__all__ = ["SMALL", "Grid", "shown", "working_folder"]
+__all__ = ["Grid", "shown", "working_folder"]
 
-SMALL = ("tr_s", "ga_b", "fl_s")  # the smallest model of each family
 DRAWN = ("ga_b", "fl_b")  # the default of 04_latent_space
 CROSSED = {"na_b", "da_b", "ct_b", "md_b"}  # what crosses the decoder with the objective
 
