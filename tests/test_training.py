@@ -138,24 +138,28 @@ def test_many_interruptions_in_one_run(monkeypatch, isolated):
     assert log == expected
 
 
+def interrupt(monkeypatch, owner, name: str, when: int) -> None:
+    """Ctrl-C at that call of a function."""
+    real, calls = getattr(owner, name), []
+
+    def interrupting(*arguments, **named):
+        calls.append(1)
+        if len(calls) == when:
+            raise KeyboardInterrupt
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(owner, name, interrupting)
+
+
 @pytest.mark.parametrize("place", ["backward", "validate", "save", "history"])
 def test_interrupted_inside_a_step_or_a_validation(place, monkeypatch, isolated):
     """Ctrl-C can come anywhere: between the best checkpoint and the last one, too."""
     config, expected, log = small("ga_b"), {}, {}
     whole = run(config, expected)
     elsewhere(monkeypatch, isolated, "other")
-    owner, name = {
-        "backward": (torch.nn.utils, "clip_grad_norm_"), "validate": (training, "dev_scores"),
-        "save": (Trainer, "save"), "history": (Trainer, "_write_history")}[place]
-    real, calls = getattr(owner, name), []
-
-    def interrupting(*arguments, **named):
-        calls.append(1)
-        if len(calls) == (8 if place == "backward" else 3):
-            raise KeyboardInterrupt
-        return real(*arguments, **named)
-
-    monkeypatch.setattr(owner, name, interrupting)
+    interrupt(monkeypatch, *{
+        "backward": (torch.nn.utils, "clip_grad_norm_", 8), "validate": (training, "dev_scores", 3),
+        "save": (Trainer, "save", 3), "history": (Trainer, "_write_history", 3)}[place])
     with pytest.raises(KeyboardInterrupt):
         run(config, log)
     assert_same_run(whole, run(config, log))
@@ -168,17 +172,9 @@ def test_the_same_trainer_goes_on_after_an_interruption(place, monkeypatch, isol
     config, expected, log = small("ga_b"), {}, {}
     whole = run(config, expected)
     elsewhere(monkeypatch, isolated, "other")
-    owner, name = (training, "dev_scores") if place == "validation" else (
-        torch.nn.utils, "clip_grad_norm_")
-    real, calls, when = getattr(owner, name), [], {"step": 8, "last step": 12, "validation": 3}
-
-    def interrupting(*arguments, **named):
-        calls.append(1)
-        if len(calls) == when[place]:
-            raise KeyboardInterrupt
-        return real(*arguments, **named)
-
-    monkeypatch.setattr(owner, name, interrupting)
+    interrupt(monkeypatch, *{
+        "step": (torch.nn.utils, "clip_grad_norm_", 8), "validation": (training, "dev_scores", 3),
+        "last step": (torch.nn.utils, "clip_grad_norm_", 12)}[place])
     trainer = Recorder(config, log)
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
@@ -413,11 +409,6 @@ def test_between_equal_bleu_the_better_likelihood_is_kept(monkeypatch):
     trainer = run(small("tr_s"), {})
     assert checkpoints.load(trainer.folder.best, "")["step"] == 6
     assert (trainer.best_row()["step"], trainer.best_bleu) == (6, 0.0)
-
-
-def test_better_likelihood_at_equal_bleu_is_no_loss_of_patience(monkeypatch):
-    scores_are(monkeypatch, [(0.0, -9.0), (0.0, -8.0), (0.0, -7.0), (0.0, -7.5)])
-    assert run(small("tr_s", patience=1), {}).step == 12
 
 
 def test_the_best_by_bleu_and_the_best_by_likelihood_are_kept(monkeypatch):
