@@ -9,16 +9,16 @@ from matplotlib.text import Annotation, Text
 
 from analysis import scatter, significance, style
 from analysis.resampling import Resamples
+from lib.config import family_of
 from lib.errors import ConfigError
 
-FAMILY = {"tr": "autoregressive", "ga": "gaussian", "fl": "flow"}
 POINTS = {"tr_s": (30, -2.0), "tr_b": (33, -1.8), "tr_l": (33.5, -1.78), "ga_b": (26, -2.4),
           "ga_l": (26.3, -2.38), "fl_s": (20, -1.7), "fl_b": (22, -1.55), "fl_l": (22.3, -1.56)}
 
 
 def frame(models=tuple(POINTS), data=("raw", "distilled")):
     return pd.DataFrame([{
-        "dataset": "toy", "scale": "smoke", "model": model, "family": FAMILY[model[:2]],
+        "dataset": "toy", "scale": "smoke", "model": model, "family": family_of(model),
         "train_data": kind, "seed": 1, "bleu": POINTS[model][0] + 2.0 * (kind != "raw"),
         "lines": 1000, "strict": POINTS[model][1] - 0.4 * (kind != "raw"), "strict_error": 0.02,
         "bits_per_char": -POINTS[model][1], "bits_per_char_error": 0.01,

@@ -14,13 +14,13 @@ from analysis import significance, systems
 from analysis.resampling import Resamples, resample_runs
 from analysis.tables import markdown
 from lib.bleu import RESAMPLES
+from lib.config import family_of
 
 
 def frame(rows):
     """(model, train_data, seed, BLEU, strict LL) a run."""
-    family = {"tr": "autoregressive", "ga": "gaussian", "fl": "flow"}
     return pd.DataFrame([{
-        "dataset": "toy", "scale": "smoke", "model": model, "family": family[model[:2]],
+        "dataset": "toy", "scale": "smoke", "model": model, "family": family_of(model),
         "train_data": data, "seed": seed, "parameters": 1, "setting": "k4", "bleu": bleu,
         "lines": 1000, "strict": ll, "strict_error": 0.01 * seed, "path": f"{model}{data}{seed}",
     } for model, data, seed, bleu, ll in rows])
