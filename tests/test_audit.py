@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from closed_form import ParityModel
 from made_up import committed
+from tiny import FLOW, GAUSSIAN, batch_of, model_of, ragged
 
 from lib.config import load_config
 from lib.errors import ConfigError, DataError
@@ -30,8 +32,6 @@ from lib.likelihood.annealing import (
 )
 from lib.runs import RunFolder
 from lib.task import Task
-from tests.closed_form import ParityModel
-from tests.tiny import FLOW, GAUSSIAN, batch_of, model_of, ragged
 
 SMALL = AuditSettings(sentences=6, samples=20, annealing=Annealing(3, 2, 1))
 KINDS = {"gaussian": GAUSSIAN, "flow": FLOW}

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from closed_form import ParityModel
+from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, batch_of, model_of, ragged, tokenised
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -26,8 +28,6 @@ from lib.evaluation.scoring import (
 from lib.likelihood.accounting import ACCOUNTINGS, ratio_of_sums
 from lib.runs import run_folder
 from lib.task import Task
-from tests.closed_form import ParityModel
-from tests.tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, batch_of, model_of, ragged, tokenised
 
 VOCABULARY = 11
 
