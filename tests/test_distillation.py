@@ -11,10 +11,10 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
-import papermill
 import pytest
 import torch
 from made_up import committed
+from test_notebooks import execute, printed
 
 from lib import distillation, subword
 from lib.batching import collate
@@ -26,7 +26,6 @@ from lib.distillation.alignment import complexity
 from lib.errors import CheckpointError, ConfigError, DataError
 from lib.evaluation.scoring import load_run
 from lib.models import build
-from lib.paths import NOTEBOOKS
 from lib.runs import run_folder
 from lib.synthetic import ToyTask
 from lib.task import Task
@@ -281,11 +280,7 @@ def test_mistakes_are_named(config):
 def test_the_notebook_previews_with_the_shipped_teacher(isolated):
     """What it says is what metrics.json says, and the picture's points lie beside it."""
     committed("tr_s")
-    book = papermill.execute_notebook(
-        NOTEBOOKS / "09_distillation.ipynb", isolated / "out.ipynb", {"lines": 150},
-        cwd=isolated, kernel_name="python3", progress_bar=False)
-    said = "".join(o["data"].get("text/markdown", "") for cell in book.cells
-                   for o in cell.get("outputs", []) if "data" in o)
+    said = printed(execute(isolated, "09_distillation", lines=150))
     metrics = json.loads(distilled_set(load_config("tr_s"), 150).metrics.read_text())
     assert metrics["pairs"] == 150 and "This is a preview" in said
     assert f"differs from the reference in {1 - metrics['identical']:.0%} of the lines" in said
