@@ -3,8 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chisquare
-from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, batch_of, model_of, ragged, sources_of
+from tiny import (
+    AUTOREGRESSIVE,
+    FLOW,
+    GAUSSIAN,
+    LATENT,
+    batch_of,
+    drawn_as_often,
+    model_of,
+    ragged,
+    sources_of,
+)
 
 from lib.decoding import candidates
 from lib.decoding.refinement import refine, trace
@@ -13,7 +22,6 @@ from lib.noise import sentence_generator
 from lib.subword import BOS, EOS, PAD
 
 VOCABULARY = 8
-LATENT = pytest.mark.parametrize("architecture", [GAUSSIAN, FLOW], ids=["gaussian", "flow"])
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -237,17 +245,6 @@ def only_words(architecture=GAUSSIAN, vocabulary=6) -> torch.nn.Module:
     return model
 
 
-def agrees(observed: list[int], probs: torch.Tensor) -> bool:
-    """Whether classes are drawn as often as they should be, the rare ones taken together."""
-    counts = np.bincount(observed, minlength=len(probs))
-    ideal = probs.double().numpy() / float(probs.sum()) * len(observed)
-    rare = ideal < 5
-    if rare.any():
-        counts = np.append(counts[~rare], counts[rare].sum())
-        ideal = np.append(ideal[~rare], ideal[rare].sum())
-    return chisquare(counts, ideal, sum_check=False).pvalue > 1e-3
-
-
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 @torch.no_grad()
 def test_lengths_and_subwords_are_drawn_by_their_probabilities(temperature):
@@ -257,14 +254,16 @@ def test_lengths_and_subwords_are_drawn_by_their_probabilities(temperature):
     rows = candidates.ancestral(model, *sources_of([source]), 3000, temperature)[0]
     log_p_length = torch.tensor(list(by_length(model, source).values()))
     lengths = [len(row) for row in rows]
-    assert agrees([n // 4 - 1 for n in lengths], (log_p_length / temperature).softmax(0))
+    expected = len(rows) * (log_p_length / temperature).softmax(0)
+    drawn_as_often(np.bincount([n // 4 - 1 for n in lengths], minlength=len(expected)), expected,
+                   classes=2)
     memory = model.encode(*sources_of([source]))
     states = model.decode(torch.zeros(1, 4, 32), memory, None).states
     probs = ((states @ model.embedding.weight.T)[0] / temperature).softmax(-1)
     short = [row for row in rows if len(row) == 4]
     assert len(short) > 500
-    pairs = (probs[1][:, None] * probs[3]).flatten()  # two positions: independent given z
-    assert agrees([row[1] * 6 + row[3] for row in short], pairs)
+    pairs = len(short) * (probs[1][:, None] * probs[3]).flatten()  # independent given z
+    drawn_as_often(np.bincount([row[1] * 6 + row[3] for row in short], minlength=len(pairs)), pairs)
 
 
 @LATENT

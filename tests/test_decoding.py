@@ -12,6 +12,7 @@ from tiny import (
     GAUSSIAN,
     INDEPENDENT,
     MASKED,
+    Numbers,
     batch_of,
     model_of,
     near_lengths,
@@ -55,14 +56,6 @@ def test_settings_of_a_latent_model(sources):
     assert list(found) == ["k2", "k0"]
     expected = refine(model, *sources_of(sources), [0, 2])
     assert found == {"k0": expected[0], "k2": expected[2]}
-
-
-class Numbers:
-    """A vocabulary whose lines are the subwords' numbers."""
-
-    @staticmethod
-    def decode(ids):
-        return [" ".join(map(str, row)) for row in ids]
 
 
 STEPWISE = ["greedy", "beam3", "sample", "sample@0.7", "nucleus0.8", "nucleus0.8@0.7", "mbr4-chrf",

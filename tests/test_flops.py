@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import AUTOREGRESSIVE, FAMILIES, FLOW, tokenised
+from tiny import AUTOREGRESSIVE, EVERY, FLOW, tokenised
 
 from lib.batching import training_batches
 from lib.config import load_config
@@ -37,7 +37,7 @@ def test_a_transformer_by_hand():
     assert training_flops(config_of(a), DATA, VOCABULARY) == pytest.approx(by_hand, rel=0.02)
 
 
-@pytest.mark.parametrize("architecture", FAMILIES, ids=lambda a: a.family)
+@EVERY
 def test_every_family_is_counted_and_draws_nothing(architecture):
     config, before = config_of(architecture), torch.get_rng_state()
     found = training_flops(config, DATA, VOCABULARY)

@@ -6,9 +6,9 @@ from tiny import (
     AUTOREGRESSIVE,
     CTC,
     DAG,
-    FLOW,
-    GAUSSIAN,
+    EVERY,
     INDEPENDENT,
+    LATENT,
     MASKED,
     batch_of,
     model_of,
@@ -27,10 +27,6 @@ from lib.decoding.search import beam_search, greedy
 from lib.errors import ConfigError
 
 VOCABULARY = 11
-FAMILIES = pytest.mark.parametrize(
-    "architecture", [AUTOREGRESSIVE, GAUSSIAN, FLOW, INDEPENDENT, DAG, CTC, MASKED],
-    ids=lambda a: a.family)
-LATENT = pytest.mark.parametrize("architecture", [GAUSSIAN, FLOW], ids=["gaussian", "flow"])
 
 
 @pytest.fixture
@@ -42,7 +38,7 @@ EXACT = pytest.mark.usefixtures("float64")  # "fp32" is the model's own precisio
 
 
 @EXACT
-@FAMILIES
+@EVERY
 def test_in_its_own_precision_the_encoded_source_is_the_same(architecture, sources):
     model = model_of(architecture, VOCABULARY)
     with torch.inference_mode():
@@ -147,7 +143,7 @@ def test_products_without_packed_weights_are_the_same(monkeypatch):
 
 
 @pytest.mark.parametrize("weights", ["bf16", "int8"])
-@FAMILIES
+@EVERY
 def test_fewer_bits_change_few_subwords(architecture, weights, sources):
     """At random weights nearly all logits are alike; still most subwords stay."""
     model = with_actnorms(architecture, VOCABULARY)
@@ -179,7 +175,7 @@ def test_both_forms_of_attention_agree(batch, monkeypatch):
     torch.testing.assert_close(inference._attend(q, k, v, bias), one, atol=3e-2, rtol=3e-2)
 
 
-@FAMILIES
+@EVERY
 def test_the_model_itself_stays_as_it_is(architecture):
     model = model_of(architecture, VOCABULARY).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}

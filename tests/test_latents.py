@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, batch_of, model_of
+from tiny import AUTOREGRESSIVE, GAUSSIAN, LATENT, batch_of, model_of
 
 from lib.decoding.refinement import refine
 from lib.errors import ConfigError
@@ -20,7 +20,7 @@ def draw(architecture, samples=6, seed=0, **options):
         **options)
 
 
-@pytest.mark.parametrize("architecture", [GAUSSIAN, FLOW], ids=["gaussian", "flow"])
+@LATENT
 def test_all_kinds_have_the_references_padded_length(architecture):
     _, _, drawn = draw(architecture)
     assert tuple(drawn) == latents.KINDS
@@ -38,7 +38,7 @@ def test_samples_have_their_distributions_moments():
         assert torch.allclose(drawn[kind].std(0), expected.scale[0], rtol=0.1)
 
 
-@pytest.mark.parametrize("architecture", [GAUSSIAN, FLOW], ids=["gaussian", "flow"])
+@LATENT
 def test_delta_posterior_is_where_refinement_takes_the_priors_samples(architecture, monkeypatch):
     model = model_of(architecture, 12)
     batch = batch_of(PAIR, 4)

@@ -2,13 +2,21 @@
 
 import pytest
 import torch
-from tiny import AUTOREGRESSIVE, FAMILIES, FLOW, GAUSSIAN, batch_of, model_of, ragged, sources_of
+from tiny import (
+    AUTOREGRESSIVE,
+    EVERY,
+    GAUSSIAN,
+    LATENT,
+    batch_of,
+    model_of,
+    ragged,
+    sources_of,
+)
 
 from lib.config import MODELS, load_config
 from lib.decoding import hypotheses
 from lib.models import build, count_parameters, start_from
 
-EVERY = pytest.mark.parametrize("architecture", FAMILIES, ids=lambda a: a.family)
 PARTS = {"gaussian": {"reconstruction", "kl", "length"}, "flow": {"reconstruction", "kl", "length"},
          "independent": {"nll", "length"}, "masked": {"nll", "length"},
          "dag": {"nll", "impossible"}, "ctc": {"nll", "impossible"}}
@@ -85,7 +93,7 @@ def test_the_same_seed_builds_the_same_model(architecture):
 
 # Starting from a Transformer -----------------------------------------------------------------
 
-@pytest.mark.parametrize("architecture", [GAUSSIAN, FLOW], ids=lambda a: a.family)
+@LATENT
 def test_start_copies_the_transformers_weights_and_nothing_else(architecture):
     """The Transformer has 2 decoder layers, p(y|z,x) 2, the posterior and the Gaussian prior 1."""
     transformer, model = model_of(AUTOREGRESSIVE, 9), model_of(architecture, 9)

@@ -17,6 +17,7 @@ from tiny import (
     GAUSSIAN,
     INDEPENDENT,
     MASKED,
+    Numbers,
     batch_of,
     model_of,
     near_lengths,
@@ -45,18 +46,6 @@ SOURCES = [[3, 4], [5], [4, 4, 3]]
 SETTINGS = SampleSettings(sentences=3, samples=200, importance=4)
 
 
-class Digits:
-    """A vocabulary whose subwords are digits."""
-
-    @staticmethod
-    def decode(rows):
-        return [" ".join(map(str, row)) for row in rows]
-
-    @staticmethod
-    def encode(lines):
-        return [[int(word) for word in line.split()] for line in lines]
-
-
 def run_of(architecture, spread=0.3):
     """A tiny model of six subwords on three sources, its lengths short."""
     config = load_config("tr_s", precision="fp32")
@@ -64,7 +53,7 @@ def run_of(architecture, spread=0.3):
     if hasattr(model, "length_predictor"):
         near_lengths(model, range(-1, 2))
     task = Task(config)
-    vars(task).update({"test": tokenised([(ids, [3]) for ids in SOURCES]), "vocabulary": Digits()})
+    vars(task).update({"test": tokenised([(ids, [3]) for ids in SOURCES]), "vocabulary": Numbers()})
     return TrainedRun(config, model, task, 0, 0.0)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import FLOW, GAUSSIAN, model_of, ragged, sources_of
+from tiny import GAUSSIAN, LATENT, model_of, ragged, sources_of
 
 from lib.decoding.refinement import refine, trace
 from lib.errors import ConfigError
@@ -10,7 +10,6 @@ from lib.priors import GaussianPrior
 from lib.subword import BOS, EOS, PAD
 
 VOCABULARY = 8
-LATENT = pytest.mark.parametrize("architecture", [GAUSSIAN, FLOW], ids=["gaussian", "flow"])
 
 pytestmark = pytest.mark.usefixtures("float64")
 

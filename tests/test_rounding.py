@@ -1,9 +1,8 @@
 """Rounded copies of weights: autocast's losses and gradients."""
 
 import numpy as np
-import pytest
 import torch
-from tiny import FAMILIES, model_of, ragged, tokenised
+from tiny import EVERY, FAMILIES, model_of, ragged, tokenised
 
 from lib.batching import collate_fixed
 from lib.config import load_config
@@ -12,7 +11,7 @@ from lib.training.rounding import RoundedWeights
 SETTINGS = load_config("ga_b").training
 
 
-@pytest.mark.parametrize("architecture", FAMILIES, ids=lambda a: a.family)
+@EVERY
 def test_losses_and_gradients_are_those_of_autocast(architecture):
     """Before and after the weights move, with a parameter or two that the loss doesn't need."""
     model, data = model_of(architecture, 11), tokenised(ragged(7, 11, 9))

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from closed_form import ParityModel
-from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, batch_of, model_of, ragged, tokenised
+from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, LATENT, batch_of, model_of, ragged, tokenised
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -353,7 +353,7 @@ def peak_bytes(model, batch, samples: int, chunk: int) -> int:
     return counted.peak - 3 * sum(t.nbytes for t in (terms.log_p_y, terms.log_p_z, terms.log_q_z))
 
 
-@pytest.mark.parametrize("architecture", [GAUSSIAN, FLOW])
+@LATENT
 def test_memory_at_1000_samples_equals_that_at_50(architecture):
     model, batch = model_of(architecture, VOCABULARY), batch_of(ragged(3, VOCABULARY), 4)
     few, many = (peak_bytes(model, batch, samples, 16) for samples in (50, 1000))

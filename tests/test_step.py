@@ -9,8 +9,8 @@ import pytest
 import torch
 from test_graphs import Watch
 from test_training import Interrupted, assert_same_run, elsewhere, run, small
-from tiny import AUTOREGRESSIVE, model_of, ragged, tokenised
-from tiny import FAMILIES as EVERY
+from tiny import AUTOREGRESSIVE, EVERY, model_of, ragged, tokenised
+from tiny import FAMILIES as ARCHITECTURES
 
 from lib import training
 from lib.batching import collate, collate_fixed, padded_length, training_batches
@@ -25,9 +25,8 @@ from lib.training.step import FixedStep, Scalars, takes_fixed_shapes
 pytestmark = pytest.mark.usefixtures("isolated")
 
 FAMILIES = ("tr_s", "ga_b", "fl_s", "na_b", "da_b", "ct_b", "md_b")
-ARCHITECTURES = pytest.mark.parametrize("architecture", EVERY, ids=lambda a: a.family)
-UNDRAWN = pytest.mark.parametrize("architecture", [a for a in EVERY if a.family != "masked"],
-                                  ids=lambda a: a.family)  # shapes don't decide what is masked
+UNDRAWN = pytest.mark.parametrize(  # shapes don't decide what is masked
+    "architecture", [a for a in ARCHITECTURES if a.family != "masked"], ids=lambda a: a.family)
 EXACT = pytest.mark.usefixtures("float64")
 PLAIN = {"dropout": 0.0, "kl_start": 1, "kl_ramp": 2}  # weights 0, 0.5, 1 in three steps
 
@@ -151,7 +150,7 @@ def test_filling_up_changes_neither_loss_nor_gradient(architecture, smoothing, w
 
 
 @EXACT
-@ARCHITECTURES
+@EVERY
 def test_a_batch_of_fillers_counts_nothing(architecture):
     model, data = model_of(architecture, 11), tokenised(ragged(3, 11, 5))
     *_, empty = collate_fixed(data, np.arange(2), model.multiple, 100, 4)
@@ -200,7 +199,7 @@ def taken(model, **changes):
     return FixedStep(model, optimiser, WeightAverage(model, 0.9), settings, seed=1)
 
 
-@ARCHITECTURES
+@EVERY
 def test_the_captured_work_asks_nothing_of_the_host(architecture):
     model, data = model_of(architecture, 11), tokenised(ragged(7, 11, 9))
     stepper = taken(model.train(), prior_keeps_pace=True, posterior_penalty=0.1,
@@ -377,7 +376,7 @@ def assert_close(actual, expected, tolerance=1e-4):
 
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("error:training goes on without CUDA graphs")
-@ARCHITECTURES
+@EVERY
 def test_replayed_steps_are_plain_ones(architecture):
     """Dropout and noise included: both ways draw the same numbers."""
     actual, expected = on_gpu(architecture, True), on_gpu(architecture, False)
@@ -393,7 +392,7 @@ def test_replayed_steps_are_those_of_the_cpu(architecture):
 
 
 @pytest.mark.gpu
-@ARCHITECTURES
+@EVERY
 def test_a_replayed_step_draws_from_its_own_seed(architecture):
     """The same number gives the same loss again, another one another, and so would plain calls."""
     model, data = build(architecture, 40, 0.3).cuda(), tokenised(ragged(20, 40, 20))

@@ -1,11 +1,14 @@
 """Tiny models and batches that several test modules share, and how their numbers are compared."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
 import numpy as np
+import pytest
 import torch
+from scipy.stats import chisquare
 
 from lib.batching import Batch, Tokenised, collate
 from lib.config import Architecture, Training
@@ -22,6 +25,8 @@ DAG = replace(INDEPENDENT, family="dag", upsampling=3)
 CTC = replace(INDEPENDENT, family="ctc", upsampling=3)
 MASKED = replace(INDEPENDENT, family="masked")
 FAMILIES = [AUTOREGRESSIVE, GAUSSIAN, FLOW, INDEPENDENT, DAG, CTC, MASKED]
+EVERY = pytest.mark.parametrize("architecture", FAMILIES, ids=lambda a: a.family)
+LATENT = pytest.mark.parametrize("architecture", [GAUSSIAN, FLOW], ids=lambda a: a.family)
 
 
 def strings(words: list[int], fewest: int, most: int) -> list[list[int]]:
@@ -64,6 +69,18 @@ def near_lengths(model: torch.nn.Module, differences: range = range(-3, 4)) -> t
     return model
 
 
+class Numbers:
+    """A vocabulary whose lines are the subwords' numbers."""
+
+    @staticmethod
+    def decode(rows):
+        return [" ".join(map(str, row)) for row in rows]
+
+    @staticmethod
+    def encode(lines):
+        return [[int(word) for word in line.split()] for line in lines]
+
+
 def tokenised(pairs: list[tuple[list[int], list[int]]]) -> Tokenised:
     """A corpus of the given (source ids, target ids), without EOS."""
     sides = []
@@ -103,3 +120,17 @@ def close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-9)
 def mean_and_error(x: torch.Tensor) -> tuple[float, float]:
     """The mean of draws and its standard error."""
     return float(x.mean()), float(x.std() / math.sqrt(x.numel()))
+
+
+def drawn_as_often(observed: Sequence[int], expected: Sequence[float], classes: int = 3) -> None:
+    """Refuse draws whose classes don't come as often as expected (chi-square, p up to 0.001).
+
+    Those that are expected fewer than 5 times are taken together; `classes`: others there must be.
+    """
+    observed, expected = np.asarray(observed), np.asarray(expected)
+    assert not observed[expected == 0].any(), "outside the support"
+    common = expected >= 5
+    assert common.sum() >= classes, "the test shows little"
+    if expected[~common].any():
+        observed, expected = (np.append(x[common], x[~common].sum()) for x in (observed, expected))
+    assert chisquare(observed[expected > 0], expected[expected > 0]).pvalue > 1e-3
