@@ -1,7 +1,6 @@
 """Na: a distribution over strings, independent given the length, and its loss by hand."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -58,23 +57,6 @@ def test_the_loss_is_minus_log_prob_with_the_length_predictors_own(model):
     memory = model.encode(batch.source, batch.source_mask)
     torch.testing.assert_close(terms["length"],
                                model.length_predictor.loss(memory, batch.target_tokens))
-
-
-def test_filler_rows_count_nothing(model):
-    batch = batch_of(PAIRS, 4)
-    alone = model.loss_terms(batch_of(PAIRS[:1], 4), training(), 1.0)
-    real = torch.tensor([True, False, False])
-    source = torch.where(real[:, None], batch.source, 0)
-    source[1:, 0] = 2
-    filled = replace(batch, fixed=True, source=source, source_mask=source != 0,
-                     target=torch.where(real[:, None], batch.target, 0),
-                     target_mask=(real[:, None] & (batch.target != 0)),
-                     target_tokens=torch.where(real, batch.target_tokens, 0))
-    found = model.loss_terms(filled, training(), 1.0)
-    for name, value in alone.items():
-        torch.testing.assert_close(found[name], value)
-    found["loss"].backward()
-    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
 def test_the_padded_length_is_part_of_the_probability(model):

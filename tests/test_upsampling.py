@@ -12,7 +12,6 @@ from lib.ctc import CtcModel
 from lib.dag import DagModel
 from lib.errors import ConfigError
 from lib.layers import LONGEST
-from lib.subword import EOS
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -66,19 +65,6 @@ def test_the_loss_leaves_impossible_pairs_out_and_counts_them(architecture):
     assert int(terms["impossible"]) == 1 and int(terms["tokens"]) == 13
     terms["loss"].backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
-
-
-@BOTH
-def test_filler_rows_count_nothing(architecture):
-    model, batch = model_of(architecture, 6), batch_of(PAIRS[:2])
-    alone = model.loss_terms(batch, MARGINAL, 1.0)
-    source = torch.cat([batch.source, torch.tensor([[EOS, 0, 0, 0]])])
-    target = torch.cat([batch.target, torch.zeros_like(batch.target[:1])])
-    filled = replace(batch, fixed=True, source=source, source_mask=source != 0, target=target,
-                     target_mask=target != 0, index=torch.arange(3),
-                     target_tokens=torch.cat([batch.target_tokens, torch.zeros(1).long()]))
-    found = model.loss_terms(filled, MARGINAL, 1.0)
-    torch.testing.assert_close(found, alone)
 
 
 @pytest.mark.parametrize(("architecture", "objective"), [
