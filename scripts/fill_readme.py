@@ -30,7 +30,7 @@ COLUMNS = {
     **{f"{data}, {scale}": ("multi30k_de_en", scale, data)
        for scale in ("long", "mini") for data in ("raw", "distilled")},
     "English to German: raw, mini": ("multi30k_en_de", "mini", "raw"),
-    "TED: raw, mini": ("ted_de_en", "mini", "raw")}
+    **{f"TED: {data}, mini": ("ted_de_en", "mini", data) for data in ("raw", "distilled")}}
 """Of the table of models, and what each is of."""
 OVER = {BOTH: "", PARTLY: "¹", BORROWED: "¹", SENTENCES: "²"}
 """What a verdict's intervals are over, and its mark."""
