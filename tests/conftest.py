@@ -49,6 +49,12 @@ matplotlib.use("Agg")  # not by MPLBACKEND, which the kernels would inherit
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The option of test_readme.py."""
+    parser.addoption("--update-pages", action="store_true", help="write the numbers that results "
+                     "give into README.md and docs/, where tests/test_readme.py compares them")
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """What `--numprocesses=auto` means: one more than the cores that are ours, as tests wait for

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,9 +25,11 @@ from lib.runs import RunFolder
 PAGES = {name: (ROOT / name).read_text(encoding="utf-8")
          for name in ("README.md", "benchmarks/README.md", "docs/answer.md", "docs/departures.md")}
 WORDS = {name: " ".join(page.split()) for name, page in PAGES.items()}  # however lines are broken
-README, DEPARTURES = WORDS["README.md"], WORDS["docs/departures.md"]
+README = WORDS["README.md"]
 CLAIMS = f"{README} {WORDS['docs/answer.md']}"
 TABLES = ROOT / "outputs" / "tables"
+DEPARTURES = "docs/departures.md"
+UPDATE = "--update-pages" in sys.argv
 
 
 def test_every_table_is_what_the_committed_results_give():
@@ -69,18 +72,35 @@ def test_every_papermill_line_names_what_there_is():
 
 # ---- what is claimed by hand ----
 
-def says(claim: str, *numbers: float, page: str = CLAIMS) -> None:
-    """That the page makes a claim, and that its numbers, each a `#`, are these, to the digits that
+def says(claim: str, *numbers: float, where: Sequence[str] = ("README.md", "docs/answer.md"),
+         ) -> None:
+    """That a page makes a claim, and that its numbers, each a `#`, are these, to the digits that
     the page gives. A page that no longer makes it has to change its test as well.
+
+    With --update-pages the numbers are written into the page instead; words are checked as ever.
     """
-    claims = re.findall(claim.replace("#", r"([+−]?\d[\d,]*(?:\.\d+)?)"), page)
-    assert claims, f"the page no longer says: {claim}"
-    for found in claims:
-        texts = [text.lstrip("+").replace(",", "") for text in (
-            found if isinstance(found, tuple) else (found,))]
-        digits = [len(text.partition(".")[2]) for text in texts]
-        assert texts == [f"{number:.{of}f}".replace("-", "−")
-                         for number, of in zip(numbers, digits, strict=True)], claim
+    pattern = claim.replace(" ", r"\s+").replace("#", r"([+−]?\d[\d,]*(?:\.\d+)?)")
+    claims = [(name, found) for name in where for found in re.finditer(
+        pattern, (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)]
+    assert claims, f"{' and '.join(where)} no longer say: {claim}"
+    for name, found in reversed(claims):
+        texts = found.groups()
+        expected = [f"{number:,.{len(text.partition('.')[2])}f}".replace("-", "−")
+                    for text, number in zip(texts, numbers, strict=True)]
+        if UPDATE:
+            update(ROOT / name, found, expected)
+        else:
+            assert [text.lstrip("+").replace(",", "") for text in texts] == [
+                text.replace(",", "") for text in expected], f"{name}: {claim}"
+
+
+def update(page: Path, claim: re.Match, numbers: list[str]) -> None:
+    """Write the numbers of a claim into its page, which is as it was read up to the claim's end."""
+    text = page.read_text(encoding="utf-8")
+    for place, number in reversed([*enumerate(numbers, 1)]):
+        sign = "+" * (claim[place].startswith("+") and not number.startswith("−"))
+        text = text[:claim.start(place)] + sign + number + text[claim.end(place):]
+    page.write_text(text, encoding="utf-8")
 
 
 INTERVAL = r"# \[#, #\]"  # a number, and the ends of its interval
@@ -146,11 +166,11 @@ def test_the_priors_at_long_are_what_the_evidence_says():
     assert pair["first_seeds"] == pair["second_seeds"] == 3
     assert pair["over"] == "sentences and training"
     bleu, ll = ([pair[f"{name}_{end}"] for end in ENDS] for name in ("bleu", "ll"))
-    says(rf"its BLEU {INTERVAL} higher", *bleu, page=README)
+    says(rf"its BLEU {INTERVAL} higher", *bleu, where=["README.md"])
     says(rf"BLEU higher by {INTERVAL} at k = 1", *bleu)
     says(rf"worst at `long`, by {INTERVAL}, one model each", *bleu)
     says(rf"LL higher by {INTERVAL}", *ll)
-    says(r"Ga-B's LL is within # nats of Fl-S's \(95%\)", max(-ll[1], ll[2]), page=README)
+    says(r"Ga-B's LL is within # nats of Fl-S's \(95%\)", max(-ll[1], ll[2]), where=["README.md"])
     long, mini = ({part.quantity.partition(",")[0]: part for part in verdict.evidence
                    if part.train_data == "raw"} for verdict in verdicts(
         ("multi30k_de_en", "long"), ("multi30k_de_en", "mini")) if verdict.finding.number == 4)
@@ -159,7 +179,7 @@ def test_the_priors_at_long_are_what_the_evidence_says():
         "BLEU by minimum Bayes risk over 16 samples", "gain of four steps over minimum Bayes risk"))
 
     says(rf"{INTERVAL} at k = 0 and {INTERVAL} by minimum Bayes risk over 16",
-         *ends(before[0]), *ends(vote[0]), page=README)
+         *ends(before[0]), *ends(vote[0]), where=["README.md"])
     says(rf"\(minimum Bayes risk\) by {INTERVAL}", *ends(vote[0]))
     assert vote[1].low < 0 < vote[1].high  # "samples that vote leave it undecided"
     says(rf"{INTERVAL} at the prior's mean, {INTERVAL} after four steps\); over samples it gains "
@@ -170,7 +190,7 @@ def test_the_priors_at_long_are_what_the_evidence_says():
     says(rf"at k = 4, raw: {INTERVAL} BLEU\)", *(other[f"bleu_{end}"] for end in ENDS))
     says(r"At `long` \(# and # million parameters, three", *(
         RunFolder("multi30k_de_en", "long", model).read_metrics().parameters / 1e6
-        for model in ("ga_b", "fl_s")), page=README)
+        for model in ("ga_b", "fl_s")), where=["README.md"])
     costs = pd.read_csv(TABLES / "training_multi30k_de_en_long.csv").query(
         "train_data == 'raw'").groupby("model")["teraflops_with_start"].mean()
     says(r"one cost each, # and # TFLOP\)", costs["ga_b"], costs["fl_s"])
@@ -351,7 +371,7 @@ def test_the_priors_on_toy_are_what_the_pairs_say():
              for of in ("seeds", "sentences")]
     says("Fl-S has # nats and # BLEU more than Ga-B on raw text, five seeds each; # seeds and # "
          "test sentences would", -raw["ll_delta"], -raw["bleu_delta"], *needs)
-    says("on toy # seeds and # test sentences would", *needs, page=README)
+    says("on toy # seeds and # test sentences would", *needs, where=["README.md"])
     says(rf"three seeds each, it has {INTERVAL} nats and {INTERVAL} BLEU more", *(
         number for name in ("ll", "bleu")
         for number in turned([distilled[f"{name}_{end}"] for end in ENDS])))
@@ -499,7 +519,7 @@ def test_the_recipe_favours_no_family_by_more_than_seeds_differ():
     ours = table[table["in_params"]].droplevel(0)["dev_bleu"]
     above = table["dev_bleu"] - table.index.get_level_values("model").map(ours)
     assert set(table.index.get_level_values(0)) == {0.001, 0.002, 0.004}
-    says("best dev BLEU of # less to # more", -above.min(), above.max(), page=DEPARTURES)
+    says("best dev BLEU of # less to # more", -above.min(), above.max(), where=[DEPARTURES])
     assert [key for key, _ in above.nlargest(2).items()] == [(0.004, "na_b"), (0.004, "ga_b")]
     seeds = pd.read_csv(TABLES / "training_toy_small.csv").query("train_data == 'raw'").set_index(
         ["model", "seed"])["dev_bleu"]
@@ -507,7 +527,7 @@ def test_the_recipe_favours_no_family_by_more_than_seeds_differ():
         assert seeds[model].idxmin() == 1 and len(seeds[model]) == 5
     says(r"Ga-B's \(#\) and Na-B's \(#\) .*? have # and #\.",
          *(table.loc[(0.004, model), "dev_bleu"] for model in ("ga_b", "na_b")),
-         *(seeds[model].max() for model in ("ga_b", "na_b")), page=DEPARTURES)
+         *(seeds[model].max() for model in ("ga_b", "na_b")), where=[DEPARTURES])
 
 
 def test_english_to_german_is_said_as_it_is():
@@ -591,7 +611,7 @@ def test_ted_is_said_as_it_is():
     configs = [json.loads(RunFolder("ted_de_en", "mini", model).config.read_text())
                for model in trained["model"]]
     says(r"TED talks \(# and tst2014, #;", configs[0]["training_pairs"],
-         RunFolder("ted_de_en", "mini", "tr_s").read_metrics().test_set.lines, page=README)
+         RunFolder("ted_de_en", "mini", "tr_s").read_metrics().test_set.lines, where=["README.md"])
     assert len({config["training_pairs"] for config in configs}) == 1
 
 
@@ -639,15 +659,15 @@ def test_what_the_released_code_does_besides_changes_what_is_said():
                 lower = base[column].mean() - part[column].mean(), low, high
     assert decided == [(drop, "KL")]
     spread = max(np.ptp(part["BLEU k0"]) for part in (base, *toy.values()))
-    says("differ by up to # BLEU without", spread, page=DEPARTURES)
-    says(rf"lower its KL by {INTERVAL} nats", *lower, page=DEPARTURES)
+    says("differ by up to # BLEU without", spread, where=[DEPARTURES])
+    says(rf"lower its KL by {INTERVAL} nats", *lower, where=[DEPARTURES])
     mini = mini.set_index("training")
     assert mini.index.to_list() == ["params/", drop]
     before, after = mini.loc["params/"], mini.loc[drop]
     says("the KL from # to #, LL by # and BLEU at k = 1 by #; four steps of refinement gain #, and "
          "# without", before["KL"], after["KL"], before["LL"] - after["LL"],
          before["BLEU k1"] - after["BLEU k1"], after["gain of k4"], before["gain of k4"],
-         page=DEPARTURES)
+         where=[DEPARTURES])
 
 
 def test_models_with_several_seeds_are_named():
@@ -693,16 +713,16 @@ def test_the_speed_on_a_gpu_is_what_the_benchmark_measured():
     steps = pd.read_csv(ROOT / "outputs/bench/gpu_training.csv")
     [fastest] = steps.query("device == 'NVIDIA H200' and model == 'tr_s' and scale == 'paper'")[
         "tokens_per_second"]
-    says("Tr-S trains on # million", fastest / 1e6, page=README)
+    says("Tr-S trains on # million", fastest / 1e6, where=["README.md"])
     steps = steps.query("scale == 'mini'")
     rates = steps.set_index(["variant", "model"])["tokens_per_second"]
     ratios = rates["graphs"] / rates["eager"]
     says("graphed step is # to # times as fast, by tokens,", ratios.min(), ratios.max())
     alone = pd.read_csv(ROOT / "outputs/bench/gpu_protocol.csv").set_index(["system", "setting"])
     expected = alone["vs Tr-B beam4"][[("ga_b", "k1"), ("fl_b", "k1")]]
-    says("Ga-B at k = 1 is # times .* beam, Fl-B # times", *expected, page=README)
+    says("Ga-B at k = 1 is # times .* beam, Fl-B # times", *expected, where=["README.md"])
     says("at IWSLT sizes Ga-B is # times as fast, Fl-B # times", *expected)
     batches = page.in_batches(pd.read_csv(ROOT / "outputs/bench/gpu_decoding.csv")).set_index(
         "system").loc["Ga-B k1", [f"against Tr-B beam4, batch {size}" for size in (32, 512)]]
     says("# times as fast as Tr-B's beam alone, # times in batches of 32 and # times",
-         expected["ga_b", "k1"], *batches, page=WORDS["benchmarks/README.md"])
+         expected["ga_b", "k1"], *batches, where=["benchmarks/README.md"])
