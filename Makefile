@@ -45,7 +45,7 @@ GRID = --dataset $(DATASET) --scale $(SCALE) $(if $(MODELS),--models $(MODELS)) 
 	$(if $(ACCOUNTINGS),--accountings $(ACCOUNTINGS)) $(if $(OVERRIDES),--overrides "$$OVERRIDES") \
 	$(if $(PROCESSES),--processes $(PROCESSES)) $(if $(CORES),--cores $(CORES)) \
 	$(if $(SLURM),--profile workflow/profiles/slurm) $(if $(PROFILE),--profile "$(PROFILE)") \
-	$(if $(GPUS),--gpus $(GPUS)) $(if $(LIST),--plan)
+	$(if $(GPUS),--gpus $(GPUS)) $(if $(LIST),--list)
 
 # The demo: a model of each family on raw text, the paper's three on distilled text, too. Minimum
 # Bayes risk, which takes longer than the trainings, is left to the grid.

@@ -2,9 +2,8 @@
 
 A block between `<!-- begin NAME -->` and `<!-- end NAME -->` of README.md and benchmarks/README.md
 is replaced by what the function of that name makes of files in outputs/. Only tables are filled in;
-what a sentence claims is written by hand and checked by tests/test_readme.py (whose --update-pages
-writes its numbers). Where the outputs
-aren't the repository's own, nothing is written.
+what a sentence claims is written by hand and checked by tests/test_readme.py, whose --update-pages
+writes its numbers. Where the outputs aren't the repository's own, nothing is written.
 """
 
 import re

@@ -150,7 +150,7 @@ def test_a_plan_lists_the_steps_with_what_they_took_before(isolated):
     before.path.mkdir(parents=True)
     before.history.write_text("step,seconds\n100,90.0\n200,180.0\n")
     before.config.write_text('{"device": "cuda"}')
-    done = subprocess.run([sys.executable, "-m", "workflow.grid", "--plan", "--fresh", "--models",
+    done = subprocess.run([sys.executable, "-m", "workflow.grid", "--list", "--fresh", "--models",
                            "tr_s", "ga_b", "--train-data", "raw"], cwd=ROOT, capture_output=True,
                           text=True, check=False)
     first, *steps, last = done.stdout.splitlines()

@@ -120,7 +120,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
                         help="steps at a time, one core each (default: one a core, 8 at most)")
     parser.add_argument("--profile", default=str(PROFILES / "default"),
                         help="Snakemake's profile: workflow/profiles/slurm for a cluster")
-    parser.add_argument("--plan", action="store_true",
+    parser.add_argument("--list", action="store_true",
                         help="list what is to do, with what it took where it was done before")
     parser.add_argument("--fresh", action="store_true",
                         help="delete this grid's checkpoints, start again")
@@ -131,7 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run what isn't done yet; 1 if anything failed, 130 if it was interrupted."""
     asked = vars(_arguments(arguments))
     cores, profile = max(1, asked.pop("cores")), asked.pop("profile")
-    fresh, plan = asked.pop("fresh"), asked.pop("plan")
+    fresh, plan = asked.pop("fresh"), asked.pop("list")
     tqdm.monitor_interval = 0
     started = time.monotonic()
     try:
