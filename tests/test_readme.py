@@ -131,7 +131,7 @@ def test_the_answer_between_models_is_what_the_pairs_say():
         "multi30k_de_en_long", "multi30k_de_en_mini", "toy_small"))
     ted = counts("ted_de_en_mini").loc[KINDS[0]]
     says(r"agree\*\*, in # of # pairs at `mini` \(# Transformers, # latent models, 2 texts\) and "
-         "all # at `long`; the others, # of # on TED and all # on toy are undecided",
+         "all # at `long`; the other one, # of # on TED and all # on toy are undecided",
          mini.loc[KINDS[0], "agree"], mini.loc[KINDS[0]].sum(), 3, 4, long.loc[KINDS[0]].sum(),
          ted["undecided"], ted.sum(), toy.loc[KINDS[0]].sum())
     assert toy.loc[KINDS[0], "undecided"] == toy.loc[KINDS[0]].sum()
@@ -626,7 +626,7 @@ def test_distilled_ted_is_said_as_it_is():
     says("Trained on Tr-S's translations, Tr-S loses # nats and # BLEU; Ga-B and Fl-S lose # and # "
          rf"nats and gain {INTERVAL} and {INTERVAL} BLEU at k = 4",
          *own.loc[("tr_s", "tr_s"), ["ll_delta", "bleu_delta"]], *own["ll_delta"][1:], *gains)
-    assert set(students["order"]) == {"undecided"} and len(students) == 3  # "on ... text all 3"
+    assert set(students["order"]) == {"undecided"} and len(students) == 3  # "all 3 pairs"
     latent = [("tr_s", "ga_b"), ("tr_s", "fl_s")]
     says(rf"LL is undecided then \(Tr-S has {INTERVAL} and {INTERVAL} more than Ga-B and Fl-S\), "
          "though Tr-S has # and # BLEU more; given the length, over padded tokens, it has # and # "
