@@ -10,6 +10,7 @@ from pathlib import Path
 
 from analysis import findings, html_report
 from analysis.published import FINDINGS
+from analysis.systems import place_of
 from analysis.tables import markdown, signed
 from analysis.training_table import ended
 from analysis.verdicts import Verdict
@@ -192,10 +193,9 @@ def _page(root: Path, outcomes: list[Verdict], *, whole: bool) -> str:
             for finding in FINDINGS if whole else ():
                 parts += [f"### {finding.number}. {finding.claim}",
                           markdown(findings.evidence_table(finding.number, outcomes))]
-    order = {model: place for place, model in enumerate(MODELS)}
     if runs := sorted(find_runs(), key=lambda run: (
-            run.dataset, run.scale, order.get(run.model, len(order)), run.model,
-            run.train_data != "raw", run.seed)):
+            run.dataset, run.scale, place_of(run.model), run.model, run.train_data != "raw",
+            run.seed)):
         parts += ["## Runs", "Every run's folder, by its BLEU, which is of the decoding named (k: "
                   "refinement steps, mT: a subword at a time); seed by seed, in order. LL: strict, "
                   "nats per token. Ended by: early stopping (converged), the limit of steps, or "

@@ -17,9 +17,10 @@ from lib.likelihood.accounting import ACCOUNTINGS, likelihood_terms, ratio_of_su
 from lib.runs import RunFolder, find_runs
 
 __all__ = ["MEAN", "RUN_COLUMNS", "average_seeds", "best_of_families", "collect", "collected",
-           "model_order", "rank_families"]
+           "model_order", "place_of", "rank_families"]
 
 RUN_COLUMNS = ["dataset", "scale", "model", "family", "train_data", "seed", "parameters"]
+PLACES = {model: place for place, model in enumerate(MODELS)}
 MEAN = "mean"  # in the column `seed` of a row that averages several
 
 
@@ -80,9 +81,14 @@ def collected(dataset: str, scale: str) -> pd.DataFrame:
     return frame
 
 
+def place_of(model: str) -> int:
+    """Where a model stands in every table, one that params/ doesn't name after all others."""
+    return PLACES.get(model, len(PLACES))
+
+
 def model_order(models: pd.Series) -> pd.Series:
-    """Where each model stands in every table; for `sort_values`."""
-    return models.map({model: place for place, model in enumerate(MODELS)}).fillna(len(MODELS))
+    """`place_of` each model; for `sort_values`."""
+    return models.map(place_of)
 
 
 def average_seeds(frame: pd.DataFrame, drawn: Mapping[str, Resamples] | None = None,

@@ -20,7 +20,7 @@ from analysis.within_training import PHASES
 from benchmarks import page
 from lib.config import MODELS, SCALES, datasets
 from lib.paths import NOTEBOOKS, ROOT
-from lib.runs import RunFolder
+from lib.runs import RunFolder, find_runs
 
 PAGES = {name: (ROOT / name).read_text(encoding="utf-8")
          for name in ("README.md", "benchmarks/README.md", "docs/answer.md", "docs/departures.md")}
@@ -506,6 +506,11 @@ def test_a_transformer_of_equal_cost_is_far_ahead():
         row("table1", f"{place}_strict", model)[name]
         for place, model in (("long", "tr_s"), ("mini", "fl_b"))
         for name in ("bleu_paper", "log_likelihood")))
+
+
+def test_the_models_are_as_large_as_said():
+    sizes = [run.read_metrics().parameters / 1e6 for run in find_runs()]
+    says("with # to # million parameters", min(sizes), max(sizes), where=["README.md"])
 
 
 def test_trainings_that_were_cut_short_are_counted():

@@ -1,6 +1,5 @@
 """Timing: what is counted and compared is right; no time itself is tested."""
 
-import shutil
 
 import numpy as np
 import pandas as pd
@@ -8,6 +7,7 @@ import papermill
 import pytest
 import torch
 from made_times import times
+from made_up import committed, shipped
 from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, model_of, ragged, tokenised
 
 from benchmarks import ctranslate2, decoding, given_length
@@ -17,7 +17,6 @@ from lib.decoding.frozen import freeze
 from lib.errors import ConfigError
 from lib.evaluation import speed
 from lib.paths import NOTEBOOKS, ROOT
-from lib.runs import RunFolder
 
 VOCABULARY = 9
 
@@ -116,8 +115,7 @@ def test_latency_is_of_single_sentences():
 
 def test_trained_runs_are_timed_on_their_test_set(monkeypatch):
     monkeypatch.setenv("DISCREPANCY_OUTPUTS", str(ROOT / "outputs"))
-    if not RunFolder("toy", "smoke", "ga_b").best.exists():
-        pytest.skip("no trained toy Ga-B: make demo")
+    shipped("ga_b")
     found = speed.time_runs([load_config("ga_b")], 3, 8, 1, progress=False)
     assert found["setting"].tolist() == ["k0", "k1", "k4"] * 4
     assert found["batch"].tolist() == [1] * 9 + [8] * 3
@@ -126,10 +124,9 @@ def test_trained_runs_are_timed_on_their_test_set(monkeypatch):
 
 
 def test_the_notebook_runs_with_other_models(tmp_path, monkeypatch):
-    if not (ROOT / "outputs/runs/toy/smoke/fl_s/raw/s1/checkpoints/best.pt").exists():
-        pytest.skip("no trained toy models: make demo")
-    shutil.copytree(ROOT / "outputs/runs/toy/smoke", tmp_path / "runs/toy/smoke")
     monkeypatch.setenv("DISCREPANCY_OUTPUTS", str(tmp_path))
+    for model in ("tr_s", "fl_s"):
+        committed(model)
     papermill.execute_notebook(
         NOTEBOOKS / "08_speed.ipynb", tmp_path / "08.ipynb", cwd=tmp_path, progress_bar=False,
         parameters={"models": ["tr_s", "fl_s"], "baseline": "tr_s", "sentences": 2, "rounds": 1})
@@ -154,8 +151,8 @@ def test_the_benchmark_times_everything(monkeypatch):
 
 def test_what_fewer_bits_cost_is_in_bleu(monkeypatch):
     monkeypatch.setenv("DISCREPANCY_OUTPUTS", str(ROOT / "outputs"))
-    if not all(RunFolder("toy", "smoke", model).best.exists() for model in ("tr_s", "ga_b")):
-        pytest.skip("no trained toy Tr-S and Ga-B: make demo")
+    for model in ("tr_s", "ga_b"):
+        shipped(model)
     monkeypatch.setattr(decoding, "TRAINED", (("toy", "smoke"), ("multi30k_de_en", "smoke")))
     table = decoding.cost(("tr_s", "ga_b"), lines=40)
     assert table["weights"].tolist() == ["fp32", "bf16", "int8"] * 5

@@ -138,8 +138,14 @@ def test_many_interruptions_in_one_run(monkeypatch, isolated):
     assert log == expected
 
 
-def interrupt(monkeypatch, owner, name: str, when: int) -> None:
-    """Ctrl-C at that call of a function."""
+PLACES = {"step": (torch.nn.utils, "clip_grad_norm_", 8), "save": (Trainer, "save", 3),
+          "last step": (torch.nn.utils, "clip_grad_norm_", 12),
+          "validation": (training, "dev_scores", 3), "history": (Trainer, "_write_history", 3)}
+
+
+def interrupt(monkeypatch, place: str) -> None:
+    """Ctrl-C inside one of `PLACES`: at a call of a function, counted from 1."""
+    owner, name, when = PLACES[place]
     real, calls = getattr(owner, name), []
 
     def interrupting(*arguments, **named):
@@ -151,15 +157,13 @@ def interrupt(monkeypatch, owner, name: str, when: int) -> None:
     monkeypatch.setattr(owner, name, interrupting)
 
 
-@pytest.mark.parametrize("place", ["backward", "validate", "save", "history"])
+@pytest.mark.parametrize("place", ["step", "validation", "save", "history"])
 def test_interrupted_inside_a_step_or_a_validation(place, monkeypatch, isolated):
     """Ctrl-C can come anywhere: between the best checkpoint and the last one, too."""
     config, expected, log = small("ga_b"), {}, {}
     whole = run(config, expected)
     elsewhere(monkeypatch, isolated, "other")
-    interrupt(monkeypatch, *{
-        "backward": (torch.nn.utils, "clip_grad_norm_", 8), "validate": (training, "dev_scores", 3),
-        "save": (Trainer, "save", 3), "history": (Trainer, "_write_history", 3)}[place])
+    interrupt(monkeypatch, place)
     with pytest.raises(KeyboardInterrupt):
         run(config, log)
     assert_same_run(whole, run(config, log))
@@ -172,9 +176,7 @@ def test_the_same_trainer_goes_on_after_an_interruption(place, monkeypatch, isol
     config, expected, log = small("ga_b"), {}, {}
     whole = run(config, expected)
     elsewhere(monkeypatch, isolated, "other")
-    interrupt(monkeypatch, *{
-        "step": (torch.nn.utils, "clip_grad_norm_", 8), "validation": (training, "dev_scores", 3),
-        "last step": (torch.nn.utils, "clip_grad_norm_", 12)}[place])
+    interrupt(monkeypatch, place)
     trainer = Recorder(config, log)
     with pytest.raises(KeyboardInterrupt):
         trainer.run()

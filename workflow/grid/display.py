@@ -158,7 +158,7 @@ class Plan(Display):
                 hours[device] += seconds / 3600
                 name = f"{name:<26} {seconds / 60:.1f} minutes on {device} before"
             show(f"  {name}")
-        took = " and ".join(f"{sum_:.1f} hours on {device}" for device, sum_ in hours.items())
+        took = " and ".join(f"{total:.1f} hours on {device}" for device, total in hours.items())
         show(f"{self.all} steps, {self.waiting.get('train', 0)} of them trainings" +
              f"; those with a time took {took}" * bool(took))
 
