@@ -28,12 +28,13 @@ class FillingModel(Model):
             self.length_predictor = LengthPredictor(a.d_model)
 
     def fill(self, ids: Int[Tensor, "rows length"], memory: Memory,
-             mask: Bool[Tensor, "rows length"] | None) -> Float[Tensor, "rows length d_model"]:
-        """Decoder states at all positions; rows of one sentence lie together.
+             mask: Bool[Tensor, "rows length"] | None,
+             at: Int[Tensor, "rows places"] | None = None) -> Float[Tensor, "rows places d_model"]:
+        """Decoder states at all positions, or `at` some; rows of one sentence lie together.
 
         `ids` holds UNKNOWN where nothing is known; `mask` is False on padding.
         """
-        return self.decoder(self.embedding(ids), memory, mask)
+        return self.decoder(self.embedding(ids), memory, mask, at=at)
 
     def emissions(self, states: Float[Tensor, "rows length d_model"], **what) -> Emissions:
         """What the states emit; `what` are further fields of `Emissions`."""

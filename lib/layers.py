@@ -21,7 +21,7 @@ from lib.norm import Norm
 __all__ = [
     "Decoder", "Dropout", "Embedding", "Encoder", "KeysValues", "Memory", "SourceIds",
     "SourceKeysValues", "SourceMask", "WeightNormLinear", "attend", "compile_layers", "length_mask",
-    "mask_bias", "masked_moments", "positions",
+    "mask_bias", "masked_moments", "positions", "taken",
 ]
 
 LONGEST = 1024  # positions that a model can encode
@@ -63,6 +63,12 @@ def mask_bias(mask: Bool[Tensor, "batch length"] | None) -> Tensor | None:
 def length_mask(lengths: Int[Tensor, " rows"], width: int = 0) -> Bool[Tensor, "rows width"]:
     """True at the first `lengths` of `width` positions, by default as many as the longest has."""
     return torch.arange(width or int(lengths.max()), device=lengths.device) < lengths[:, None]
+
+
+def taken(x: Float[Tensor, "rows length width"], at: Int[Tensor, "rows places"] | None,
+          ) -> Float[Tensor, "rows places width"]:
+    """Some positions of each row; all of them where `at` is None."""
+    return x if at is None else x.gather(1, at[..., None].expand(-1, -1, x.shape[2]))
 
 
 def masked_moments(x: Float[Tensor, "batch length channels"],
@@ -332,10 +338,11 @@ class DecoderLayer(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, bias: Tensor | None, source: KeysValues,
-                source_bias: Tensor | None, causal: bool = False) -> Tensor:
-        """Shapes [batch, length, d_model] in and out."""
+                source_bias: Tensor | None, causal: bool = False,
+                at: Tensor | None = None) -> Tensor:
+        """Shapes [batch, length, d_model] in and out; out, the positions `at` alone (`taken`)."""
         x = x + self.dropout(self.attention(self.norms[0](x), bias, causal))
-        return self._rest(x, source, source_bias)
+        return self._rest(taken(x, at), source, source_bias)
 
     def step(self, x: Tensor, cache: Tensor, at: int, source: KeysValues,
              source_bias: Tensor | None) -> Tensor:
@@ -376,13 +383,17 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(d_model)
 
     def forward(self, x: Float[Tensor, "samples length d_model"], memory: Memory,
-                mask: Bool[Tensor, "samples length"] | None = None,
-                causal: bool = False) -> Float[Tensor, "samples length d_model"]:
-        """States of all positions; `samples` may be a multiple of the memory's batch."""
+                mask: Bool[Tensor, "samples length"] | None = None, causal: bool = False,
+                at: Int[Tensor, "samples places"] | None = None,
+                ) -> Float[Tensor, "samples places d_model"]:
+        """States of all positions, or of those `at` alone, which saves most of the last layer;
+        `samples` may be a multiple of the memory's batch.
+        """
         bias, source_bias = mask_bias(mask), mask_bias(memory.mask)
-        for layer, source in zip(self.layers, self.source(memory.states), strict=True):
+        *layers, last = zip(self.layers, self.source(memory.states), strict=True)
+        for layer, source in layers:
             x = layer(x, bias, source, source_bias, causal)
-        return self.norm(x)
+        return self.norm(last[0](x, bias, last[1], source_bias, causal, at))
 
 
 def compile_layers(model: nn.Module) -> None:

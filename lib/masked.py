@@ -50,13 +50,14 @@ class MaskedModel(FillingModel):
         `ids` are looked at where `known` alone. `which` [rows, 1] takes one position of each row;
         a mask [rows, length] those where it is True, as one row.
         """
-        states = self.fill(torch.where(known, ids, UNKNOWN), memory, real)
+        mask = which if which is not None and which.dtype == torch.bool else None
+        at = which if mask is None else None
+        states = self.fill(torch.where(known, ids, UNKNOWN), memory, real, at)
         may_end, must_end = endings(real, ids, known)
-        if which is not None and which.dtype == torch.bool:
-            states, may_end, must_end = (part[which][None] for part in (states, may_end, must_end))
-        elif which is not None:
-            may_end, must_end = (part.gather(1, which) for part in (may_end, must_end))
-            states = states.gather(1, which[..., None].expand(-1, -1, states.shape[2]))
+        if mask is not None:
+            states, may_end, must_end = (part[mask][None] for part in (states, may_end, must_end))
+        elif at is not None:
+            may_end, must_end = (part.gather(1, at) for part in (may_end, must_end))
         return self.emissions(states, first=EOS, may_end=may_end, must_end=must_end)
 
     # ---- training ----

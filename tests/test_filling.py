@@ -6,7 +6,9 @@ import pytest
 import torch
 from tiny import INDEPENDENT, MASKED, batch_of, model_of
 
+from lib.decoding.frozen import freeze
 from lib.filling import UNKNOWN, real_positions
+from lib.layers import length_mask
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -20,6 +22,17 @@ def test_the_decoder_sees_every_known_subword_from_every_position():
         told = ids.clone()
         told[0, at] = 8
         assert ((model.fill(told, memory, None) - nothing).abs().amax(-1) > 1e-6).all()
+
+
+@torch.no_grad()
+def test_states_of_some_positions_are_those_of_all():
+    model, batch = model_of(MASKED, 9), batch_of([([3, 4], [5]), ([3], [6])], 4)
+    ids, at = torch.randint(3, 9, (6, 7)), torch.randint(3, (6, 2))  # three rows a sentence
+    for each in (model, freeze(model)):
+        memory = each.encode(batch.source, batch.source_mask)
+        given = ids, memory, length_mask(torch.tensor([7, 3, 5, 4, 7, 6]))
+        every, some = each.fill(*given), each.fill(*given, at)
+        torch.testing.assert_close(some, every.take_along_dim(at[..., None], 1))
 
 
 def test_its_decoder_is_as_wide_as_it_is_told():

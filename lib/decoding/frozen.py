@@ -27,6 +27,7 @@ from lib.layers import (
     SourceKeysValues,
     WeightNormLinear,
     positions,
+    taken,
 )
 from lib.priors import FlowPrior
 from lib.protocol import Model
@@ -128,21 +129,23 @@ class FrozenLayer(nn.Module):
         self.outer = Product(outer.weight, outer.bias, weights)
 
     def forward(self, x: Tensor, bias: Tensor | None, source: KeysValues | None = None,
-                source_bias: Tensor | None = None, causal: bool = False) -> Tensor:
-        """Shapes [batch, length, d_model] in and out, fp32."""
-        x, out = self.parts(x, bias, source, source_bias, causal)
+                source_bias: Tensor | None = None, causal: bool = False,
+                at: Tensor | None = None) -> Tensor:
+        """Shapes [batch, length, d_model] in and out, fp32; out, the positions `at` alone."""
+        x, out = self.parts(x, bias, source, source_bias, causal, at)
         return x + out
 
     def parts(self, x: Tensor, bias: Tensor | None, source: KeysValues | None = None,
-              source_bias: Tensor | None = None, causal: bool = False) -> tuple[Tensor, Tensor]:
+              source_bias: Tensor | None = None, causal: bool = False,
+              at: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Two tensors whose sum is the layer's output, for a norm that adds them up."""
         qkv = self.qkv(self._norm(0, x)[1]).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         if causal:
             hidden = torch.full((x.shape[1],) * 2, -torch.inf, device=x.device).triu_(1)
             bias = hidden if bias is None else bias + hidden
-        out = self.out(_attend(q, k, v, bias).transpose(1, 2).flatten(2))
-        return self._rest(x, out, source, source_bias)
+        attended = taken(_attend(q, k, v, bias).transpose(1, 2).flatten(2), at)
+        return self._rest(taken(x, at), self.out(attended), source, source_bias)
 
     def step(self, x: Tensor, cache: Tensor, at: int, source: KeysValues,
              source_bias: Tensor | None) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lib.decoding.candidates import Strings, drawn_lengths, grouped
 from lib.decoding.refinement import strip
-from lib.layers import SourceIds, SourceMask, length_mask
+from lib.layers import Memory, SourceIds, SourceMask, length_mask
 from lib.subword import EOS
 
 __all__ = ["draws", "greedy", "ordered_draws", "unmask"]
@@ -83,12 +83,22 @@ def ordered_draws(model, memory, source: SourceIds, mask: SourceMask, samples: i
 
 def _in_turn(model, memory, real: Bool[Tensor, "rows length"], order: Int[Tensor, "rows length"],
              uniform: Tensor, temperature: float) -> Int[Tensor, "rows length"]:
-    """Positions filled one at a time; the i-th of each row takes its i-th uniform number."""
-    known, ids = torch.zeros_like(real), torch.full(real.shape, EOS, device=real.device)
-    for which, number in zip(order.split(1, 1), uniform.split(1, 1), strict=True):
-        drawn = model.subwords(memory, ids, known, real, which).sample(number, temperature)
-        now = torch.zeros_like(real).scatter(1, which, True) & real & ~known
-        ids, known = torch.where(now, drawn, ids), known | now
+    """Positions filled one at a time; the i-th of each row takes its i-th uniform number.
+
+    Rows of one length go together, so that a short draw doesn't take the steps of a long one.
+    """
+    ids, lengths = torch.full(real.shape, EOS, device=real.device), real.sum(1)
+    sentence = torch.arange(len(real), device=real.device) // (len(real) // len(memory.states))
+    for length in lengths.unique().tolist():
+        rows = (lengths == length).nonzero()[:, 0]
+        mask = None if memory.mask is None else memory.mask[sentence[rows]]
+        own, full = Memory(memory.states[sentence[rows]], mask), real[rows, :length]
+        known, filled = torch.zeros_like(full), ids[rows, :length]
+        for which, number in zip(order[rows, :length].split(1, 1),
+                                 uniform[rows, :length].split(1, 1), strict=True):
+            drawn = model.subwords(own, filled, known, full, which).sample(number, temperature)
+            filled, known = filled.scatter(1, which, drawn), known.scatter(1, which, True)
+        ids[rows, :length] = filled
     return ids
 
 
