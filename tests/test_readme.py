@@ -683,11 +683,11 @@ def test_models_with_several_seeds_are_named():
                .groupby(["scale", "train_data", 0])["model"]}
     assert several == {
         "da_b fl_s ga_b tr_s": ("long", "raw", 3), "md_b na_b": ("long", "raw", 2),
-        "fl_s ga_b na_b tr_s": ("mini", "raw", 3), "da_b md_b": ("mini", "raw", 2),
+        "fl_s ga_b md_b na_b tr_s": ("mini", "raw", 3), "da_b": ("mini", "raw", 2),
         "fl_s ga_b tr_s": ("mini", "distilled", 2)}
     for words in ("three seeds of raw Tr-S, Ga-B, Fl-S and Da-B, two of Na-B and Md-B, one of all",
-                  "three of raw Tr-S, Ga-B, Fl-S and Na-B and two of raw Da-B and Md-B and of "
-                  "Tr-S, Ga-B and Fl-S on distilled text"):
+                  "three of raw Tr-S, Ga-B, Fl-S, Na-B and Md-B and two of raw Da-B and of Tr-S, "
+                  "Ga-B and Fl-S on distilled text"):
         assert words in CLAIMS
     assert set(seeds["long"]["distilled"].index) == {"tr_s", "ga_b"}
     says("# of # trainings ended at the limit",
