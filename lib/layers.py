@@ -43,6 +43,10 @@ class Memory:
     states: Tensor
     mask: Tensor | None
 
+    def of(self, rows: Tensor) -> "Memory":
+        """The memory of some sentences, by their places or by a mask."""
+        return Memory(self.states[rows], None if self.mask is None else self.mask[rows])
+
 
 def mask_bias(mask: Bool[Tensor, "batch length"] | None) -> Tensor | None:
     """Additive attention bias [batch, 1, 1, length]: 0 for real keys, NOTHING for padding.

@@ -44,18 +44,17 @@ class MaskedModel(FillingModel):
 
     def subwords(self, memory: Memory, ids: Int[Tensor, "rows length"],
                  known: Bool[Tensor, "rows length"], real: Bool[Tensor, "rows length"],
-                 which: Tensor | None = None) -> Emissions:
+                 at: Int[Tensor, "rows places"] | None = None,
+                 where: Bool[Tensor, "rows length"] | None = None) -> Emissions:
         """p(y_t | known subwords, x, T) at every position, T being the row's real ones.
 
-        `ids` are looked at where `known` alone. `which` [rows, 1] takes one position of each row;
-        a mask [rows, length] those where it is True, as one row.
+        `ids` are looked at where `known` alone. With `at` of some positions of each row; with
+        `where` of those where it is True, as one row.
         """
-        mask = which if which is not None and which.dtype == torch.bool else None
-        at = which if mask is None else None
         states = self.fill(torch.where(known, ids, UNKNOWN), memory, real, at)
         may_end, must_end = endings(real, ids, known)
-        if mask is not None:
-            states, may_end, must_end = (part[mask][None] for part in (states, may_end, must_end))
+        if where is not None:
+            states, may_end, must_end = (part[where][None] for part in (states, may_end, must_end))
         elif at is not None:
             may_end, must_end = (part.gather(1, at) for part in (may_end, must_end))
         return self.emissions(states, first=EOS, may_end=may_end, must_end=must_end)
@@ -76,7 +75,7 @@ class MaskedModel(FillingModel):
             emissions = self.subwords(memory, batch.target, ~chosen & real, real)
             nll = -(weight * emissions.log_prob_at(batch.target)).sum()
         else:
-            emissions = self.subwords(memory, batch.target, ~chosen & real, real, chosen)
+            emissions = self.subwords(memory, batch.target, ~chosen & real, real, where=chosen)
             nll = -(weight[chosen] * emissions.log_prob_at(batch.target[chosen][None])[0]).sum()
         length = self.length_predictor.loss(memory, batch.target_tokens)
         return {"loss": nll + length, "nll": nll.detach(), "length": length.detach(),

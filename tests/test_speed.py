@@ -1,6 +1,5 @@
 """Timing: what is counted and compared is right; no time itself is tested."""
 
-
 import numpy as np
 import pandas as pd
 import papermill

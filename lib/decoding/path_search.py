@@ -32,7 +32,7 @@ from lib.decoding.search import (
 )
 from lib.distributions import draw
 from lib.emissions import Emissions
-from lib.layers import Memory, SourceIds, SourceMask
+from lib.layers import Memory, SourceIds, SourceMask, taken
 from lib.likelihood.path_sums import NOTHING, into
 from lib.subword import BOS, EOS
 
@@ -157,8 +157,7 @@ class _Prefixes:
     def last(self, token: Int[Tensor, " prefixes"]) -> Float[Tensor, "batch places slots"]:
         """log p of each prefix's last subword at every slot."""
         column = (self.ids[:, None] == self.by_sentence(token)[..., None]).int().argmax(-1)
-        return self.log_probs.transpose(1, 2).gather(1, column[..., None].expand(
-            -1, -1, self.log_probs.shape[1]))
+        return taken(self.log_probs.transpose(1, 2), column)
 
 
 class _Steps:
@@ -312,15 +311,13 @@ def _graph_draws(graph, uniform: Float[Tensor, "batch samples vertices two"],
     at = torch.zeros_like(uniform[:, :, 0, 0], dtype=torch.long)
     path = []
     for step in range(uniform.shape[2]):
-        onward = graph.transitions.gather(1, at[..., None].expand(
-            -1, -1, graph.transitions.shape[2]))
+        onward = taken(graph.transitions, at)
         at = torch.where(at == last, at, draw(onward, uniform[:, :, step, 0], temperature))
         path.append(at)
         if bool((at == last).all()):
             break
     path = torch.stack(path, 2)
-    states = graph.emissions.states
-    visited = states.gather(1, path.flatten(1)[..., None].expand(-1, -1, states.shape[2]))
+    visited = taken(graph.emissions.states, path.flatten(1))
     numbers = uniform[:, :, :path.shape[2], 1].flatten(1)
     words = replace(graph.emissions, states=visited).sample(numbers, temperature)
     words = words.view(path.shape).masked_fill(path == last[..., None], EOS)

@@ -146,7 +146,7 @@ def refinement_steps(model, memory: Memory, z: Float[Tensor, "rows length channe
             return
         if not bool(live.all()):
             kept = live.repeat_interleave(count)
-            memory = Memory(memory.states[live], None if memory.mask is None else memory.mask[live])
+            memory = memory.of(live)
             width = int(part_real[kept].sum(1).max())
             rows, part_real = rows[kept], part_real[kept, :width]
             part_z, part_y = part_z[kept, :width], part_y[kept, :width]

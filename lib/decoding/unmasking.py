@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lib.decoding.candidates import Strings, drawn_lengths, grouped
 from lib.decoding.refinement import strip
-from lib.layers import Memory, SourceIds, SourceMask, length_mask
+from lib.layers import SourceIds, SourceMask, length_mask
 from lib.subword import EOS
 
 __all__ = ["draws", "greedy", "ordered_draws", "unmask"]
@@ -91,8 +91,7 @@ def _in_turn(model, memory, real: Bool[Tensor, "rows length"], order: Int[Tensor
     sentence = torch.arange(len(real), device=real.device) // (len(real) // len(memory.states))
     for length in lengths.unique().tolist():
         rows = (lengths == length).nonzero()[:, 0]
-        mask = None if memory.mask is None else memory.mask[sentence[rows]]
-        own, full = Memory(memory.states[sentence[rows]], mask), real[rows, :length]
+        own, full = memory.of(sentence[rows]), real[rows, :length]
         known, filled = torch.zeros_like(full), ids[rows, :length]
         for which, number in zip(order[rows, :length].split(1, 1),
                                  uniform[rows, :length].split(1, 1), strict=True):
