@@ -209,7 +209,7 @@ def in_batches(made: pd.DataFrame) -> pd.DataFrame:
         "card": [_card(device) for device, _, _ in rates.index],
         "system": [f"{model_name(system)} {setting}" for _, system, setting in rates.index],
         **{name: values for size in rates for name, values in (
-            (f"sentences a second, batch {size}", rates[size].round().astype(int).tolist()),
+            (f"sentences a second, batch {size}", rates[size].round().astype("Int64").tolist()),
             (f"against Tr-B beam4, batch {size}", ratios[size].tolist()))}})
 
 

@@ -1,10 +1,11 @@
 """What the machine has and how to use it: device, threads, precision, random numbers, versions."""
 
 import contextlib
+import gc
 import os
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import numpy as np
@@ -16,7 +17,8 @@ from lib.host import allowed_cores
 from lib.paths import ROOT
 
 __all__ = ["autocast", "commit", "cores", "device", "device_positions", "halving", "has_fast_bf16",
-           "prepare", "resolved", "seed", "side_by_side", "versions"]
+           "no_collection", "out_of_memory", "prepare", "resolved", "seed", "side_by_side",
+           "versions"]
 
 Rows = TypeVar("Rows", list, np.ndarray)
 Result = TypeVar("Result")
@@ -88,12 +90,38 @@ def halving(function: Callable[[Rows], Result], rows: Rows) -> list[Result]:
     """
     try:
         return [function(rows)]
-    except torch.OutOfMemoryError:
-        if len(rows) < 2:
+    except RuntimeError as error:
+        if len(rows) < 2 or not out_of_memory(error):
             raise
     torch.cuda.empty_cache()  # not inside `except`, whose traceback keeps the tensors alive
     middle = len(rows) // 2
     return halving(function, rows[:middle]) + halving(function, rows[middle:])
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether the device's memory didn't suffice, for a tensor or for a library's own needs; also
+    where the end of a graph's capture failed for it.
+    """
+    while error is not None:
+        if (isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
+                or "out of memory" in str(error)):
+            return True
+        error = error.__context__
+    return False
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """Python's garbage collector waits: it could destroy a CUDA graph while another is captured,
+    which that capture doesn't survive.
+    """
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collected:
+            gc.enable()
 
 
 def has_fast_bf16(where: torch.device | None = None) -> bool:

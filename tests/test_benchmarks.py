@@ -155,3 +155,13 @@ def test_other_systems_are_compared_through_the_yardstick_that_both_were_timed_b
 
 def test_the_page_says_what_was_not_measured(isolated):
     assert {block() for block in page.BLOCKS.values()} == {page.NOTHING}
+
+
+def test_the_page_bears_a_batch_size_that_the_clock_cut_off():
+    made = pd.DataFrame([{
+        "device": "NVIDIA H100", "system": "tr_b", "setting": setting, "batch": batch,
+        "way": "graphs", "sentences_per_second": rate} for setting, batch, rate in (
+            ("beam4", 32, 1700.4), ("beam4", 512, 4400.0), ("greedy", 32, 2500.0))])
+    table = page.in_batches(made)
+    assert table.iloc[0, 2] == 1700 and table.iloc[0, 4] == 4400
+    assert table.iloc[1, 2] == 2500 and pd.isna(table.iloc[1, 4])

@@ -27,6 +27,18 @@ def test_without_a_card_it_says_so(isolated, capsys, monkeypatch):
     assert "finds no CUDA GPU" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("runs_already", [True, False])
+def test_a_daemon_that_another_command_started_stays(runs_already, isolated, tmp_path, monkeypatch):
+    control, said = tmp_path / "nvidia-cuda-mps-control", tmp_path / "said"
+    control.write_text(f'#!/bin/sh\n[ "$1" = -d ] && exit {int(runs_already)}\ncat > {said}\n')
+    control.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with gpu.shared_card(2):
+        assert not said.exists()
+    assert said.exists() is not runs_already
+
+
 def test_the_archive_holds_whole_runs_and_no_checkpoint(isolated, tmp_path):
     run = made_up_run("tr_s", 0.3, -2.0)
     run.checkpoints.mkdir()

@@ -43,6 +43,9 @@ def test_what_is_done_is_left_out_unless_a_job_needs_what_did_not_travel(isolate
     assert left() == {"translation": (), "tr_s distilled s1": ("translation",),
                       "ga_b distilled s1": ("tr_s distilled s1", "translation")}
     other = json.loads(teacher.config.read_text())
+    other["evaluation"]["length_penalty"] += 1
+    teacher.config.write_text(json.dumps(other))
+    assert "tr_s raw s1" in left()  # to be scored again, for its weights are there
     other["training"]["steps"] += 1
     teacher.config.write_text(json.dumps(other))  # of another recipe: not this plan's
     assert "tr_s raw s1" in left()

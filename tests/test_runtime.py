@@ -1,6 +1,7 @@
 """Device, threads and precision."""
 
 import contextlib
+import gc
 import os
 import re
 import shutil
@@ -138,6 +139,43 @@ def test_rows_that_need_too_much_memory_are_halved():
 
     assert runtime.halving(function, list(range(10))) == [1, 9, 11, 24]
     assert sizes == [10, 5, 2, 3, 5, 2, 3]
+
+
+@pytest.mark.parametrize("text", ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
+                                  "behind another error"])
+def test_a_library_without_memory_is_one_more_way_to_say_so(text):
+    def function(rows):
+        if len(rows) == 1:
+            return rows
+        try:
+            raise RuntimeError("out of memory" if "behind" in text else text)
+        except RuntimeError:
+            if "behind" in text:  # as at the end of a capture that failed for it
+                raise RuntimeError("the capture was invalidated")  # noqa: B904
+            raise
+
+    assert runtime.halving(function, [1, 2]) == [[1], [2]]
+
+
+def test_other_errors_are_not_mended_by_halving():
+    def function(rows):
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        runtime.halving(function, [1, 2])
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_no_garbage_is_collected_while_a_graph_is_captured(on):
+    before = gc.isenabled()
+    (gc.enable if on else gc.disable)()
+    try:
+        with pytest.raises(ZeroDivisionError), runtime.no_collection():
+            assert not gc.isenabled()
+            raise ZeroDivisionError
+        assert gc.isenabled() is on
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 def test_a_row_that_needs_too_much_memory_is_an_error():

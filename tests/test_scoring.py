@@ -5,6 +5,7 @@ import json
 import math
 import weakref
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,8 @@ from tiny import AUTOREGRESSIVE, FLOW, GAUSSIAN, LATENT, batch_of, model_of, rag
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lib.batching import padded_length
+from lib import runtime
+from lib.batching import Batch, padded_length
 from lib.config import load_config
 from lib.evaluation.scoring import (
     TrainedRun,
@@ -25,11 +27,33 @@ from lib.evaluation.scoring import (
     likelihood_batches,
     likelihoods,
 )
+from lib.likelihood import LogProbTerms
 from lib.likelihood.accounting import ACCOUNTINGS, ratio_of_sums
 from lib.runs import run_folder
 from lib.task import Task
 
 VOCABULARY = 11
+
+
+def test_fewer_sentences_do_not_take_more_samples_at_once(isolated, monkeypatch):
+    """Where a card's memory ran out; else no part of the sentences would need less of it."""
+    run = run_of(GAUSSIAN, "ga_b", precision="fp32")
+    tried = []
+
+    def terms(batch, samples, generators, chunk):
+        tried.append(batch.target.numel() * chunk)
+        if tried[-1] > 2**13:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        zero = torch.zeros(samples, len(batch))
+        return LogProbTerms(zero, zero, zero, zero[0])
+
+    run.model.log_prob_terms = terms
+    monkeypatch.setattr(type(run.model), "device", torch.device("cuda"))
+    monkeypatch.setattr(torch, "Generator", lambda where: Mock())
+    monkeypatch.setattr(Batch, "to", lambda self, where: self)
+    monkeypatch.setattr(runtime, "device_positions", lambda *_: 2**14)
+    table = likelihoods(run, tokenised(ragged(48, VOCABULARY, 14)), 4000, progress=False)
+    assert len(table) == 48 and max(tried) > 2**13 >= min(tried)
 
 
 def run_of(architecture, model: str, **overrides) -> TrainedRun:

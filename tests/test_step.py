@@ -248,6 +248,32 @@ def test_out_of_memory_halves_the_batches_and_keeps_the_gradient(model, monkeypa
         trainer.train_step()
 
 
+def test_out_of_memory_gives_back_the_graphs_of_updates_too(isolated, fixed):
+    """They are of one pool with the batches', which gives nothing back while one is left."""
+    trainer = Trainer(small("tr_s", **PLAIN), progress=False)
+    trainer.train_step()
+    before, real = list(trainer._fixed._updates.values()), trainer._fixed._rounded.losses
+    failures = iter([True, False, False, False])
+
+    def losses(*arguments):
+        if next(failures):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(*arguments)
+
+    trainer._fixed._rounded.losses = losses
+    with pytest.warns(UserWarning, match="in 2 parts"):
+        trainer.train_step()
+    assert before and not {*before} & {*trainer._fixed._updates.values()}
+
+
+def test_an_update_that_lacks_memory_says_what_to_lower(isolated, fixed, monkeypatch):
+    trainer = Trainer(small("tr_s", **PLAIN), progress=False)
+    monkeypatch.setattr(trainer.average, "follow", Mock(
+        side_effect=torch.OutOfMemoryError("CUDA out of memory")))
+    with pytest.raises(TrainingError, match="update of the weights: lower batch_tokens = 256"):
+        trainer.train_step()
+
+
 def test_a_failed_capture_leaves_no_graph_that_draws_from_the_old_generator(monkeypatch):
     state = Mock()
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)

@@ -20,8 +20,10 @@ from tiny import (
 from lib.batching import collate
 from lib.config import load_config
 from lib.decoding import hypotheses
+from lib.errors import TrainingError
 from lib.likelihood import iw_bound
 from lib.task import Task
+from lib.training import validation
 from lib.training.validation import dev_scores, translate
 
 PARTS = {"autoregressive": {"nll"}, "independent": {"nll", "length"},
@@ -46,6 +48,25 @@ def task():
 @pytest.fixture
 def training():
     return load_config("ga_b", label_smoothing=0.0, dev_samples=3, batch_tokens=64).training
+
+
+def test_draws_do_not_depend_on_the_memory_that_a_card_has_free(task, training, monkeypatch):
+    model = model_of(GAUSSIAN, len(task.vocabulary))
+    found = []
+    for free in (2**5, 2**20):
+        monkeypatch.setattr(validation, "device_positions", lambda *_, free=free: free)
+        found.append(dev_scores(model, task.dev, task.vocabulary, task.references("dev"),
+                                training)[0]["dev_ll"])
+    assert found[0] == found[1]
+
+
+def test_a_probability_that_is_no_number_is_an_error_not_an_impossible_sentence(
+        task, training, monkeypatch):
+    model = model_of(GAUSSIAN, len(task.vocabulary))
+    monkeypatch.setattr(validation, "iw_bound", lambda *terms: torch.where(
+        iw_bound(*terms) < 0, math.nan, 0.0))
+    with pytest.raises(TrainingError, match="20 of 20 dev sentences have NaN"):
+        dev_scores(model, task.dev, task.vocabulary, task.references("dev"), training)
 
 
 def test_dev_ll_of_a_uniform_model(task, training):

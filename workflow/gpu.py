@@ -56,9 +56,11 @@ def shared_card(side_by_side: int) -> Iterator[None]:
     names = ("CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY")
     environment = os.environ | dict.fromkeys(names, str(folder))
     probe = [sys.executable, "-c", "import torch; torch.zeros(1, device='cuda').item()"]
+    ours = False  # not a daemon that another command started
     try:
         subprocess.run([command, "-d"], env=environment, timeout=10, check=True,
                        capture_output=True)
+        ours = True
         subprocess.run(probe, env=environment, timeout=60, check=True, capture_output=True)
         os.environ |= dict.fromkeys(names, str(folder))
         print("  processes share the card (MPS)", flush=True)
@@ -67,9 +69,10 @@ def shared_card(side_by_side: int) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(subprocess.SubprocessError, OSError):
-            subprocess.run([command], input=b"quit\n", env=environment, timeout=10,
-                           capture_output=True)
+        if ours:
+            with contextlib.suppress(subprocess.SubprocessError, OSError):
+                subprocess.run([command], input=b"quit\n", env=environment, timeout=10,
+                               capture_output=True)
         for name in names:
             os.environ.pop(name, None)
 

@@ -7,6 +7,7 @@ What is done isn't done again, and what was stopped is gone on with.
 
 import argparse
 import contextlib
+import gc
 import json
 import math
 import os
@@ -93,14 +94,17 @@ def main(words: list[str] | None = None) -> int:
 def _run(config: Config, seconds: float, scored: bool) -> int:
     started = time.perf_counter()
     trainer = _train(config, started + seconds)
+    folder, step, finished = trainer.folder, trainer.step, trainer.finished
     trained = time.perf_counter()
+    del trainer
     if scored:
+        gc.collect()  # the memory of its graphs, too
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        _score(trainer)
-    print(f"trained {trained - started:.0f} s{'' if trainer.finished else ' of more'}, "
+        _score(folder, config, step)
+    print(f"trained {trained - started:.0f} s{'' if finished else ' of more'}, "
           f"scored {time.perf_counter() - trained:.0f} s")
-    return 0 if trainer.finished else LATER
+    return 0 if finished else LATER
 
 
 def _train(config: Config, end: float) -> Trainer:
@@ -116,15 +120,14 @@ def _train(config: Config, end: float) -> Trainer:
     return trainer
 
 
-def _score(trainer: Trainer) -> None:
-    """Score what was trained on the test set, unless metrics.json is of these weights already, and
-    config.json of these settings.
+def _score(folder: RunFolder, config: Config, step: int) -> None:
+    """Score what was trained for so many steps on the test set, unless metrics.json is of these
+    weights already, and config.json of these settings.
     """
-    folder, config = trainer.folder, trainer.config
     best, there = checkpoints.load(folder.best, folder.train_command), folder.known_metrics()
     if there is None or record.evaluated_otherwise(folder, config) or (
             there.step, there.dev_bleu, there.training.get("step")) != (
-            best["step"], best["dev_bleu"], trainer.step):
+            best["step"], best["dev_bleu"], step):
         evaluate(config, progress=False)
 
 

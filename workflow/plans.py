@@ -9,7 +9,7 @@ from lib.config import build, unknown
 from lib.errors import ConfigError
 from lib.paths import ROOT
 from lib.runs import RunFolder
-from lib.training.record import scored_with
+from lib.training import record
 from workflow.grid.workflow import Grid
 from workflow.job import Job
 
@@ -87,9 +87,12 @@ class Plan:
         known = [float(self.seconds[kind]) for kind in (name, run.model, "other")
                  if kind in self.seconds]
         made = grid.distilled_text if flags else run.best
+        config = grid.config(run)
+        stale = run.best.exists() and record.evaluated_otherwise(run, config)  # by other settings
         return Job.of(name, run, grid.overrides, *flags, after=tuple(needs),
                       seconds=known[0] if known else 0.0, scored=not flags, made=made,
-                      done=made.exists() if flags else scored_with(run, grid.config(run)))
+                      done=made.exists() if flags else (
+                          record.scored_with(run, config) and not stale))
 
 
 def left(jobs: Sequence[Job]) -> list[Job]:

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from lib import runtime
 from lib.batching import padded_length
 from lib.decoding import DEFAULTS, Options, Procedure
 from lib.decoding.refinement import strip
@@ -133,11 +134,12 @@ class _Stage:
                 tensor.copy_(value)
             decoder.stream.synchronize()
             graph = torch.cuda.CUDAGraph()
-            graph.capture_begin(pool=decoder.pool, capture_error_mode="thread_local")
-            try:
-                self.result = function()
-            finally:
-                graph.capture_end()
+            with runtime.no_collection():
+                graph.capture_begin(pool=decoder.pool, capture_error_mode="thread_local")
+                try:
+                    self.result = function()
+                finally:
+                    graph.capture_end()
         torch.cuda.current_stream().wait_stream(decoder.stream)
         self.graph = graph
         decoder.captured += 1

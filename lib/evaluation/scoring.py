@@ -104,7 +104,8 @@ def likelihoods(run: TrainedRun, data: Tokenised, samples: int, seed: int = 0,
 
     def score(group: np.ndarray) -> list[dict]:
         parts = runtime.halving(lambda part: _score(
-            run, collate(data, part, model.multiple), samples, seed, positions), group)
+            run, collate(data, part, model.multiple), samples, seed,
+            positions * len(part) // len(group)), group)  # fewer rows, not more samples at once
         return [row for part in parts for row in part]
 
     left = np.flatnonzero(~np.isin(data.lines, [row["line"] for row in rows]))

@@ -1,5 +1,6 @@
 """What a run will do, and how long it will take, before it is started."""
 
+import gc
 import statistics
 import time
 
@@ -25,11 +26,18 @@ def training_plan(config: Config, steps: int = 4) -> dict[str, float | int | str
     left = config.training.steps - trial.step
     trial.step = max(trial.step, config.training.kl_start)
     trial.train_step()  # initialises what depends on data, and warms up
-    tokens, seconds = [], []
+    begin, tokens = trial.place, []
+    for _ in range(steps):  # whose shapes are captured now, where they are fixed
+        trial.train_step()
+    trial.place, seconds = begin, []
     for _ in range(steps):
+        trial.settle()
         started = time.perf_counter()
         tokens.append(float(trial.train_step()["tokens"]))
+        trial.settle()  # waits for the device
         seconds.append(time.perf_counter() - started)
+    del trial
+    gc.collect()  # its graphs, too
     return plan | {"tokens a step": round(sum(tokens) / steps),
                    "tokens a second": round(sum(tokens) / sum(seconds)),
                    "minutes left": round(left * statistics.median(seconds) / 60, 2)}

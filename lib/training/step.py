@@ -158,7 +158,7 @@ class FixedStep:
                     self._shapes[key] = _Shape(self, batch, with_kl)
                 self._shapes[key](batch)
         except RuntimeError as error:
-            if not _of_memory(error):
+            if not runtime.out_of_memory(error):
                 raise
             return False
         return True
@@ -176,9 +176,11 @@ class FixedStep:
             f"step is now computed in {self.parts} parts, with the same gradient (lower "
             "batch_tokens for smaller steps)", stacklevel=2)
         self._shapes.clear()
+        self._updates.clear()  # of the same pool, which gives nothing back while one graph is left
         self._sums.zero_()
         self._gradient.zero_()
         if self.where.type == "cuda":
+            self._pool = self._pool and torch.cuda.graph_pool_handle()
             gc.collect()
             torch.cuda.empty_cache()
 
@@ -206,7 +208,15 @@ class FixedStep:
             self._with_kl = with_kl
         if with_kl not in self._updates:
             self._updates[with_kl] = _Stage(self._move, self)
-        self._updates[with_kl]()
+        try:
+            self._updates[with_kl]()
+        except RuntimeError as error:
+            if not runtime.out_of_memory(error):
+                raise
+            raise TrainingError(
+                "the GPU's memory doesn't suffice for the update of the weights: lower "
+                f"batch_tokens = {self.training.batch_tokens}, or have fewer runs share the card; "
+                "the same command goes on from the last validation") from error
 
     @torch.no_grad()
     def _move(self) -> None:
@@ -273,21 +283,17 @@ class _Stage:
 
     def _capture(self) -> None:
         graph = torch.cuda.CUDAGraph()
+        here = torch.cuda.stream(torch.cuda.current_stream())  # also after a capture that failed
         try:
-            with torch.cuda.graph(graph, pool=self.owner._pool, capture_error_mode="thread_local"):
+            with here, runtime.no_collection(), torch.cuda.graph(
+                    graph, pool=self.owner._pool, capture_error_mode="thread_local"):
                 self.work()
         except RuntimeError as error:
-            if _of_memory(error):
+            if runtime.out_of_memory(error):
                 raise
             self.owner._give_up(error)
         else:
             self.graph = graph
-
-
-def _of_memory(error: RuntimeError) -> bool:
-    """Whether the device's memory didn't suffice, for a tensor or for a library's own needs."""
-    return (isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
-            or "out of memory" in str(error))
 
 
 def _flat(parameters: list[Tensor]) -> tuple[Tensor, list[Tensor]]:

@@ -20,6 +20,8 @@ from lib.subword import Vocabulary, one_line
 __all__ = ["DECODING_TOKENS", "dev_scores", "translate"]
 
 DECODING_TOKENS = 1024  # of the longest side, with padding, that a CPU translates together
+VALIDATED_TOKENS = 2**14  # at least, of a GPU's validations: whatever memory is free, so that the
+# same draws fall on the same sentences
 
 
 @torch.no_grad()
@@ -61,25 +63,35 @@ def dev_scores(model, data: Tokenised, vocabulary: Vocabulary, references: list[
     `dev_ll` is the importance-weighted bound with few samples, or exact, plus the length's
     log-probability. Sentences that the model gives probability 0, -inf in `log_prob`, and their
     tokens are in none; `dev_impossible` is their number a token of the others, where there can be
-    any. Draws are the same at every validation, and leave the global random state be.
+    any. Draws are the same at every validation, but where a GPU's memory ran out, and leave the
+    global random state be.
 
-    Errors: TrainingError where the model gives no sentence any probability.
+    Errors: TrainingError where the model gives no sentence any probability, or no number.
     """
     where = model.device
     generator = torch.Generator(where).manual_seed(0)
-    tokens = device_positions(where, training.batch_tokens)
+    tokens = max(training.batch_tokens, VALIDATED_TOKENS if where.type == "cuda" else 0)
     sums: dict[str, Tensor] = {}
     log_prob = torch.zeros(len(data), dtype=torch.float64, device=where)
+
+    def score(rows: np.ndarray) -> None:
+        batch = collate(data, rows, model.multiple).to(where)
+        losses = model.loss_terms(batch, training, 1.0)
+        terms = model.log_prob_terms(batch, training.dev_samples, generator, chunk=4)
+        bound = iw_bound(terms.log_p_y, terms.log_p_z, terms.log_q_z)
+        log_prob[torch.as_tensor(rows, device=where)] = (bound + terms.log_p_length).double()
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + value.double()
+
     with torch.random.fork_rng([where] if where.type == "cuda" else []):
         torch.manual_seed(0)
         for rows in evaluation_batches(data, tokens, model.multiple):
-            batch = collate(data, rows, model.multiple).to(where)
-            for name, value in model.loss_terms(batch, training, 1.0).items():
-                sums[name] = sums.get(name, 0.0) + value.double()
-            terms = model.log_prob_terms(batch, training.dev_samples, generator, chunk=4)
-            bound = iw_bound(terms.log_p_y, terms.log_p_z, terms.log_q_z)
-            log_prob[torch.as_tensor(rows, device=where)] = (bound + terms.log_p_length).double()
+            halving(score, rows)
     log_prob = log_prob.cpu()
+    if log_prob.isnan().any():
+        raise TrainingError(f"{int(log_prob.isnan().sum())} of {len(data)} dev sentences have NaN "
+                            "as their log-probability: lower the learning rate, or set precision "
+                            "to fp32")
     setting = model.dev_setting(training)
     lines = translate(model, data, vocabulary, [setting], batch_tokens=tokens)[setting]
     possible = log_prob.isfinite().numpy()
