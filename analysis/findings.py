@@ -19,7 +19,16 @@ from collections.abc import Callable, Iterable, Sequence
 import pandas as pd
 from IPython.display import Markdown
 
-from analysis import calibration, objective, published, scatter, style, tables, within_training
+from analysis import (
+    calibration,
+    objective,
+    published,
+    refinement_table,
+    scatter,
+    style,
+    tables,
+    within_training,
+)
 from analysis.data import ceiling
 from analysis.kinds import KINDS
 from analysis.published import FINDINGS
@@ -111,10 +120,10 @@ def evidence_table(number: int, outcomes: Sequence[Verdict]) -> pd.DataFrame:
     return pd.DataFrame(rows.values()).fillna("")
 
 
-def show(*numbers: int) -> Markdown:
-    """Findings with their verdicts on every corpus that was compared, for a notebook's opening."""
-    table = overview(verdicts(*places())).iloc[[number - 1 for number in numbers]]
-    return Markdown(markdown(table) + "\nThe numbers behind each verdict: "
+def show(dataset: str, scale: str, *numbers: int) -> Markdown:
+    """Findings with their verdicts on one corpus, for a notebook that was run on it."""
+    table = overview(verdicts((dataset, scale))).iloc[[number - 1 for number in numbers]]
+    return Markdown(markdown(table) + "\nThe numbers behind them, and other corpora: "
                     "[outputs/findings.md](../outputs/findings.md).")
 
 
@@ -129,6 +138,10 @@ def page(outcomes: Sequence[Verdict]) -> str:
                   markdown(published.counted(finding.number))]
         table = evidence_table(finding.number, outcomes)
         parts += ["Here:", markdown(table)] if len(table) else []
+        steps = _refined(of) if finding.number == 4 else pd.DataFrame()
+        parts += ["BLEU of every latent model and its gain after k steps, with intervals over "
+                  "sentences and training:",
+                  markdown(refinement_table.compact_steps(steps))] if len(steps) else []
         parts += dict.fromkeys(f"{verdict.place}: not testable yet; it needs {verdict.needs}."
                                for verdict in outcomes
                                if verdict.finding == finding and verdict.needs)
@@ -164,6 +177,11 @@ def page(outcomes: Sequence[Verdict]) -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
+def _refined(of: Iterable[tuple[str, str]]) -> pd.DataFrame:
+    """`refinement_table.by_steps` of every (dataset, scale), one below another."""
+    return pd.concat([pd.DataFrame(), *(refinement_table.by_steps(*place) for place in of)])
+
+
 def _joined(name: str, of: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """The tables of that name of every (dataset, scale), one below another."""
     there = [tables.read(f"{name}_{dataset}_{scale}") for dataset, scale in of]
@@ -180,7 +198,7 @@ def _by_corpus(table: pd.DataFrame, compact: Callable) -> pd.DataFrame:
 
 def picture(of: Sequence[tuple[str, str]]) -> None:
     """Write `outputs/figures/answer`: log-likelihood against BLEU, a panel a (dataset, scale); and
-    `within_training`: the same along every training.
+    `within_training`: the same along every training; `refinement_steps`: what each step gains.
     """
     frames = {f"{dataset}, {scale}": collect(find_runs(dataset, scale)) for dataset, scale in of}
     ceilings = [ceiling(Task(load_config("tr_s", *place))) for place in of]
@@ -197,6 +215,8 @@ def picture(of: Sequence[tuple[str, str]]) -> None:
             corpus=f"{run.dataset}, {run.scale}", model=run.model, train_data=run.train_data,
             seed=run.seed)
         for of_title in runs.values() for run in of_title]))
+    if len(steps := _refined(of)):
+        style.save(refinement_table.steps_figure(steps), "refinement_steps", steps)
 
 
 def main() -> list[Verdict]:

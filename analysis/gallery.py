@@ -72,8 +72,10 @@ QUESTIONS = {
         "bound_against_samples": "The importance-weighted bound against the number of samples, and "
                                  "what annealing reaches"}),
     "What does refinement do?": ("07_refinement", {
+        "refinement_steps": "What each refinement step gains, of every latent model (the paper's "
+                            "Table 3)",
         "refinement": "BLEU and the ELBO of the output against refinement steps",
-        "table3": "BLEU, proxy bound and ELBO after every refinement step (the paper's Table 3)",
+        "table3": "BLEU, proxy bound and ELBO after every refinement step",
         "procedures": "BLEU of other ways to decode: length candidates, prior samples, minimum "
                       "Bayes risk",
         "ablations": "What the released code does besides, each alone: BLEU without refinement and "

@@ -2,11 +2,15 @@
 
 from lib.config import LATENT
 
-__all__ = ["KINDS", "PRIORS", "RAW_DISTILLED", "WITHIN", "pair_kind"]
+__all__ = ["KINDS", "PARALLEL", "PRIORS", "RAW_DISTILLED", "WITHIN", "pair_kind"]
 
 GROUPS = {"autoregressive": "autoregressive", "masked": "masked"} | dict.fromkeys(
     LATENT, "latent") | dict.fromkeys(("independent", "dag", "ctc"), "factorised")
 """Factorised: independent tokens, or an exact sum over the paths of a graph or of CTC."""
+
+PARALLEL = tuple(family for family, group in GROUPS.items() if group in ("latent", "factorised"))
+"""Families that write all subwords at once: the non-autoregressive ones. A masked model's best
+search writes them one by one, in an order of its own."""
 
 PRIORS, WITHIN, RAW_DISTILLED = "Gaussian, flow", "within families", "raw, distilled"
 KINDS = ("autoregressive, latent", PRIORS, "autoregressive, factorised", "factorised, latent",

@@ -3,8 +3,8 @@
 Lee et al. (2020), section 6, ask whether the discrepancy between density and generation is "mainly
 caused by the difference in the decoding distribution (autoregressive vs. factorized) or the
 training objective (maximum likelihood vs. ELBO)". Here both are crossed, and each factor is
-changed alone in controlled pairs of models. A factor causes a discrepancy where changing it alone
-moves log-likelihood and BLEU in opposite directions.
+changed alone in controlled pairs of models (z only together with the ELBO that it needs). A factor
+causes a discrepancy where changing it alone moves log-likelihood and BLEU in opposite directions.
 """
 
 import math
@@ -17,6 +17,7 @@ from jaxtyping import Bool
 from matplotlib.figure import Figure
 
 from analysis import comparable
+from analysis.kinds import PARALLEL
 from analysis.resampling import Resamples, bootstrap
 from analysis.scatter import draw_systems, name_points
 from analysis.significance import pairs
@@ -63,7 +64,9 @@ CONTRASTS = (
 EFFECT_COLUMNS = ["factor", "change", "first", "second", "train_data", "first_seeds",
                   "second_seeds", "ll_delta", "ll_low", "ll_high", "bleu_delta", "bleu_low",
                   "bleu_high", "order", "over"]
-LOOKS = {OBJECTIVE: ("-", INK), FACTORISATION: ("--", "#666666"), LATENT: (":", "#666666")}
+LOOKS = {OBJECTIVE: ("objective alone", "-", INK),
+         FACTORISATION: ("factorisation alone", "--", "#666666"),
+         LATENT: ("z, and its ELBO", ":", "#666666")}
 
 
 # ---- which runs ----
@@ -218,7 +221,7 @@ def two_by_two(frame: pd.DataFrame, drawn: Resamples) -> pd.DataFrame:
     systems, averaged = average_seeds(frame, {"strict": drawn})
     cells: dict[tuple, list[str]] = {}
     for place, system in systems.iterrows():
-        decoder = AR if system["family"] in ("autoregressive", "masked") else FACTORISED
+        decoder = FACTORISED if system["family"] in PARALLEL else AR
         cells.setdefault((decoder, system["train_data"], _trained_by(system["run"])), []).append(
             _cell(system, averaged["strict"], place))
     return pd.DataFrame([{"decoder": decoder, "trained on": data} | {
@@ -266,13 +269,12 @@ def contrasts_figure(frame: pd.DataFrame, drawn: Resamples, table: pd.DataFrame)
         part = draw_systems(axes, systems[chosen], "strict")
         places = part.set_index("model")[["strict", "bleu"]]
         for row in table[table["train_data"] == data].itertuples():
-            dashes, colour = LOOKS[row.factor]
+            _, dashes, colour = LOOKS[row.factor]
             axes.annotate("", places.loc[row.second], places.loc[row.first], zorder=2,
                           arrowprops=ARROW | {"linestyle": dashes, "color": colour})
         axes.set_title(f"trained on {data} text")
         panels.append((axes, part, "strict", "bleu"))
-    keys = [key(f"{factor} alone", colour, "", ls=dashes)
-            for factor, (dashes, colour) in LOOKS.items()]
+    keys = [key(name, colour, "", ls=dashes) for name, dashes, colour in LOOKS.values()]
     figure.legend(handles=[*family_keys(set(table["first"]) | set(table["second"])), *keys],
                   loc="outside lower center", ncols=5 if len(texts) > 1 else 3)
     name_points(figure, panels)

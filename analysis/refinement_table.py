@@ -1,7 +1,8 @@
 """Table 3: BLEU and bounds after each refinement step; beside it the other ways to decode (07).
 
 All rows are measured on the same resamples of the test sentences. Bounds are in nats per sentence:
-refinement keeps a sentence's padded length, while its real tokens may change.
+refinement keeps a sentence's padded length, while its real tokens may change. `by_steps` reads the
+scores of evaluated runs, the other tables decode again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,13 +12,69 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import published
-from analysis.style import finish, line, style
-from analysis.tables import intervals
+from analysis.settings import difference, scores
+from analysis.style import family_keys, finish, line, panels, size_keys, style, text_keys
+from analysis.tables import interval, intervals
 from lib.bleu import RESAMPLES, resample_weights, resampled_bleu, with_interval
 from lib.config import model_name
 
-__all__ = ["compact", "measured_on", "procedures_table", "refinement_figure", "table3",
-           "with_published"]
+__all__ = ["by_steps", "compact", "compact_steps", "measured_on", "procedures_table",
+           "refinement_figure", "steps_figure", "table3", "with_published"]
+
+STEPS = (0, 1, 2, 4, 8)  # that every latent run is scored at
+
+
+# ---- of evaluated runs ----
+
+def by_steps(dataset: str, scale: str) -> pd.DataFrame:
+    """BLEU after k steps, a row a latent system and k: the mean over seeds and its gain over k = 0,
+    each with its 95% interval over sentences and training (`analysis.settings`).
+    """
+    rows = []
+    for k in STEPS:
+        bleu, gains = (scores(dataset, scale, f"k{k}", base) for base in ("", "k0"))
+        for place, of in bleu.iterrows():
+            row = {"dataset": dataset, "scale": scale, "model": of["model"],
+                   "train_data": of["train_data"], "k": k}
+            for name, table in (("bleu", bleu), ("bleu_gain", gains)):
+                number = difference(table.loc[[place]])
+                row |= {name: number.value, f"{name}_low": number.low, f"{name}_high": number.high}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def compact_steps(table: pd.DataFrame) -> pd.DataFrame:
+    """`by_steps` for reading: a row a system, BLEU at k = 0 and the gains of more steps."""
+    keys, rows = ["dataset", "scale", "model", "train_data"], []
+    for (dataset, scale, model, data), steps in table.groupby(keys, sort=False):
+        cells = {"corpus": f"{dataset}, {scale}", "model": model_name(model), "trained on": data}
+        for step in steps.to_dict("records"):
+            name, heading = ("bleu_gain", "gain at k = ") if step["k"] else ("bleu", "BLEU at k = ")
+            cells[f"{heading}{step['k']}"] = interval(
+                *(step[f"{name}{end}"] for end in ("", "_low", "_high")), plus=step["k"] > 0)
+        rows.append(cells)
+    return pd.DataFrame(rows)
+
+
+def steps_figure(table: pd.DataFrame) -> Figure:
+    """The gain in BLEU over k = 0 against k, a panel a (dataset, scale), with 95% intervals."""
+    places = list(table.groupby(["dataset", "scale"]))
+    figure, cells, room = panels(len(places))
+    for axes, ((dataset, scale), of_place) in zip(cells, places, strict=True):
+        for (model, data), steps in of_place.groupby(["model", "train_data"], sort=False):
+            look = line(model) | {"linestyle": "-" if data == "raw" else "--"}
+            axes.plot(steps["k"], steps["bleu_gain"], **look)
+            axes.fill_between(steps["k"], steps["bleu_gain_low"], steps["bleu_gain_high"],
+                              color=look["color"], alpha=0.06, lw=0)
+        finish(axes, "refinement steps k", "BLEU minus that at k = 0, better →")
+        axes.set_xticks(STEPS)
+        axes.set_title(f"{dataset}, {scale}")
+    figure.legend(handles=[*family_keys(table["model"]), *size_keys(table["model"]),
+                           *text_keys(table["train_data"], lines=True)], **room)
+    return figure
+
+
+# ---- decoded again ----
 
 
 def table3(refined: Mapping[str, pd.DataFrame], references: Sequence[str], *,
@@ -35,10 +92,10 @@ def table3(refined: Mapping[str, pd.DataFrame], references: Sequence[str], *,
         weights = resample_weights(len(lines), resamples)
         bleu = _bleu(frame, [step["hypothesis"].tolist() for step in steps],
                      [references[place] for place in lines], weights)
-        for step, scores in zip(steps, bleu, strict=True):
+        for step, of_step in zip(steps, bleu, strict=True):
             gain = step["elbo"].to_numpy() - start
             rows.append({
-                "model": model, "k": int(step["k"].iloc[0]), **scores,
+                "model": model, "k": int(step["k"].iloc[0]), **of_step,
                 "bound": (step["log_p_y"] + step["log_p_z"]).mean(), "elbo": step["elbo"].mean(),
                 **with_interval("elbo_gain", gain.mean(), weights @ gain / len(gain)),
                 "changed": step["changed"].mean(), "lowered": step["lowered"].mean(),

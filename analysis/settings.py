@@ -43,6 +43,7 @@ def scores(dataset: str, scale: str, setting: str, base: str = "") -> pd.DataFra
     table = pd.DataFrame(systems, columns=[*table.columns, "seeds"])
     table["training"] = pd.Series(spreads(table.pop("seeds"), [
         ("", row.train_data, row.family, row.model) for row in table.itertuples()]), dtype=object)
+    table = table.sort_values("train_data", ascending=False, kind="stable")  # raw first
     return table.loc[model_order(table["model"]).sort_values(kind="stable").index]
 
 

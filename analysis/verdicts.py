@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import tables
-from analysis.kinds import KINDS, PRIORS, RAW_DISTILLED, WITHIN
+from analysis.kinds import KINDS, PARALLEL, PRIORS, RAW_DISTILLED, WITHIN
 from analysis.published import FINDINGS, Finding
 from analysis.settings import difference, scores
 from analysis.significance import ORDERS, SHOWN, pair_difference
@@ -187,7 +187,7 @@ def _across(pairs: pd.DataFrame, systems: pd.DataFrame) -> Result:
 def _distillation(pairs: pd.DataFrame, _systems: pd.DataFrame) -> Result:
     """3: distillation lowers LL and raises BLEU of the non-autoregressive models."""
     same = pairs[(pairs["first"] == pairs["second"]) & (pairs["kind"] == RAW_DISTILLED)]
-    parallel = [model for model in same["first"] if family_of(model) != "autoregressive"]
+    parallel = [model for model in same["first"] if family_of(model) in PARALLEL]
     if not parallel:
         return "a non-autoregressive model trained on raw and on distilled text, both evaluated"
     falls, rises = ([_evidence(

@@ -5,7 +5,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lib import runtime
 from lib.batching import collate
 from lib.decoding.refinement import refinement_steps
 from lib.errors import ConfigError
@@ -53,7 +52,8 @@ def _settle(model, memory, z: Tensor, refinements: int) -> Tensor:
 
 def sentence_samples(run: TrainedRun, sentence: int, samples: int, *, refinements: int,
                      ) -> dict[str, Float[np.ndarray, "samples values"]]:
-    """`latent_samples` of a test sentence (its line from 0), flattened: {kind: [samples, values]}.
+    """`latent_samples` of a test sentence (its line from 0), flattened: {kind: [samples, values]},
+    in fp32, in which refinements that end at one output have one z.
 
     Errors: ConfigError for a line that the test set doesn't have.
     """
@@ -63,7 +63,6 @@ def sentence_samples(run: TrainedRun, sentence: int, samples: int, *, refinement
     where = run.model.device
     batch = collate(data, np.array([sentence]), run.model.multiple).to(where)
     generator = torch.Generator(where).manual_seed(0)
-    with runtime.autocast(run.config.training.precision, where):
-        drawn = latent_samples(run.model, batch.source, batch.source_mask, batch.target, samples,
-                               refinements=refinements, generator=generator)
+    drawn = latent_samples(run.model, batch.source, batch.source_mask, batch.target, samples,
+                           refinements=refinements, generator=generator)
     return {kind: z.flatten(1).double().cpu().numpy() for kind, z in drawn.items()}
