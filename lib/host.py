@@ -1,13 +1,12 @@
 """What only the operating system knows: the cores that are ours, and when a parent is gone."""
 
 import ctypes
-import getpass
 import os
 import signal
 import sys
 from pathlib import Path
 
-__all__ = ["allowed_cores", "die_with_parent", "have_home", "home"]
+__all__ = ["allowed_cores", "die_with_parent", "home"]
 
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 PR_SET_PDEATHSIG = 1
@@ -25,19 +24,6 @@ def home() -> Path | None:
     except RuntimeError:
         return None
     return folder if folder.is_absolute() and folder != folder.parent else None
-
-
-def have_home(spare: Path) -> None:
-    """Make `spare` this process's home where its user has none, or can't write in it, as in a
-    container, and the user's number its name: Jupyter, Snakemake and matplotlib ask for both.
-    """
-    if home() is None or not os.access(home(), os.W_OK):
-        spare.mkdir(parents=True, exist_ok=True)
-        os.environ["HOME"] = str(spare)
-    try:
-        getpass.getuser()
-    except (KeyError, OSError):
-        os.environ["LOGNAME"] = str(os.getuid())
 
 
 def die_with_parent(how: signal.Signals = signal.SIGTERM) -> None:

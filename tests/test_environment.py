@@ -14,7 +14,9 @@ from lib.paths import ROOT
 
 INTERPRETER = """#!/usr/bin/env bash
 # stands for Python: notes its arguments, and makes environments that hold a copy of it
-[ "$1" = -c ] || { printf '%s|' "$@"; printf 'HOME=%s\\n' "$HOME"; } >> "$NOTES"
+[ "$1" = -c ] || {
+    printf '%s|' "$@"; printf 'LOGNAME=%s|HOME=%s\\n' "$LOGNAME" "$HOME"
+} >> "$NOTES"
 [ "$1 $2" = "-m venv" ] && {
     while [ -e "$NOTES.hold" ]; do sleep 0.05; done
     mkdir -p .venv/bin; cp "$0" .venv/bin/python
@@ -73,7 +75,7 @@ def test_the_environment_is_built_once(clone):
     notes = clone.notes()
     assert built(notes) and sum("|pip|install|" in line for line in notes) == 2
     clone.make("lint")
-    assert [line.partition("|HOME")[0] for line in clone.notes()] == ["-m|ruff|check|."]
+    assert [line.partition("|LOGNAME")[0] for line in clone.notes()] == ["-m|ruff|check|."]
 
 
 @pytest.mark.skipif(shutil.which("flock") is None, reason="flock isn't installed")
@@ -142,6 +144,14 @@ def test_overrides_keep_their_quotes(clone):
 
 @pytest.mark.parametrize("home", ["/", "", "/no/such/folder"])
 def test_who_has_no_home_gets_one_below_the_cache(clone, home):
-    clone.make("lint", HOME=home)
+    clone.make("lint", HOME=home, LOGNAME="someone")
     folder = clone.folder / "cache/home"
-    assert folder.is_dir() and all(line.endswith(f"HOME={folder}") for line in clone.notes())
+    said = f"|LOGNAME=someone|HOME={folder}"
+    assert folder.is_dir() and all(line.endswith(said) for line in clone.notes())
+
+
+def test_who_has_no_name_is_called_by_the_number(clone):
+    (clone.bin / "id").write_text('#!/bin/sh\n[ "$1" = -u ] && echo 4321\n')  # a user of no list
+    (clone.bin / "id").chmod(0o755)
+    clone.make("lint", HOME=str(clone.bin), LOGNAME="", USER="")
+    assert all(line.endswith(f"|LOGNAME=4321|HOME={clone.bin}") for line in clone.notes())

@@ -1,8 +1,6 @@
 """Cores as given; a process that asked for it ends with its parent, although that was killed."""
 
-import getpass
 import os
-import pwd
 import signal
 import subprocess
 import sys
@@ -10,7 +8,6 @@ import sys
 import pytest
 from processes import alive, until
 
-from lib import host
 from lib.host import allowed_cores
 
 PARENT = """
@@ -44,26 +41,3 @@ def test_cores_are_those_that_the_process_was_given():
     finally:
         os.sched_setaffinity(0, before)
     assert allowed_cores() == len(before)
-
-
-def test_a_home_that_can_be_written_stays(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    host.have_home(tmp_path / "spare")
-    assert os.environ["HOME"] == str(tmp_path) and not (tmp_path / "spare").exists()
-
-
-@pytest.mark.parametrize("home", ["/", "", "/no/such/folder"])
-def test_who_has_no_home_gets_one(home, tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", home)
-    host.have_home(tmp_path / "spare")
-    assert os.environ["HOME"] == str(tmp_path / "spare") and (tmp_path / "spare").is_dir()
-    assert host.home() == tmp_path / "spare"
-
-
-def test_who_has_no_name_is_called_by_the_number(tmp_path, monkeypatch):
-    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # a user of no list
-    monkeypatch.setenv("LOGNAME", "")  # for what is set below to be undone
-    host.have_home(tmp_path)
-    assert getpass.getuser() == str(os.getuid())

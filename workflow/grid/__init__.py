@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from lib.config import MODELS
 from lib.errors import ConfigError, ReproError
-from lib.host import allowed_cores, have_home
+from lib.host import allowed_cores
 from lib.paths import ROOT, cache_root, outputs_root, writable
 from workflow.grid.cluster import PROFILES, Place, no_jobs_left
 from workflow.grid.display import Display, Plan, show
@@ -145,7 +145,6 @@ def main(arguments: list[str] | None = None) -> int:
             return _run(grid, place, plan)
         writable(outputs_root())
         with _alone(grid):
-            have_home(cache_root() / "home")
             if place.executor == "slurm":
                 no_jobs_left(grid)
             if fresh:
