@@ -37,6 +37,19 @@ def sources():
     return [source for source, _ in ragged(9, VOCABULARY)]
 
 
+@pytest.fixture
+def kept(monkeypatch):
+    """How many sentences stay in the batch, each time that others leave it."""
+    counts, keep = [], DecoderState.keep
+
+    def spy(self, sentences, rows):
+        counts.append(len(sentences))
+        keep(self, sentences, rows)
+
+    monkeypatch.setattr(DecoderState, "keep", spy)
+    return counts
+
+
 @torch.no_grad()
 def log_probs(model, source: list[int], targets: list[list[int]]) -> torch.Tensor:
     """log p of targets of one length, exactly as given (EOS where they have one), without cache."""
@@ -185,17 +198,8 @@ def test_scores_are_normalised_log_probs(model, sources, width, penalty):
 
 
 @pytest.mark.parametrize("width", [1, 4])
-def test_the_company_of_a_sentence_changes_nothing(model, sources, width, monkeypatch):
+def test_the_company_of_a_sentence_changes_nothing(model, sources, width, kept):
     """Alone, together, in another order, and padded further; and done sentences leave the batch."""
-    kept = []
-    keep = DecoderState.keep
-
-    def spy(self, sentences, rows):
-        kept.append(len(sentences))
-        keep(self, sentences, rows)
-
-    monkeypatch.setattr(DecoderState, "keep", spy)
-
     def search(rows, padding=0):
         return beam_search(model, *sources_of(rows, padding), width=width)
 
@@ -316,12 +320,7 @@ def test_a_low_temperature_or_a_small_nucleus_is_greedy(model, sources):
 
 
 @pytest.mark.parametrize("nucleus", [1.0, 0.7])
-def test_the_company_of_a_sentence_changes_no_draw(model, sources, nucleus, monkeypatch):
-    kept = []
-    keep = DecoderState.keep
-    monkeypatch.setattr(DecoderState, "keep", lambda self, sentences, rows: (
-        kept.append(len(sentences)), keep(self, sentences, rows)))
-
+def test_the_company_of_a_sentence_changes_no_draw(model, sources, nucleus, kept):
     def drawn(rows, padding=0):
         return sample(model, *sources_of(rows, padding), 2, nucleus=nucleus, seed=5)
 

@@ -101,14 +101,6 @@ def test_the_first_draws_of_more_are_the_same(architecture):
     assert draws(model, *inputs, 5, seed=3) != more
 
 
-@pytest.mark.parametrize("architecture", [INDEPENDENT, MASKED], ids=["na", "md"])
-def test_draws_of_a_sentence_are_the_same_in_any_batch(architecture):
-    model = near_lengths(model_of(architecture, 6, spread=0.3))
-    together = draws(model, *sources_of(SOURCES), 6, seed=2)
-    assert len({len(row) // 4 for row in together[2]}) > 1, "the lengths should differ"
-    assert [draws(model, *sources_of([source]), 6, seed=2)[0] for source in SOURCES] == together
-
-
 def test_lengths_are_drawn_too():
     model = model_of(INDEPENDENT, 6, spread=0.3)
     lengths = {len(row) for row in draws(model, *sources_of([[3, 4]]), 40)[0]}
