@@ -166,12 +166,6 @@ def test_own_files_with_a_blank_line_are_refused(data, split, blank):
         read(dataset, split)
 
 
-def test_own_files_that_are_not_aligned_are_refused(data):
-    dataset = own(data, train=(("a", "b"), ("c", "d", "e")))
-    with pytest.raises(DataError, match=r"train\.de and .*train\.en are not aligned: 2 and 3"):
-        read(dataset, "train")
-
-
 def test_files_whose_counts_only_add_up_are_refused(data):
     dataset = replace(own(data), train=("train", "dev"))
     place(data, "mine/train.de", "a\nb\nc\n")
