@@ -1,21 +1,9 @@
-"""Names of procedures: each comes back, says it all, and makes sense."""
+"""Names of procedures: each says it all, and makes sense."""
 
 import pytest
 
 from lib.decoding.procedures import Procedure
 from lib.errors import ConfigError
-
-NAMES = [
-    "greedy", "beam3", "sample", "sample@0.7", "nucleus0.8", "nucleus0.8@0.7", "mbr4-chrf",
-    "mbr3-chrf-sample@0.5", "mbr4-chrf-nucleus0.7@0.9", "k0", "k8", "k0-samples1@0.5",
-    "k1-lengths1", "k1-lengths3-bound", "k1-lengths3-iw4", "k2-lengths2-samples3@0.8-teacher",
-    "k1-samples4-chrf", "k0-lengths2-samples2-chrf", "k3-samples3-bound", "lookahead", "viterbi",
-    "m1", "m12", "mT"]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_name_is_kept(name):
-    assert Procedure.parse(name).name == name
 
 
 @pytest.mark.parametrize(("name", "short"), [
@@ -34,7 +22,7 @@ def test_a_name_says_it_all():
     assert Procedure.parse("k1").candidates == Procedure.parse("beam4").candidates == 1
     assert Procedure.parse("k1-lengths5-samples3-iw7").hypotheses == 105
     assert [Procedure.parse(n).hypotheses for n in ("beam4", "mbr16-chrf", "k4")] == [4, 16, 1]
-    assert Procedure.parse("m4") == Procedure("unmask", steps=4)
+    assert Procedure.parse("m12") == Procedure("unmask", steps=12)
     assert Procedure.parse("mT") == Procedure("unmask", steps=0)
     assert Procedure.parse("k4").plain and not Procedure.parse("k4-lengths1").plain
 
