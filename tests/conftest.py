@@ -41,7 +41,9 @@ def checked_first(*, typechecker):
 jaxtyping.jaxtyped = checked_first
 jaxtyping.install_import_hook(["lib", "analysis", "workflow"], "beartype.beartype")
 
-from lib import corpora, runtime  # noqa: E402 (after the hook)
+from tiny import AUTOREGRESSIVE, VOCABULARY, model_of, ragged  # noqa: E402 (after the hook)
+
+from lib import corpora, runtime  # noqa: E402
 from lib.host import allowed_cores  # noqa: E402
 from lib.synthetic import ToyTask  # noqa: E402
 
@@ -119,6 +121,18 @@ def float64():
     torch.set_default_dtype(torch.float64)
     yield torch.float64
     torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def model():
+    """A tiny autoregressive model."""
+    return model_of(AUTOREGRESSIVE, VOCABULARY)
+
+
+@pytest.fixture
+def sources():
+    """Nine source sentences of differing lengths, of that model's subwords."""
+    return [source for source, _ in ragged(9, VOCABULARY)]
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from tiny import (
     FLOW,
     GAUSSIAN,
     LATENT,
+    VOCABULARY,
     batch_of,
     drawn_as_often,
     model_of,
-    ragged,
     sources_of,
 )
 
@@ -21,14 +21,7 @@ from lib.decoding.search import length_normaliser
 from lib.noise import sentence_generator
 from lib.subword import BOS, EOS, PAD
 
-VOCABULARY = 8
-
 pytestmark = pytest.mark.usefixtures("float64")
-
-
-@pytest.fixture
-def sources():
-    return [source for source, _ in ragged(5, VOCABULARY)]
 
 
 def proposed(model, sources, **how):

@@ -12,6 +12,7 @@ from tiny import (
     GAUSSIAN,
     INDEPENDENT,
     MASKED,
+    VOCABULARY,
     Numbers,
     batch_of,
     model_of,
@@ -28,19 +29,7 @@ from lib.errors import ConfigError, DataError
 from lib.layers import LONGEST
 from lib.subword import UNK
 
-VOCABULARY = 8
-
 pytestmark = pytest.mark.usefixtures("float64")
-
-
-@pytest.fixture
-def model():
-    return model_of(AUTOREGRESSIVE, VOCABULARY)
-
-
-@pytest.fixture
-def sources():
-    return [source for source, _ in ragged(9, VOCABULARY)]
 
 
 def test_settings_give_what_they_name(model, sources):

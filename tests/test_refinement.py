@@ -2,21 +2,14 @@
 
 import pytest
 import torch
-from tiny import GAUSSIAN, LATENT, model_of, ragged, sources_of
+from tiny import GAUSSIAN, LATENT, VOCABULARY, model_of, ragged, sources_of
 
 from lib.decoding.refinement import refine, trace
 from lib.errors import ConfigError
 from lib.priors import GaussianPrior
 from lib.subword import BOS, EOS, PAD
 
-VOCABULARY = 8
-
 pytestmark = pytest.mark.usefixtures("float64")
-
-
-@pytest.fixture
-def sources():
-    return [source for source, _ in ragged(9, VOCABULARY)]
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from tiny import AUTOREGRESSIVE, drawn_as_often, model_of, ragged, sources_of
+from tiny import AUTOREGRESSIVE, VOCABULARY, drawn_as_often, model_of, sources_of
 
 from benchmarks.given_length import never_ending
 from lib.autoregressive import DecoderState
@@ -22,19 +22,7 @@ from lib.decoding.search import (
 from lib.layers import LONGEST
 from lib.subword import BOS, EOS, PAD
 
-VOCABULARY = 8
-
 pytestmark = pytest.mark.usefixtures("float64")
-
-
-@pytest.fixture
-def model():
-    return model_of(AUTOREGRESSIVE, VOCABULARY)
-
-
-@pytest.fixture
-def sources():
-    return [source for source, _ in ragged(9, VOCABULARY)]
 
 
 @pytest.fixture

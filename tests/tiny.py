@@ -24,6 +24,7 @@ INDEPENDENT = replace(AUTOREGRESSIVE, family="independent", encoder_layers=1, de
 DAG = replace(INDEPENDENT, family="dag", upsampling=3)
 CTC = replace(INDEPENDENT, family="ctc", upsampling=3)
 MASKED = replace(INDEPENDENT, family="masked")
+VOCABULARY = 8  # of the fixtures `model` and `sources`
 FAMILIES = [AUTOREGRESSIVE, GAUSSIAN, FLOW, INDEPENDENT, DAG, CTC, MASKED]
 EVERY = pytest.mark.parametrize("architecture", FAMILIES, ids=lambda a: a.family)
 LATENT = pytest.mark.parametrize("architecture", [GAUSSIAN, FLOW], ids=lambda a: a.family)
