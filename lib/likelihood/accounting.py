@@ -92,19 +92,15 @@ def ratio_of_sums(top: Num[np.ndarray, " sentences"], bottom: Num[np.ndarray, " 
 
 def likelihood_terms(sentences: pd.DataFrame, accounting: str,
                      ) -> tuple[Float[np.ndarray, " sentences"], Float[np.ndarray, " sentences"]]:
-    """Numerator and denominator a sentence; the accounting's value is the ratio of their sums.
+    """Numerator and denominator a sentence, from the columns of sentences.csv, whose logarithms are
+    in nats; the ratio of their sums is the accounting's value, in its `unit`.
 
-    From the columns of sentences.csv, with T the padded and t the real number of tokens:
-    `paper` log p(y|x, T) / T, `strict` log p(y, T|x) / t, `per_sentence` log p(y, T|x) / 1,
-    `bits_per_char` -log2 p(y, T|x) / characters, `released` the mean over sentences of
-    `released_estimate`, which is already per token; where a model has none (autoregressive
-    models are exact) its log p(y|x) / T stands in.
-
-    p(y, T|x) is that of y's own subwords, padded to the next multiple of 4 where a model pads. The
-    same string padded further, or cut into other subwords, is left out, though a decoder would
-    write it as well: `strict` and its like are lower bounds even where p(y, T|x) is exact. On toy,
-    longer paddings add 0.003 (Ga-B, Fl-B, 50 samples) to 0.011 nats a token to a latent model and
-    nothing to an autoregressive one: a smaller difference between the two says little.
+    p(y, T|x), T the padded length, is that of y's own subwords, padded to the next multiple of 4
+    where a model pads. The same string padded further, or cut into other subwords, is left out,
+    though a decoder would write it as well: `strict` and its like are lower bounds even where
+    p(y, T|x) is exact. On toy, longer paddings add 0.003 (Ga-B, Fl-B, 50 samples) to 0.011 nats a
+    token to a latent model and nothing to an autoregressive one: a smaller difference between the
+    two says little.
     """
     top, bottom = accounting_named(accounting).terms(sentences)
     return np.asarray(top, np.float64), np.asarray(bottom, np.float64)
