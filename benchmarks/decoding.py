@@ -1,6 +1,6 @@
 """Decoding speed of every family, beside CTranslate2's beam search with the same weights.
 
-    make bench     (python -m benchmarks.decoding [--quick] [--bits])
+    make bench     (python -m benchmarks.decoding)
 
 Published IWSLT sizes, an 8K vocabulary, random weights, Multi30k's sentence lengths, one thread.
 Random weights know no end, so all systems are made to write outputs of the reference's length: beam
@@ -11,7 +11,6 @@ second), latency.csv (milliseconds against target length, batch size 1), and wei
 bits cost in BLEU, of the trained runs that there are).
 """
 
-import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,35 +89,33 @@ def systems(names: Sequence[str], folder: Path) -> list[speed.System]:
     return rows
 
 
-def run(alone: int = ALONE, together: int = TOGETHER, size: int = SIZE, rounds: int = ROUNDS,
-        ) -> tuple[pd.DataFrame, pd.DataFrame]:
+def run() -> tuple[pd.DataFrame, pd.DataFrame]:
     """Sentences a second of every system, and latencies."""
     runtime.prepare(batch=1)
     data = corpus()
-    works = speed.work(data, groups(data, alone, together, size))
+    works = speed.work(data, groups(data, ALONE, TOGETHER, SIZE))
     with tempfile.TemporaryDirectory() as folder:
-        times = speed.measure(systems(tuple(SETTINGS), Path(folder)), works, rounds)
+        times = speed.measure(systems(tuple(SETTINGS), Path(folder)), works, ROUNDS)
     rates = speed.speeds(times)
     rates["threads"], rates["machine"] = torch.get_num_threads(), describe()
     return rates, speed.latencies(times)
 
 
-def cost(names: Sequence[str] = tuple(SETTINGS), lines: int = 0) -> pd.DataFrame:
-    """BLEU on the test set with weights of 32, 16 and 8 bits; `lines`: only the first so many.
+def cost() -> pd.DataFrame:
+    """BLEU on the test set with weights of 32, 16 and 8 bits.
 
     `delta`: minus that with 32 bits, with its 95% interval over paired resamples of the test
     sentences.
     """
     rows = []
     for dataset, scale in TRAINED:
-        for name in names:
+        for name in SETTINGS:
             config = load_config(name, dataset, scale)
             try:
                 trained = load_run(config)
                 data, references = trained.task.test, trained.task.references("test")
             except ReproError:
                 continue  # no such run here, or not its corpus
-            data = data.take(np.arange(lines or len(data)))
             resamples = resample_weights(len(data))
             for setting in SETTINGS[name]:
                 plain = None
@@ -127,8 +124,8 @@ def cost(names: Sequence[str] = tuple(SETTINGS), lines: int = 0) -> pd.DataFrame
                                       trained.task.vocabulary, [setting],
                                       Options(config.evaluation.length_penalty),
                                       progress=f"{dataset} {name} {setting} {weights}")[setting]
-                    score, signature = bleu(texts, references[:len(data)])
-                    drawn = resampled_bleu(texts, references[:len(data)], resamples)[1]
+                    score, signature = bleu(texts, references)
+                    drawn = resampled_bleu(texts, references, resamples)[1]
                     plain = plain or (score.score, drawn)
                     rows.append({"dataset": dataset, "scale": scale, "model": name,
                                  "setting": setting, "weights": weights, "bleu": score.score,
@@ -140,15 +137,10 @@ def cost(names: Sequence[str] = tuple(SETTINGS), lines: int = 0) -> pd.DataFrame
 
 def main() -> None:
     """Measure, write outputs/bench/, and show the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few sentences, one round")
-    parser.add_argument("--bits", action="store_true", help="only weights.csv: BLEU, no speed")
-    asked = parser.parse_args()
-    if not asked.bits:
-        rates, latency = run(4, 1, SIZE, 1) if asked.quick else run()
-        write("decoding", rates, hidden=["machine", "parameters", "rounds", "threads"])
-        write("latency", latency)
-    write("weights", cost(lines=100 if asked.quick else 0), hidden=["signature"])
+    rates, latency = run()
+    write("decoding", rates, hidden=["machine", "parameters", "rounds", "threads"])
+    write("latency", latency)
+    write("weights", cost(), hidden=["signature"])
     if not ctranslate2.is_installed():
         tqdm.write("CTranslate2 isn't installed: without it there is no yardstick from outside "
                    "(pip install -e '.[speed]')")
