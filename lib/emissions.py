@@ -7,7 +7,7 @@ product of their own, and the normaliser is taken a chunk of rows at a time, in 
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lib.distributions import LOGITS_AT_ONCE, draw, exact
+from lib.layers import taken
 from lib.objectives import compute_dtype
 from lib.subword import EOS, UNK
 
@@ -81,6 +82,12 @@ class Emissions:
     must_end: Bool[Tensor, "batch length"] | None = None
     output: Callable[[Tensor], Tensor] | None = None
     """the product of states and weight^T, where a frozen model has a faster one"""
+
+    def at(self, places: Int[Tensor, "batch places"]) -> "Emissions":
+        """Those of some positions of each row."""
+        ends = {} if self.may_end is None else {
+            name: getattr(self, name).gather(1, places) for name in ("may_end", "must_end")}
+        return replace(self, states=taken(self.states, places), **ends)
 
     # ---- of given subwords, with gradient ----
 

@@ -12,7 +12,7 @@ from lib.lengths import LengthPredictor
 from lib.protocol import Model
 from lib.subword import BOS
 
-__all__ = ["UNKNOWN", "FillingModel", "real_positions"]
+__all__ = ["UNKNOWN", "FillingModel", "real_positions", "unknown_places"]
 
 UNKNOWN = BOS  # what the decoder sees where it knows no subword; no target holds it
 
@@ -45,3 +45,12 @@ def real_positions(batch: Batch) -> Bool[Tensor, "batch length"]:
     """The target's mask, spelt out."""
     return torch.ones_like(batch.target, dtype=torch.bool) if batch.target_mask is None \
         else batch.target_mask
+
+
+def unknown_places(known: Bool[Tensor, "rows length"], real: Bool[Tensor, "rows length"],
+                   count: int) -> tuple[Int[Tensor, "rows places"], Bool[Tensor, "rows places"]]:
+    """The positions of each row that are real and not known, in order, and after them others, so
+    that they are `count`; and which of them are unknown.
+    """
+    places = (known | ~real).byte().argsort(dim=1, stable=True)[:, :count]
+    return places, (real & ~known).gather(1, places)

@@ -24,7 +24,7 @@ from torch import Tensor
 from lib.batching import Batch
 from lib.config import Training
 from lib.emissions import Emissions
-from lib.filling import UNKNOWN, FillingModel, real_positions
+from lib.filling import UNKNOWN, FillingModel, real_positions, unknown_places
 from lib.layers import Memory
 from lib.lengths import MULTIPLE, endings
 from lib.likelihood import LogProbTerms
@@ -125,24 +125,16 @@ class MaskedModel(FillingModel):
         """
         memory, real = self.encode(batch.source, batch.source_mask), real_positions(batch)
         known, total = torch.zeros_like(real), torch.zeros(len(real)).double().to(real.device)
-        for _ in range(real.shape[1]):
-            emissions = self.subwords(memory, batch.target, known, real)
-            which = _most_confident(emissions, known, real)
-            log_prob = emissions.log_prob_at(batch.target).gather(1, which)[:, 0].double()
-            left = (real & ~known).any(1)
-            total += log_prob.masked_fill(~left, 0.0)
+        for left in range(real.shape[1], 0, -1):
+            places, unknown = unknown_places(known, real, left)
+            emissions = self.subwords(memory, batch.target, known, real, places)
+            confidence = emissions.best()[0].masked_fill(~unknown, -math.inf)
+            first = confidence.max(1, keepdim=True).indices  # of equal ones the first
+            which = places.gather(1, first)
+            log_prob = emissions.at(first).log_prob_at(batch.target.gather(1, which))[:, 0]
+            total += log_prob.double().masked_fill(~unknown[:, 0], 0.0)
             known = known.scatter(1, which, True)
         return total
-
-
-def _most_confident(emissions: Emissions, known: Bool[Tensor, "rows length"],
-                    real: Bool[Tensor, "rows length"]) -> Int[Tensor, "rows 1"]:
-    """The unknown position whose most probable subword is most probable; of equal ones the first.
-
-    Rows without an unknown position give any.
-    """
-    confidence = emissions.best()[0].masked_fill(known | ~real, -math.inf)
-    return confidence.max(1, keepdim=True).indices
 
 
 def _shuffled(real: Bool[Tensor, "rows length"],

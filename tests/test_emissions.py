@@ -131,3 +131,15 @@ def test_a_frozen_product_stands_in_for_search_alone(given):
     assert torch.equal(other.best()[1], Emissions(-states, weight).best()[1])
     ids = torch.tensor([[3], [4]])
     assert torch.equal(other.log_prob(ids), Emissions(states, weight).log_prob(ids))
+
+
+@pytest.mark.parametrize("ending", [False, True])
+def test_those_of_some_positions_are_those_of_all(given, ending):
+    flags = (EOS, torch.rand(BATCH, LENGTH) < 0.5, torch.rand(BATCH, LENGTH) < 0.3)
+    emissions = Emissions(*given, *(flags if ending else ()))
+    places = torch.tensor([[2, 0], [1, 1]])
+    ids = torch.randint(UNK, VOCABULARY, (BATCH, LENGTH))
+    found = emissions.at(places)
+    torch.testing.assert_close(found.log_prob_at(ids.gather(1, places)),
+                               emissions.log_prob_at(ids).gather(1, places))
+    assert found.best()[1].tolist() == emissions.best()[1].gather(1, places).tolist()

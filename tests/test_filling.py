@@ -7,7 +7,7 @@ import torch
 from tiny import INDEPENDENT, MASKED, batch_of, model_of
 
 from lib.decoding.frozen import freeze
-from lib.filling import UNKNOWN, real_positions
+from lib.filling import UNKNOWN, real_positions, unknown_places
 from lib.layers import length_mask
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -46,3 +46,11 @@ def test_real_positions_of_a_batch_with_and_without_a_mask():
     even, ragged = batch_of([([3], [4]), ([3], [5])], 4), batch_of([([3], [4]), ([3], [5] * 5)], 4)
     assert even.target_mask is None and real_positions(even).all()
     assert real_positions(ragged).sum(1).tolist() == [4, 8]
+
+
+def test_unknown_places_are_first_and_in_order():
+    real = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
+    known = torch.tensor([[0, 1, 0, 0], [1, 0, 0, 0]]).bool()
+    places, unknown = unknown_places(known, real, 3)
+    assert places.tolist() == [[0, 2, 3], [1, 0, 2]]
+    assert unknown.tolist() == [[True, True, True], [True, False, False]]

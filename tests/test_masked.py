@@ -9,9 +9,10 @@ import torch
 from all_orders import exact_log_prob
 from tiny import MASKED, batch_of, model_of, strings, training
 
-from lib import masked as module
+from lib.emissions import Emissions
 from lib.likelihood import elbo, iw_bound
 from lib.masked import MaskedModel
+from lib.subword import EOS
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -149,12 +150,11 @@ def test_gradients_are_numerical_ones(model):
                                                    rel=1e-6)
 
 
-def test_the_most_confident_position_is_the_first_of_equal_ones(model):
-    batch = batch_of(PAIRS[:1], 4)
-    memory, real = model.encode(batch.source, None), torch.ones_like(batch.target).bool()
-    known = torch.zeros_like(real)
-    known[0, -1] = True  # EOS, which is certain
+def test_of_equally_confident_positions_the_policy_takes_the_first(model, monkeypatch):
+    batch, taken, real = batch_of([([3, 4], [5, 3, 4])], 4), [], Emissions.log_prob_at
+    monkeypatch.setattr(Emissions, "log_prob_at", lambda self, ids: (
+        taken.append(int(ids)), real(self, ids))[1])
     with torch.no_grad():
-        model.embedding.weight.zero_()  # all subwords alike: those that can't be EOS are surer
-    found = model.subwords(memory, batch.target, known, real)
-    assert module._most_confident(found, known, real).tolist() == [[0]]
+        model.embedding.weight.zero_()  # all subwords alike
+    model.policy_log_prob(batch)
+    assert taken == [EOS, 5, 3, 4]  # the last position's EOS alone is certain

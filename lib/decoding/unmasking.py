@@ -10,6 +10,8 @@ Md's positions are filled in some order:
                 uniformly: the distribution that the ELBO bounds
 """
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from lib.decoding.candidates import Strings, drawn_lengths, grouped
 from lib.decoding.refinement import strip
+from lib.filling import unknown_places
 from lib.layers import SourceIds, SourceMask, length_mask
 from lib.subword import EOS
 
@@ -36,17 +39,19 @@ def unmask(model, source: SourceIds, mask: SourceMask, steps: int = 0) -> list[l
     """Hypotheses after `steps` steps; 0 for one a position. See the module."""
     memory = model.encode(source, mask)
     real = _predicted(model, memory)
-    lengths = real.sum(1, keepdim=True)
-    each = lengths if not steps else lengths.clamp(max=steps)  # steps that a sentence takes
+    lengths = real.sum(1).cpu().numpy()
+    each = lengths if not steps else lengths.clip(max=steps)  # steps that a sentence takes
+    goals = -(-np.arange(1 + each.max(initial=0))[:, None] * lengths // each)  # rounded up
+    goals = goals.clip(max=lengths)
     known, ids = torch.zeros_like(real), torch.full(real.shape, EOS, device=real.device)
-    for step in range(1, int(each.max()) + 1):
-        emissions = model.subwords(memory, ids, known, real)
-        confidence, best = emissions.best()
-        confidence = confidence.masked_fill(known | ~real, -torch.inf)
+    for before, goal in pairwise(goals):
+        places, unknown = unknown_places(known, real, int((lengths - before).max()))
+        confidence, best = model.subwords(memory, ids, known, real, places).best()
+        confidence = confidence.masked_fill(~unknown, -torch.inf)
         rank = confidence.argsort(dim=1, descending=True, stable=True).argsort(1)
-        goal = -(-lengths * step // each)  # rounded up
-        now = (rank < goal - known.sum(1, keepdim=True)) & real & ~known
-        ids, known = torch.where(now, best, ids), known | now
+        now = unknown & (rank < torch.from_numpy(goal - before).to(rank)[:, None])
+        ids = ids.scatter(1, places, torch.where(now, best, ids.gather(1, places)))
+        known = known.scatter(1, places, now | ~unknown) & real
     return _strings(ids, real)
 
 
