@@ -286,6 +286,7 @@ class Config:
 
 
 SECTIONS = {"architecture": Architecture, "training": Training, "evaluation": Evaluation}
+RECIPE = "recipe.yaml"  # of a scale that takes its models from another: what is the same for all
 
 
 def unknown(kind: str, name: str, known) -> str:
@@ -417,9 +418,11 @@ def load_dataset(name: str) -> Dataset:
 
 
 def _values(scale: str, model: str, size: str) -> dict[str, dict]:
-    """A model file's values by section, over those of the model that it is `like`."""
+    """A model file's values by section, over those of the model that it is `like`; between the two
+    the scale's recipe, where that model is of another scale.
+    """
     where, known = f"params/{scale}/{model}.yaml", (*SECTIONS, "iwslt", "wmt", "like")
-    loaded = read_yaml(PARAMS / scale / f"{model}.yaml")
+    loaded, recipe = read_yaml(PARAMS / scale / f"{model}.yaml"), {}
     values = {section: {} for section in SECTIONS}
     if (parent := loaded.pop("like", None)) is not None:
         of_scale, _, like = str(parent).rpartition("/")
@@ -428,14 +431,16 @@ def _values(scale: str, model: str, size: str) -> dict[str, dict]:
             raise ConfigError(f"{where}: "
                               f"{unknown('like', parent, [m for m in MODELS if m != model])}")
         values = _values(of_scale, like, size)
+        if of_scale != scale and (PARAMS / scale / RECIPE).exists():
+            recipe = read_yaml(PARAMS / scale / RECIPE)
     by_size = _keys(loaded.pop(size, None), f"{where}: {size}")
     loaded.pop({"iwslt": "wmt", "wmt": "iwslt"}[size], None)
-    for name in (*loaded, *by_size):
-        if name not in SECTIONS:
-            raise ConfigError(f"{where}: {unknown('section', name, known)}")
-    for part in (loaded, by_size):
+    for place, part in ((f"params/{scale}/{RECIPE}", recipe), (where, loaded), (where, by_size)):
+        for name in part:
+            if name not in SECTIONS:
+                raise ConfigError(f"{place}: {unknown('section', name, known)}")
         for section in SECTIONS:
-            values[section] |= _keys(part.get(section), f"{where}: {section}")
+            values[section] |= _keys(part.get(section), f"{place}: {section}")
     return values
 
 
@@ -459,8 +464,9 @@ def load_config(model: str, dataset: str = "toy", scale: str = "smoke", seed: in
     """The resolved settings of one run.
 
     `params/<scale>/<model>.yaml` gives `architecture`, `training` and `evaluation`, or what differs
-    from the model that it is `like`; `iwslt` and `wmt` replace keys for datasets of that size, and
-    `overrides` single keys of every section that has them.
+    from the model that it is `like` and, where that is another scale's, from this one's
+    `recipe.yaml`; `iwslt` and `wmt` replace keys for datasets of that size, and `overrides` single
+    keys of every section that has them.
 
     Errors: ConfigError for an unknown model, dataset, scale or parameter (with the nearest right
     one), a wrong type or a value out of range, and for overrides of what is named besides.

@@ -66,8 +66,18 @@ def test_every_dataset_loads(name):
 def test_every_file_is_of_a_known_model_and_scale():
     found = {(p.parent.name, p.stem) for p in PARAMS.glob("*/*.yaml")}
     expected = {(s, m) for s in SCALES for m in MODELS}
-    expected |= {("datasets", d) for d in datasets()}
+    expected |= {("datasets", d) for d in datasets()} | {("small", "recipe"), ("long", "recipe")}
     assert found == expected
+
+
+@pytest.mark.parametrize(("scale", "of"), [("small", "smoke"), ("long", "mini")])
+def test_a_scale_has_one_recipe_for_every_model(scale, of):
+    recipe = yaml.safe_load((PARAMS / scale / "recipe.yaml").read_text())["training"]
+    for model in MODELS:
+        training = load_config(model, scale=scale).training
+        assert {name: getattr(training, name) for name in recipe} == recipe, model
+        assert load_config(model, scale=scale).architecture == load_config(
+            model, scale=of).architecture
 
 
 def test_the_published_sizes():
