@@ -26,7 +26,7 @@ from analysis.style import (
     text_keys,
 )
 from analysis.systems import average_seeds
-from lib.config import model_name
+from lib.config import LATENT, model_name
 from lib.likelihood.accounting import accounting_named
 
 __all__ = ["answer", "draw_systems", "ll_against_bleu", "name_points", "of_corpora"]
@@ -83,17 +83,20 @@ def answer(frame: pd.DataFrame, drawn: Mapping[str, Resamples], summary: pd.Data
 def of_corpora(frames: Mapping[str, pd.DataFrame],
                ceilings: Sequence[Mapping[str, float] | None]) -> Figure:
     """Strict log-likelihood against BLEU as in `ll_against_bleu`, a panel a corpus: title -> rows
-    of `systems.collect`, and what `analysis.data.ceiling` says of each. Where the truth is known,
-    the systems near it, which lie upon one another, have another panel.
+    of `systems.collect`, and what `analysis.data.ceiling` says of each. Systems that lie upon one
+    another have another panel: those near the truth, where it is known, and several latent models.
     """
     corpora = []
     for (title, frame), ceiling in zip(frames.items(), ceilings, strict=True):
         corpora.append((title, frame, ceiling))
+        latent = frame[frame["family"].isin(LATENT) & (frame["train_data"] == "raw")]
         if ceiling:
             mean = frame.groupby(["model", "train_data"])["strict"].transform("mean")
             corpora.append((f"{title}: within {NEAR} nats a token of the truth",
                             frame[mean > ceiling["truth"] - NEAR],
                             {name: ceiling[name] for name in ("truth", "argmax of p*")}))
+        elif latent["model"].nunique() > 2:
+            corpora.append((f"{title}: latent models, raw text", latent, None))
     figure, cells, place = panels(len(corpora))
     points = []
     for axes, (title, frame, ceiling) in zip(cells, corpora, strict=True):

@@ -153,6 +153,16 @@ def test_every_corpus_has_a_panel_with_its_own_ceiling():
     assert type(keys["size S"]) is not type(keys["trained on raw text"])  # look unlike each other
 
 
+def test_latent_models_that_lie_upon_one_another_have_a_panel_of_their_own():
+    several = frame(["tr_s", "ga_b", "fl_s", "fl_b"], ["raw", "distilled"])
+    figure = scatter.of_corpora({"one, mini": several}, [None])
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        "one, mini", "one, mini: latent models, raw text"]
+    assert {text.get_text().strip() for text in figure.axes[1].texts} - {""} == {
+        "Ga-B", "Fl-S", "Fl-B"}
+    assert [len(axes.containers) for axes in figure.axes] == [8, 3]
+
+
 def test_the_answer_of_one_model_is_a_figure_without_pairs():
     runs = frame(["ga_b"], ["raw"])
     values = np.full((10, 1), 1.0)
