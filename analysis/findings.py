@@ -27,6 +27,7 @@ from analysis import (
     scatter,
     style,
     tables,
+    two_sided,
     within_training,
 )
 from analysis.data import ceiling
@@ -174,6 +175,11 @@ def page(outcomes: Sequence[Verdict]) -> str:
               "The same with the logits of each checkpoint divided by one temperature, fitted on "
               "dev (notebooks/12_calibration.ipynb), of trainings whose weights were at hand.",
               markdown(_by_corpus(tempered, calibration.compact))]
+    if len(ranks := _other_side(of)):
+        parts += ["## The other side of the divergence",
+                  "Where the truth p\\* is known (notebooks/11_two_sided.ipynb): how each measure "
+                  "of a model m ranks the models of one text and seed as BLEU does, by Spearman's "
+                  "ρ, with intervals over test sentences.", markdown(two_sided.compact(ranks))]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -188,6 +194,16 @@ def _joined(name: str, of: Sequence[tuple[str, str]]) -> pd.DataFrame:
     return pd.concat([pd.DataFrame(), *(table for table in there if table is not None)])
 
 
+def _other_side(of: Iterable[tuple[str, str]]) -> pd.DataFrame:
+    """The tables of `two_sided.correlations` of every text and seed, raw text first."""
+    names = [path.stem for dataset, scale in of for path in sorted(
+        (outputs_root() / "tables").glob(f"two_sided_ranks_{dataset}_{scale}*.csv"))]
+    if not names:
+        return pd.DataFrame()
+    joined = pd.concat(map(tables.read, names), ignore_index=True)
+    return joined.sort_values("train_data", ascending=False, kind="stable")
+
+
 def _by_corpus(table: pd.DataFrame, compact: Callable) -> pd.DataFrame:
     """The table for reading, its data set and scale in front."""
     shown = compact(table)
@@ -198,7 +214,8 @@ def _by_corpus(table: pd.DataFrame, compact: Callable) -> pd.DataFrame:
 
 def picture(of: Sequence[tuple[str, str]]) -> None:
     """Write `outputs/figures/answer`: log-likelihood against BLEU, a panel a (dataset, scale); and
-    `within_training`: the same along every training; `refinement_steps`: what each step gains.
+    `within_training`: the same along every training; `refinement_steps`: what each step gains;
+    `two_sided_trainings`: which measures rank models as BLEU does.
     """
     frames = {f"{dataset}, {scale}": collect(find_runs(dataset, scale)) for dataset, scale in of}
     ceilings = [ceiling(Task(load_config("tr_s", *place))) for place in of]
@@ -217,6 +234,8 @@ def picture(of: Sequence[tuple[str, str]]) -> None:
         for of_title in runs.values() for run in of_title]))
     if len(steps := _refined(of)):
         style.save(refinement_table.steps_figure(steps), "refinement_steps", steps)
+    if len(ranks := _other_side(of)):
+        style.save(two_sided.trainings_figure(ranks), "two_sided_trainings", ranks)
 
 
 def main() -> list[Verdict]:

@@ -62,6 +62,8 @@ QUESTIONS = {
         "calibration": "Log-likelihood against BLEU of both checkpoints of each training, as "
                        "trained and at one temperature each"}),
     "Does the other side of the divergence predict BLEU?": ("11_two_sided", {
+        "two_sided_trainings": "How well each measure of a model ranks the models as BLEU does, of "
+                               "every training of all models",
         "two_sided_ranks": "How well each measure of a model ranks the models as BLEU does",
         "two_sided": "Both divergences between each model and the truth, and what they predict",
         "sample_scores": "Each model's samples under every model: nats per token",

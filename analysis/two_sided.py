@@ -13,16 +13,19 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analysis.correlation import correlate, spearman
 from analysis.scatter import name_points
 from analysis.style import FAINT, INK, family_keys, finish, key, style
+from analysis.tables import interval
 from lib.bleu import TAILS, resample_weights, resampled_bleu
 from lib.config import family_of
 from lib.runs import RunFolder
 from lib.synthetic import ToyTask
 
-__all__ = ["PREDICTORS", "correlations", "divergences", "divergences_figure", "reading", "totals"]
+__all__ = ["PREDICTORS", "compact", "correlations", "divergences", "divergences_figure", "reading",
+           "totals", "trainings_figure"]
 
 PREDICTORS = {
     "likelihood": ("−KL(p* || m), what likelihood sees", -1),
@@ -196,7 +199,51 @@ def reading(table: pd.DataFrame) -> str:
     return " ".join(lines) or "No run here has samples."
 
 
-# ---- the figure ----
+def compact(table: pd.DataFrame) -> pd.DataFrame:
+    """`correlations` of several texts and seeds for reading: a row a text, decoding and seed, a
+    column a measure. table: with the columns `dataset`, `scale`, `train_data` and `seed`.
+    """
+    rows = []
+    for (dataset, scale, data, decoding, seed), part in table.groupby(
+            ["dataset", "scale", "train_data", "decoding", "seed"], sort=False):
+        rhos = part.set_index("predictor")[["spearman", "spearman_low", "spearman_high"]]
+        rows.append({"corpus": f"{dataset}, {scale}", "trained on": data, "BLEU of": decoding,
+                     "seed": seed, "models": part["n"].iloc[0]} | {
+            words: interval(*rhos.loc[name], digits=2) for name, (words, _) in PREDICTORS.items()})
+    return pd.DataFrame(rows)
+
+
+# ---- the figures ----
+
+def trainings_figure(table: pd.DataFrame) -> Figure:
+    """How each measure ranks the models as BLEU does, a panel a text, a mark a training of all
+    models with one seed: filled of search, hollow of minimum Bayes risk. table: as `compact`'s.
+    """
+    texts = list(dict.fromkeys(table["train_data"]))
+    figure = Figure(figsize=(1.6 + 3.6 * len(texts), 3.4))
+    panels, names = figure.subplots(1, len(texts), squeeze=False, sharey=True)[0], list(PREDICTORS)
+    for axes, data in zip(panels, texts, strict=True):
+        here = table[table["train_data"] == data]
+        for place, (_, of) in enumerate(here.groupby("decoding", sort=False)):
+            for each, (_, part) in enumerate(of.groupby("seed")):
+                y = part["predictor"].map(names.index) + 0.3 * place - 0.15 + 0.07 * each
+                axes.hlines(y, part["spearman_low"], part["spearman_high"], color=INK, lw=1)
+                axes.plot(part["spearman"], y, "o", color=INK, ms=5,
+                          mfc="white" if place else INK)
+        finish(axes, "Spearman's ρ with BLEU", "")
+        axes.set_title(f"trained on {data} text")
+        axes.axvline(0, color=FAINT, lw=1)
+        axes.set(ylim=(len(names) - 0.5, -0.5), xlim=(-1.05, 1.05))
+    panels[0].set_yticks(range(len(names)), [textwrap.fill(words, 24)
+                                             for words, _ in PREDICTORS.values()])
+    figure.legend(handles=_decodings(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def _decodings() -> list[Line2D]:
+    return [key(f"BLEU of {decoding}", INK, mfc=fill, ms=6)
+            for decoding, fill in zip(BLEUS.values(), (INK, "white"), strict=True)]
+
 
 def divergences_figure(table: pd.DataFrame, ranked: pd.DataFrame) -> Figure:
     """Left: both divergences of every model. Right: how each measure ranks the models as BLEU does,
@@ -225,9 +272,7 @@ def divergences_figure(table: pd.DataFrame, ranked: pd.DataFrame) -> Figure:
                                          for words, _ in PREDICTORS.values()])
     right.axvline(0, color=FAINT, lw=1)
     right.set(ylim=(len(names) - 0.5, -0.5), xlim=(-1.05, 1.05))
-    keys = [key(f"BLEU of {decoding}", INK, mfc=fill, ms=6)
-            for decoding, fill in zip(BLEUS.values(), (INK, "white"), strict=True)]
-    figure.legend(handles=[*family_keys(table["model"]), *keys], loc="outside lower center",
-                  ncols=5)
+    figure.legend(handles=[*family_keys(table["model"]), *_decodings()],
+                  loc="outside lower center", ncols=5)
     name_points(figure, [(left, table, "likelihood", "reverse")])
     return figure

@@ -4,7 +4,7 @@ import pandas as pd
 from compared import TOY, compared, of_models
 from made_up import made_up_run
 
-from analysis import findings, tables, within_training
+from analysis import findings, tables, two_sided, within_training
 from analysis.verdicts import verdicts
 from lib.runs import RunFolder
 
@@ -37,6 +37,21 @@ def test_without_results_the_page_says_what_each_finding_needs(isolated):
     text = findings.page(verdicts(TOY))
     assert text.count("not testable yet; it needs") == 5
     assert "## 1. Within a family" in text and "| WMT'14 En-De | raw |" in text
+
+
+def test_the_page_holds_the_other_side_of_every_training(isolated):
+    made_up_run("tr_s", 0.3, 1.5, scale="small")
+    for stem, data, seed in (("_s5", "raw", 5), ("_distilled", "distilled", 1)):
+        tables.write(pd.DataFrame([{
+            "dataset": "toy", "scale": "small", "train_data": data, "seed": seed, "n": 9,
+            "decoding": "search", "predictor": name, "spearman": 0.5, "spearman_low": 0.25,
+            "spearman_high": 0.75} for name in two_sided.PREDICTORS]),
+            f"two_sided_ranks_toy_small{stem}")
+    text = findings.page(verdicts(("toy", "small"))).replace(tables.NO_BREAK, " ")
+    assert "## The other side of the divergence" in text
+    raw, distilled = (text.index(f"| toy, small | {data} | search | {seed} | 9 | 0.50 [0.25, 0.75]")
+                      for data, seed in (("raw", 5), ("distilled", 1)))
+    assert raw < distilled
 
 
 def test_the_page_holds_the_open_question_and_what_happens_within_a_training(isolated,

@@ -158,6 +158,21 @@ def test_what_predicts_bleu_is_found(compared):
                                                                  "Ct-B"}
 
 
+def test_trainings_of_all_models_stand_side_by_side(compared):
+    ranked = two_sided.correlations(*compared).assign(dataset="toy", scale="small")
+    several = pd.concat([ranked.assign(train_data=data, seed=seed)
+                         for data, seed in (("raw", 5), ("distilled", 1), ("distilled", 2))])
+    table = two_sided.compact(several)
+    assert list(table.columns[:5]) == ["corpus", "trained on", "BLEU of", "seed", "models"]
+    assert len(table) == 3 * 2 and set(table["models"]) == {5}
+    share = two_sided.PREDICTORS["impossible"][0]
+    assert table.loc[table["BLEU of"] == "search", share].str.startswith("1.00").all()
+    raw, distilled = two_sided.trainings_figure(several).axes
+    assert [axes.get_title(loc="left") for axes in (raw, distilled)] == [
+        "trained on raw text", "trained on distilled text"]
+    assert [len(axes.lines) for axes in (raw, distilled)] == [1 * 2 + 1, 2 * 2 + 1]
+
+
 def ranked_table(ahead, n=6):
     """Made-up `correlations` of one decoding: how far the reverse divergence is ahead."""
     row = {"decoding": "search", "families": 4, "n": n}
