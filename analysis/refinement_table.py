@@ -32,12 +32,12 @@ def by_steps(dataset: str, scale: str) -> pd.DataFrame:
     """
     rows = []
     for k in STEPS:
-        bleu, gains = (scores(dataset, scale, f"k{k}", base) for base in ("", "k0"))
-        for place, of in bleu.iterrows():
-            row = {"dataset": dataset, "scale": scale, "model": of["model"],
-                   "train_data": of["train_data"], "k": k}
+        bleu, gains = (scores(dataset, scale, f"k{k}", base).set_index(
+            ["model", "train_data"], drop=False) for base in ("", "k0"))
+        for model, data in gains.index:
+            row = {"dataset": dataset, "scale": scale, "model": model, "train_data": data, "k": k}
             for name, table in (("bleu", bleu), ("bleu_gain", gains)):
-                number = difference(table.loc[[place]])
+                number = difference(table.loc[[(model, data)]])
                 row |= {name: number.value, f"{name}_low": number.low, f"{name}_high": number.high}
             rows.append(row)
     return pd.DataFrame(rows)

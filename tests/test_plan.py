@@ -2,7 +2,7 @@
 
 from lib.config import load_config
 from lib.runs import run_folder
-from lib.training import Trainer
+from lib.training import Trainer, plan
 from lib.training.plan import training_plan
 
 
@@ -18,6 +18,7 @@ def test_plan_leaves_no_trace_in_the_run(isolated):
 def test_a_timed_step_waits_for_the_device(isolated, monkeypatch):
     """And each was taken before, so that none of them is a shape's first."""
     calls, step, settle = [], Trainer.train_step, Trainer.settle
+    monkeypatch.setattr(plan, "takes_fixed_shapes", lambda *_: True)
     monkeypatch.setattr(Trainer, "train_step",
                         lambda self: (calls.append(self.place), step(self))[1])
     monkeypatch.setattr(Trainer, "settle", lambda self: (calls.append("wait"), settle(self))[1])

@@ -3,9 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import noisy_lines
+from made_up import made_up_run, noisy_lines
 
 from analysis import refinement_table
+from analysis.settings import difference, scores
 from analysis.tables import interval
 from lib.bleu import bleu
 
@@ -99,3 +100,29 @@ def test_the_note_says_what_was_measured():
         "Models trained on raw text; 500 of 1,000 test sentences, evenly spread.")
     whole = "Models trained on distilled text; the whole test set."
     assert {refinement_table.measured_on("distilled", n, 1000) for n in (0, 1000)} == {whole}
+
+
+def test_every_run_stands_step_by_step_with_its_gain(isolated):
+    for model, wrong, data, seed in (("fl_b", 0.4, "raw", 1), ("ga_b", 0.2, "distilled", 1),
+                                     ("ga_b", 0.3, "raw", 1), ("ga_b", 0.32, "raw", 2),
+                                     ("tr_s", 0.1, "raw", 1)):
+        made_up_run(model, wrong, 2.0, seed=seed, train_data=data,
+                    **({} if model == "tr_s" else {"k0_wrong": 0.5}))
+    bare = made_up_run("fl_s", 0.3, 2.0).metrics
+    bare.write_text(bare.read_text().replace('"k0"', '"k9"'))  # never scored without refinement
+    table = refinement_table.by_steps("toy", "smoke")
+    assert table.loc[table["k"] == 1, ["model", "train_data"]].to_numpy().tolist() == [
+        ["ga_b", "raw"], ["ga_b", "distilled"], ["fl_b", "raw"]]
+    gains = scores("toy", "smoke", "k1", "k0")
+    own = difference(gains[(gains["model"] == "ga_b") & (gains["train_data"] == "raw")])
+    row = table.query("model == 'ga_b' and train_data == 'raw' and k == 1").iloc[0]
+    assert row[["bleu_gain", "bleu_gain_low", "bleu_gain_high"]].tolist() == [
+        own.value, own.low, own.high]
+    start = table.query("model == 'ga_b' and train_data == 'raw' and k == 0").iloc[0]
+    assert row["bleu"] - start["bleu"] == pytest.approx(row["bleu_gain"])
+    shown = refinement_table.compact_steps(table)
+    assert list(shown) == ["corpus", "model", "trained on", "BLEU at k = 0", "gain at k = 1",
+                           "gain at k = 4"]
+    assert shown.loc[0, "gain at k = 1"] == interval(*own[:3], plus=True)
+    [axes] = refinement_table.steps_figure(table).axes
+    assert axes.get_title(loc="left") == "toy, smoke" and len(axes.lines) == 3

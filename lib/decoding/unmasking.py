@@ -10,8 +10,6 @@ Md's positions are filled in some order:
                 uniformly: the distribution that the ELBO bounds
 """
 
-from itertools import pairwise
-
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
@@ -43,13 +41,14 @@ def unmask(model, source: SourceIds, mask: SourceMask, steps: int = 0) -> list[l
     each = lengths if not steps else lengths.clip(max=steps)  # steps that a sentence takes
     goals = -(-np.arange(1 + each.max(initial=0))[:, None] * lengths // each)  # rounded up
     goals = goals.clip(max=lengths)
+    shares = torch.from_numpy(np.diff(goals, axis=0)).to(real.device)
     known, ids = torch.zeros_like(real), torch.full(real.shape, EOS, device=real.device)
-    for before, goal in pairwise(goals):
+    for before, share in zip(goals[:-1], shares, strict=True):
         places, unknown = unknown_places(known, real, int((lengths - before).max()))
         confidence, best = model.subwords(memory, ids, known, real, places).best()
         confidence = confidence.masked_fill(~unknown, -torch.inf)
         rank = confidence.argsort(dim=1, descending=True, stable=True).argsort(1)
-        now = unknown & (rank < torch.from_numpy(goal - before).to(rank)[:, None])
+        now = unknown & (rank < share[:, None])
         ids = ids.scatter(1, places, torch.where(now, best, ids.gather(1, places)))
         known = known.scatter(1, places, now | ~unknown) & real
     return _strings(ids, real)

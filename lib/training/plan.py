@@ -7,6 +7,7 @@ import time
 from lib.config import Config
 from lib.models import count_parameters
 from lib.training import Trainer
+from lib.training.step import takes_fixed_shapes
 
 __all__ = ["training_plan"]
 
@@ -27,8 +28,9 @@ def training_plan(config: Config, steps: int = 4) -> dict[str, float | int | str
     trial.step = max(trial.step, config.training.kl_start)
     trial.train_step()  # initialises what depends on data, and warms up
     begin, tokens = trial.place, []
-    for _ in range(steps):  # whose shapes are captured now, where they are fixed
-        trial.train_step()
+    if takes_fixed_shapes(config.training, trial.device):
+        for _ in range(steps):  # whose shapes are captured now
+            trial.train_step()
     trial.place, seconds = begin, []
     for _ in range(steps):
         trial.settle()
