@@ -89,33 +89,35 @@ def systems(names: Sequence[str], folder: Path) -> list[speed.System]:
     return rows
 
 
-def run() -> tuple[pd.DataFrame, pd.DataFrame]:
+def run(alone: int = ALONE, together: int = TOGETHER, size: int = SIZE, rounds: int = ROUNDS,
+        ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Sentences a second of every system, and latencies."""
     runtime.prepare(batch=1)
     data = corpus()
-    works = speed.work(data, groups(data, ALONE, TOGETHER, SIZE))
+    works = speed.work(data, groups(data, alone, together, size))
     with tempfile.TemporaryDirectory() as folder:
-        times = speed.measure(systems(tuple(SETTINGS), Path(folder)), works, ROUNDS)
+        times = speed.measure(systems(tuple(SETTINGS), Path(folder)), works, rounds)
     rates = speed.speeds(times)
     rates["threads"], rates["machine"] = torch.get_num_threads(), describe()
     return rates, speed.latencies(times)
 
 
-def cost() -> pd.DataFrame:
-    """BLEU on the test set with weights of 32, 16 and 8 bits.
+def cost(names: Sequence[str] = tuple(SETTINGS), lines: int = 0) -> pd.DataFrame:
+    """BLEU on the test set with weights of 32, 16 and 8 bits; `lines`: only the first so many.
 
     `delta`: minus that with 32 bits, with its 95% interval over paired resamples of the test
     sentences.
     """
     rows = []
     for dataset, scale in TRAINED:
-        for name in SETTINGS:
+        for name in names:
             config = load_config(name, dataset, scale)
             try:
                 trained = load_run(config)
                 data, references = trained.task.test, trained.task.references("test")
             except ReproError:
                 continue  # no such run here, or not its corpus
+            data = data.take(np.arange(lines or len(data)))
             resamples = resample_weights(len(data))
             for setting in SETTINGS[name]:
                 plain = None
@@ -124,8 +126,8 @@ def cost() -> pd.DataFrame:
                                       trained.task.vocabulary, [setting],
                                       Options(config.evaluation.length_penalty),
                                       progress=f"{dataset} {name} {setting} {weights}")[setting]
-                    score, signature = bleu(texts, references)
-                    drawn = resampled_bleu(texts, references, resamples)[1]
+                    score, signature = bleu(texts, references[:len(data)])
+                    drawn = resampled_bleu(texts, references[:len(data)], resamples)[1]
                     plain = plain or (score.score, drawn)
                     rows.append({"dataset": dataset, "scale": scale, "model": name,
                                  "setting": setting, "weights": weights, "bleu": score.score,
