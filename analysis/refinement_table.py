@@ -16,12 +16,12 @@ from analysis.settings import difference, scores
 from analysis.style import family_keys, finish, line, panels, size_keys, style, text_keys
 from analysis.tables import interval, intervals
 from lib.bleu import RESAMPLES, resample_weights, resampled_bleu, with_interval
-from lib.config import model_name
+from lib.config import Evaluation, model_name
 
 __all__ = ["by_steps", "compact", "compact_steps", "measured_on", "procedures_table",
            "refinement_figure", "steps_figure", "table3", "with_published"]
 
-STEPS = (0, 1, 2, 4, 8)  # that every latent run is scored at
+STEPS = Evaluation.refinements  # that latent runs are scored at
 
 
 # ---- of evaluated runs ----

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -221,23 +222,34 @@ def trainings_figure(table: pd.DataFrame) -> Figure:
     """
     texts = list(dict.fromkeys(table["train_data"]))
     figure = Figure(figsize=(1.6 + 3.6 * len(texts), 3.4))
-    panels, names = figure.subplots(1, len(texts), squeeze=False, sharey=True)[0], list(PREDICTORS)
+    panels = figure.subplots(1, len(texts), squeeze=False, sharey=True)[0]
     for axes, data in zip(panels, texts, strict=True):
         here = table[table["train_data"] == data]
         for place, (_, of) in enumerate(here.groupby("decoding", sort=False)):
             for each, (_, part) in enumerate(of.groupby("seed")):
-                y = part["predictor"].map(names.index) + 0.3 * place - 0.15 + 0.07 * each
-                axes.hlines(y, part["spearman_low"], part["spearman_high"], color=INK, lw=1)
-                axes.plot(part["spearman"], y, "o", color=INK, ms=5,
-                          mfc="white" if place else INK)
-        finish(axes, "Spearman's ρ with BLEU", "")
+                shift = 0.3 * place - 0.15 + 0.07 * each
+                _draw_ranks(axes, part, shift, 1.0, 5.0, hollow=place > 0)
+        _finish_ranks(axes)
         axes.set_title(f"trained on {data} text")
-        axes.axvline(0, color=FAINT, lw=1)
-        axes.set(ylim=(len(names) - 0.5, -0.5), xlim=(-1.05, 1.05))
-    panels[0].set_yticks(range(len(names)), [textwrap.fill(words, 24)
-                                             for words, _ in PREDICTORS.values()])
     figure.legend(handles=_decodings(), loc="outside lower center", ncols=2)
     return figure
+
+
+def _draw_ranks(axes: Axes, ranked: pd.DataFrame, shift: float, width: float, size: float, *,
+                hollow: bool) -> None:
+    """One decoding's rho of each measure with its interval, a row a measure."""
+    y = ranked["predictor"].map(list(PREDICTORS).index) + shift
+    axes.hlines(y, ranked["spearman_low"], ranked["spearman_high"], color=INK, lw=width)
+    axes.plot(ranked["spearman"], y, "o", color=INK, mfc="white" if hollow else INK, ms=size)
+
+
+def _finish_ranks(axes: Axes) -> None:
+    """The measures by name, and all that rho can be."""
+    finish(axes, "Spearman's ρ with BLEU", "")
+    axes.set_yticks(range(len(PREDICTORS)), [textwrap.fill(words, 24)
+                                             for words, _ in PREDICTORS.values()])
+    axes.axvline(0, color=FAINT, lw=1)
+    axes.set(ylim=(len(PREDICTORS) - 0.5, -0.5), xlim=(-1.05, 1.05))
 
 
 def _decodings() -> list[Line2D]:
@@ -262,16 +274,9 @@ def divergences_figure(table: pd.DataFrame, ranked: pd.DataFrame) -> Figure:
     finish(left, "KL(p* || m), nats per sentence, ← better",
            "KL(m || p*) over possible strings,\nnats per sentence, ← better")
     left.margins(0.12)
-    names = list(PREDICTORS)
     for place, (_, part) in enumerate(ranked.groupby("decoding", sort=False)):
-        y = part["predictor"].map(names.index) + 0.2 * place - 0.1
-        right.hlines(y, part["spearman_low"], part["spearman_high"], color=INK, lw=1.2)
-        right.plot(part["spearman"], y, "o", color=INK, mfc="white" if place else INK, ms=6)
-    finish(right, "Spearman's ρ with BLEU", "")
-    right.set_yticks(range(len(names)), [textwrap.fill(words, 24)
-                                         for words, _ in PREDICTORS.values()])
-    right.axvline(0, color=FAINT, lw=1)
-    right.set(ylim=(len(names) - 0.5, -0.5), xlim=(-1.05, 1.05))
+        _draw_ranks(right, part, 0.2 * place - 0.1, 1.2, 6.0, hollow=place > 0)
+    _finish_ranks(right)
     figure.legend(handles=[*family_keys(table["model"]), *_decodings()],
                   loc="outside lower center", ncols=5)
     name_points(figure, [(left, table, "likelihood", "reverse")])

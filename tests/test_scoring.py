@@ -35,6 +35,12 @@ from lib.task import Task
 VOCABULARY = 11
 
 
+def run_of(architecture, model: str, **overrides) -> TrainedRun:
+    """A run whose model was never trained."""
+    config = load_config(model, **overrides)
+    return TrainedRun(config, model_of(architecture, VOCABULARY), Task(config), 0, 0.0)
+
+
 def test_fewer_sentences_do_not_take_more_samples_at_once(isolated, monkeypatch):
     """Where a card's memory ran out; else no part of the sentences would need less of it."""
     run = run_of(GAUSSIAN, "ga_b", precision="fp32")
@@ -54,12 +60,6 @@ def test_fewer_sentences_do_not_take_more_samples_at_once(isolated, monkeypatch)
     monkeypatch.setattr(runtime, "device_positions", lambda *_: 2**14)
     table = likelihoods(run, tokenised(ragged(48, VOCABULARY, 14)), 4000, progress=False)
     assert len(table) == 48 and max(tried) > 2**13 >= min(tried)
-
-
-def run_of(architecture, model: str, **overrides) -> TrainedRun:
-    """A run whose model was never trained."""
-    config = load_config(model, **overrides)
-    return TrainedRun(config, model_of(architecture, VOCABULARY), Task(config), 0, 0.0)
 
 
 def test_accountings_by_hand():
